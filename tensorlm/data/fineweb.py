@@ -1,0 +1,134 @@
+"""FineWeb in GPT-2 tokens, fetched from the Hugging Face hub once: as many shards of 100M tokens (200 MB) as are asked for.
+
+Files are those of the speedrun (``kjj0/fineweb10B-gpt2``; the text is FineWeb, Penedo et al., 2024, arXiv 2406.17557). What is
+fetched lies in the cache folder: a partial download is kept and resumed, by another process too; a complete one is checked
+against the SHA-256 that the hub states and against its own header before it gets its name; and each later opening checks
+the file against the digest noted then, without the network.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+from .cache import atomic_writer, cache_dir
+from .batches import check_arguments
+from .gpt2 import GPT2_ENTRIES
+from .shards import open_shards, read_shard, sha256_of_file
+from .source import TokenData
+
+REPOSITORY = "kjj0/fineweb10B-gpt2"
+VALID_FILE, TRAIN_FILE, TRAIN_SHARDS = "fineweb_val_000000.bin", "fineweb_train_{:06d}.bin", 103
+SPEEDRUN_VALID_TOKENS = 10_485_760          # what the speedrun validates on: figures on fewer are not comparable to its
+IS_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def load_fineweb(
+    shards: int = 1, valid_tokens: int = SPEEDRUN_VALID_TOKENS, cache: str | Path | None = None,
+    endpoint: str | None = None,
+) -> TokenData:
+    """The first ``shards`` training shards (of 103) and the first ``valid_tokens`` of the validation shard.
+
+    ``cache``: the folder, else ``fineweb`` in the package's cache folder. ``endpoint``: another address of the hub (else the hub's
+    own settings count). Raises ModuleNotFoundError with the install line, ConnectionError where a file cannot be fetched
+    (run again: what arrived is kept), ValueError for a file that is not what the hub says it is.
+    """
+    check_arguments(shards=(shards, 1), valid_tokens=(valid_tokens, 1))
+    if shards > TRAIN_SHARDS:
+        raise ValueError(f"shards={shards}: there are {TRAIN_SHARDS}")
+    folder = Path(cache) if cache is not None else cache_dir() / "fineweb"
+    names = [TRAIN_FILE.format(number) for number in range(1, shards + 1)] + [VALID_FILE]
+    digests = [fetch(name, folder, endpoint) for name in names]
+    paths = [folder / name for name in names]
+    return open_shards("fineweb", paths[:-1], paths[-1:], GPT2_ENTRIES, "gpt2", digests, valid_tokens)
+
+
+def fetch(name: str, folder: Path, endpoint: str | None = None) -> str:
+    """Make sure that ``folder`` holds the file, whole and checked; returns its SHA-256.
+
+    One process fetches, others wait for it. A cached file that was damaged since is fetched again, with a warning.
+    """
+    path = folder / name
+    digest = intact(path)
+    if digest is None:
+        from filelock import FileLock
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            digest = intact(path) or download(path, endpoint)
+    return digest
+
+
+def intact(path: Path) -> str | None:
+    """The noted digest of a cached file that still has it; None where the file is not there or damaged."""
+    note = digest_note(path)
+    if not (path.exists() and note.exists()):
+        return None
+    digest = sha256_of_file(path)
+    if digest == note.read_text().strip():
+        return digest
+    warnings.warn(f"{path}: damaged since it was fetched (sha256 {digest[:12]}), it is fetched again", stacklevel=3)
+    return None
+
+
+def digest_note(path: Path) -> Path:
+    """Where the SHA-256 of a fetched file is noted."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def download(path: Path, endpoint: str | None) -> str:
+    """Fetch one file, going on where an earlier attempt stopped; returns its SHA-256 once it is in place."""
+    hub = _hub()
+    try:
+        url = hub.hf_hub_url(REPOSITORY, path.name, repo_type="dataset", endpoint=endpoint)
+        facts = hub.get_hf_file_metadata(url, endpoint=endpoint)
+        partial = path.with_name(f"{path.name}.{facts.etag[:16]}.partial")
+        _append(partial, url, facts.size)
+    except Exception as error:      # the hub's client has had three families of network errors so far
+        raise ConnectionError(f"fineweb: {path.name} was not fetched ({type(error).__name__}: {error}); what arrived is kept, "
+                              "run again to go on from there") from error
+    digest = verify(partial, facts)
+    with atomic_writer(digest_note(path)) as note:
+        note.write(digest.encode())
+    partial.replace(path)
+    return digest
+
+
+def _append(partial: Path, url: str, size: int | None) -> None:
+    """Fetch what a partial file still lacks."""
+    from huggingface_hub.file_download import http_get
+
+    have = partial.stat().st_size if partial.exists() else 0
+    if size is not None and have > size:
+        partial.unlink()
+        have = 0
+    if have == size:
+        return
+    with open(partial, "ab") as file:
+        http_get(url, file, resume_size=have, expected_size=size, displayed_filename=partial.name)
+
+
+def verify(partial: Path, facts) -> str:
+    """SHA-256 of a complete download, which is deleted and refused where it is not what the hub says, or no shard.
+
+    The hub's ETag of a large file is its SHA-256; where it states something else, length and header decide.
+    """
+    digest = sha256_of_file(partial)
+    try:
+        if IS_SHA256.fullmatch(facts.etag) and digest != facts.etag:
+            raise ValueError(f"{partial.name}: sha256 {digest[:12]}, the hub says {facts.etag[:12]}")
+        read_shard(partial, GPT2_ENTRIES)
+    except ValueError as error:
+        partial.unlink()
+        raise ValueError(f"fineweb: a corrupted download was refused and deleted, run again ({error})") from None
+    return digest
+
+
+def _hub():
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("fineweb: is fetched with huggingface_hub, which is missing; "
+                                  "pip install huggingface_hub") from None
+    return huggingface_hub

@@ -1,0 +1,129 @@
+"""Token files of the speedrun: a header of 256 little-endian int32, then the tokens as little-endian uint16.
+
+Header: [0] = 20240520, [1] = version 1, [2] = number of tokens, the rest 0 (the format of llm.c and modded-nanogpt). Files are
+memory-mapped, so a corpus may be far larger than memory; header and length are checked whenever one is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Iterable, Sequence
+
+import numpy as np
+
+from .cache import as_uint16, atomic_writer
+from .gpt2 import GPT2_ENTRIES, Gpt2Tokenizer
+from .source import TokenData
+
+MAGIC, VERSION = 20240520, 1
+HEADER_BYTES = 256 * 4
+CHUNK = 1 << 24
+
+
+def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
+    """Write a shard; it appears at ``path`` complete or not at all.
+
+    Raises ValueError for an empty or not one-dimensional sequence and for an id that does not fit in 16 bits.
+    """
+    tokens = as_uint16(tokens)
+    if tokens.ndim != 1 or not 0 < len(tokens) < 2**31:
+        raise ValueError(f"tokens: shape {tokens.shape}, must be one-dimensional with 1 to {2**31 - 1} tokens")
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = MAGIC, VERSION, len(tokens)
+    with atomic_writer(Path(path)) as file:
+        file.write(header.tobytes())
+        file.write(tokens.tobytes())
+
+
+def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:
+    """The tokens of a shard, memory-mapped and read-only.
+
+    Raises FileNotFoundError, and ValueError saying what is wrong: the magic number, the version, a file shorter or longer than
+    its header says, or (where ``vocab_size`` is given, which reads the file through) an id outside 0 .. vocab_size - 1.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.bin"
+    >>> write_shard(path, [3, 1, 4, 1, 5])
+    >>> read_shard(path).tolist(), path.stat().st_size
+    ([3, 1, 4, 1, 5], 1034)
+    >>> read_shard(path, vocab_size=5)
+    Traceback (most recent call last):
+    ValueError: a.bin: token id 5 at position 4 is outside the 5 entries of the tokenizer
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size < HEADER_BYTES:
+        raise ValueError(f"{path.name}: truncated, {size} bytes are less than the header of {HEADER_BYTES}")
+    magic, version, count = np.fromfile(path, dtype="<i4", count=3).tolist()
+    if magic != MAGIC:
+        raise ValueError(f"{path.name}: not a token shard, magic number {magic}, must be {MAGIC}")
+    if version != VERSION:
+        raise ValueError(f"{path.name}: version {version} of the format, must be {VERSION}")
+    if count < 1:
+        raise ValueError(f"{path.name}: the header says {count} tokens, must be at least 1")
+    expected = HEADER_BYTES + 2 * count
+    if size != expected:
+        raise ValueError(f"{path.name}: {'truncated' if size < expected else 'too long'}, {size} bytes, "
+                         f"the header says {count} tokens, which are {expected}")
+    tokens = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+    if vocab_size is not None:
+        _check_ids(path, tokens, vocab_size)
+    return tokens
+
+
+def _check_ids(path: Path, tokens: np.ndarray, vocab_size: int) -> None:
+    for start in range(0, len(tokens), CHUNK):
+        piece = tokens[start:start + CHUNK]
+        if piece.max() >= vocab_size:
+            at = int(np.argmax(piece >= vocab_size))
+            raise ValueError(f"{path.name}: token id {piece[at]} at position {start + at} is outside the {vocab_size} "
+                             "entries of the tokenizer")
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_shards(
+    name: str, train: Iterable[str | Path], valid: Iterable[str | Path], vocab_size: int, tokenizer: str,
+    digests: Sequence[str] | None = None, valid_tokens: int | None = None,
+) -> TokenData:
+    """A corpus over shard files; ``digests`` are their SHA-256 where they are known already, in order."""
+    train, valid = [Path(p) for p in train], [Path(p) for p in valid]
+    for split, paths in (("train", train), ("valid", valid)):
+        if not paths:
+            raise ValueError(f"{split}=[]: must name at least one shard")
+    digests = digests or [sha256_of_file(path) for path in train + valid]
+    held_out = _first([read_shard(path, vocab_size) for path in valid], valid_tokens)
+    return TokenData(
+        name=name, tokenizer=tokenizer, vocab_size=vocab_size,
+        sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        train=tuple(read_shard(path, vocab_size) for path in train), valid=held_out,
+        codec=Gpt2Tokenizer() if tokenizer == "gpt2" else None,
+    )
+
+
+def _first(parts: list[np.ndarray], count: int | None) -> tuple[np.ndarray, ...]:
+    """The first ``count`` tokens of the parts (all for None)."""
+    if count is None:
+        return tuple(parts)
+    kept = []
+    for part in parts:
+        kept.append(part[:count])
+        count -= len(kept[-1])
+    return tuple(part for part in kept if len(part))
+
+
+def load_shards(
+    train: Iterable[str | Path], valid: Iterable[str | Path], vocab_size: int = GPT2_ENTRIES, tokenizer: str = "gpt2",
+    valid_tokens: int | None = None,
+) -> TokenData:
+    """Your own shard files as a corpus, memory-mapped.
+
+    The format does not record its tokenizer: ``tokenizer`` names it and ``vocab_size`` bounds the ids, which are all checked.
+    ``valid_tokens`` keeps only the first so many validation tokens. Raises as `read_shard` does.
+    """
+    return open_shards("shards", train, valid, vocab_size, tokenizer, valid_tokens=valid_tokens)

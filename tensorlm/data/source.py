@@ -1,0 +1,125 @@
+"""What a corpus of tokens is (`TokenData`), and the one door to all of them (`load`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Iterable, Protocol, Sequence
+
+import numpy as np
+import torch
+
+from . import batches
+
+# name -> (module, function): modules are imported when asked for, so that no source needs another one's packages
+SOURCES = {
+    "shakespeare": ("tensorlm.data.shakespeare", "load_shakespeare"),
+    "text": ("tensorlm.data.text", "load_text"),
+    "toy": ("tensorlm.data.toy", "load_toy"),
+    "shards": ("tensorlm.data.shards", "load_shards"),
+    "fineweb": ("tensorlm.data.fineweb", "load_fineweb"),
+}
+
+
+class Codec(Protocol):
+    """Text to token ids and back; ``id`` names the tokenizer and contains a hash of its table."""
+
+    id: str
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, tokens: Iterable[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class TokenData:
+    """A tokenised corpus with its split.
+
+    ``train`` and ``valid`` are 1-D integer arrays, or tuples of such arrays (shards) that no window crosses.
+    ``tokenizer`` is the id of the tokenizer, ``sha256`` the hash of the corpus, ``bytes_per_token`` the mean UTF-8 length
+    of a validation token (None where it is unknown): nats per token / ln 2 / bytes_per_token are bits per byte.
+
+    >>> data = TokenData("count", "numbers", 100, "0" * 64, train=np.arange(80), valid=np.arange(80, 100))
+    >>> data.train_batch(step=0, batch_size=2, context=8, seed=0).shape, data.valid_windows(4).shape
+    (torch.Size([2, 9]), torch.Size([4, 5]))
+    >>> data.describe()
+    'count: 80 training and 20 validation tokens, tokenizer numbers (100 entries), sha256 000000000000'
+    """
+
+    name: str
+    tokenizer: str
+    vocab_size: int
+    sha256: str
+    train: np.ndarray | Sequence[np.ndarray] = field(repr=False)
+    valid: np.ndarray | Sequence[np.ndarray] = field(repr=False)
+    bytes_per_token: float | None = None
+    codec: Codec | None = field(default=None, repr=False, compare=False)
+
+    def train_batch(
+        self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None
+    ) -> torch.Tensor:
+        """The batch of one step, (batch_size, context + 1) int64, a pure function of the arguments.
+
+        Windows are drawn without replacement inside an epoch (see `tensorlm.data.batches`). ``rows`` picks rows of the
+        global batch, for one rank of several.
+        """
+        return batches.train_batch(as_parts(self.train), step, batch_size, context, seed, rows)
+
+    def valid_windows(self, context: int) -> torch.Tensor:
+        """The whole validation set in windows that start ``context`` apart: (n, context + 1) int64."""
+        return batches.all_windows(as_parts(self.valid), context)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; ValueError where the tokenizer is not at hand or does not know a character."""
+        return self._codec().encode(text)
+
+    def decode(self, tokens: Iterable[int] | torch.Tensor) -> str:
+        """The text of token ids (a list, an array or a 1-D tensor)."""
+        return self._codec().decode(as_ids(tokens))
+
+    def describe(self) -> str:
+        """One line that belongs beside every result: corpus, token counts, tokenizer, hash."""
+        train, valid = (sum(len(part) for part in as_parts(tokens)) for tokens in (self.train, self.valid))
+        return (f"{self.name}: {train:,} training and {valid:,} validation tokens, tokenizer {self.tokenizer} "
+                f"({self.vocab_size:,} entries), sha256 {self.sha256[:12]}")
+
+    def _codec(self) -> Codec:
+        if self.codec is None:
+            raise ValueError(f"{self.name}: the tokenizer {self.tokenizer!r} is not at hand, only its token ids are")
+        return self.codec
+
+
+def as_parts(tokens: np.ndarray | Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """The arrays that a split consists of."""
+    return [tokens] if isinstance(tokens, np.ndarray) else tokens
+
+
+def as_ids(tokens: Iterable[int] | torch.Tensor) -> list[int]:
+    """Token ids as plain integers; ValueError unless they are one-dimensional."""
+    array = np.asarray(tokens.cpu() if isinstance(tokens, torch.Tensor) else list(tokens), dtype=np.int64)
+    if array.ndim != 1:
+        raise ValueError(f"tokens: one sequence is decoded at a time, got shape {tuple(array.shape)}")
+    return array.tolist()
+
+
+def load(name: str, **options) -> TokenData:
+    """Open a corpus by name. What is missing raises with the line that installs it; nothing stands in for it.
+
+    ========== =================================================== ==========================================
+    name       corpus                                              options
+    ========== =================================================== ==========================================
+    shakespeare 38 plays, four whole plays held out                ``tokenizer="bpe4096" | "bpe1024" | "chars"``
+    text       any UTF-8 file, last tenth held out                 ``path``, ``tokenizer="chars" | "bpe4096" | ...``
+    toy        the book's language with known rules                ``language=ToyLanguage(...)``, ``valid_documents``
+    shards     your own token files                                ``train=[...]``, ``valid=[...]``, ``vocab_size``
+    fineweb    web text in GPT-2 tokens, fetched once              ``shards=1``, ``valid_tokens``, ``cache``
+    ========== =================================================== ==========================================
+
+    >>> load("wikipedia")
+    Traceback (most recent call last):
+    ValueError: data='wikipedia': must be one of fineweb, shakespeare, shards, text, toy
+    """
+    if name not in SOURCES:
+        raise ValueError(f"data={name!r}: must be one of {', '.join(sorted(SOURCES))}")
+    module, function = SOURCES[name]
+    return getattr(import_module(module), function)(**options)

@@ -1,0 +1,175 @@
+"""Tokenizers: characters, and a byte-level BPE trained by a command of ours.
+
+    python -m tensorlm.data.tokenizer train --entries 4096 --out tensorlm/data/assets/bpe4096.json
+
+trains on the Shakespeare plays outside the validation set (or on ``--text FILE``), prints the id, and writes a JSON file of
+the `tokenizers` package. The committed files were made so. Byte-pair encoding: Sennrich, Haddow and Birch (2016,
+arXiv 1508.07909); on bytes, with the pre-tokenizer used here: Radford et al. (2019, GPT-2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Iterable
+
+import numpy as np
+
+END_OF_TEXT = "<|endoftext|>"
+COMMITTED = ("bpe1024", "bpe4096")
+
+
+class CharTokenizer:
+    """One id a character, in the order of the code points of ``alphabet``.
+
+    >>> chars = CharTokenizer("hello")
+    >>> chars.alphabet, chars.encode("hole"), chars.decode([1, 0])
+    ('ehlo', [1, 3, 2, 0], 'he')
+    >>> chars.encode("help!")
+    Traceback (most recent call last):
+    ValueError: text: characters not in the alphabet of 4 entries: '!', 'p'
+    """
+
+    def __init__(self, alphabet: str) -> None:
+        self.alphabet = "".join(sorted(set(alphabet)))
+        if not self.alphabet:
+            raise ValueError("alphabet='': must have at least one character")
+        self.vocab_size = len(self.alphabet)
+        self.id = f"chars{self.vocab_size}-{_short_hash(self.alphabet)}"
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        points = _code_points(self.alphabet)
+        table = np.full(int(points.max()) + 2, -1, dtype=np.int64)     # the last entry stands for all that lie above
+        table[points] = np.arange(len(points))
+        return table
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; ValueError names the characters that the alphabet lacks."""
+        ids = self._table[np.minimum(_code_points(text), len(self._table) - 1)]
+        if (ids < 0).any():
+            unknown = ", ".join(repr(c) for c in sorted(set(text) - set(self.alphabet)))
+            raise ValueError(f"text: characters not in the alphabet of {self.vocab_size} entries: {unknown}")
+        return ids.tolist()
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of ids; ValueError for an id outside the alphabet."""
+        return "".join(self.alphabet[i] for i in checked_ids(tokens, self.vocab_size))
+
+
+class BpeTokenizer:
+    """Byte-level BPE, exact on any text: ``decode(encode(text)) == text``.
+
+    ``end_of_text`` is the id of the token that stands before each document; no text encodes to it, its own
+    spelling included.
+
+    >>> bpe = open_tokenizer("bpe4096")
+    >>> bpe.decode(bpe.encode("To be, or not to be: 🎭")), bpe.vocab_size, bpe.end_of_text
+    ('To be, or not to be: 🎭', 4096, 0)
+    """
+
+    def __init__(self, table: str, name: str = "bpe") -> None:
+        from tokenizers import Tokenizer
+
+        self._inner = Tokenizer.from_str(table)
+        self._inner.encode_special_tokens = True
+        self.vocab_size = self._inner.get_vocab_size()
+        self.end_of_text = self._inner.token_to_id(END_OF_TEXT)
+        self.id = f"{name}-{_short_hash(canonical_table(table))}"
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of ids; ValueError for an id outside the table. Bytes that are not UTF-8 become U+FFFD."""
+        return self._inner.decode(checked_ids(tokens, self.vocab_size), skip_special_tokens=False)
+
+
+def open_tokenizer(name: str, alphabet_of: str | None = None) -> CharTokenizer | BpeTokenizer:
+    """``"chars"`` over the characters of ``alphabet_of``, or one of the committed BPE tables by name.
+
+    >>> open_tokenizer("words")
+    Traceback (most recent call last):
+    ValueError: tokenizer='words': must be one of bpe1024, bpe4096, chars
+    """
+    if name == "chars" and alphabet_of is not None:
+        return CharTokenizer(alphabet_of)
+    if name in COMMITTED:
+        return BpeTokenizer((files("tensorlm.data") / "assets" / f"{name}.json").read_text(encoding="utf-8"), name)
+    raise ValueError(f"tokenizer={name!r}: must be one of {', '.join((*COMMITTED, 'chars'))}")
+
+
+def train_bpe(texts: Iterable[str], entries: int) -> str:
+    """Train a byte-level BPE of ``entries`` entries (256 bytes and one end-of-text token included); returns its JSON.
+
+    Deterministic in the texts. Raises ValueError below 257 entries, and where the texts do not carry that many.
+
+    >>> table = train_bpe(["the cat and the hat and the mat"], entries=260)
+    >>> BpeTokenizer(table).vocab_size
+    260
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if entries < 257:
+        raise ValueError(f"entries={entries}: must be at least 257, 256 bytes and one end-of-text token")
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=entries, special_tokens=[END_OF_TEXT], show_progress=False,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    inner.train_from_iterator(texts, trainer)
+    if inner.get_vocab_size() != entries:
+        raise ValueError(f"entries={entries}: these texts give no more than {inner.get_vocab_size()}")
+    return inner.to_str()
+
+
+def canonical_table(table: str) -> str:
+    """What decides an encoding, in one spelling for all versions of the JSON: the entries in order, and the merges."""
+    model = json.loads(table)["model"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return json.dumps([sorted(model["vocab"], key=model["vocab"].get), merges])
+
+
+def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
+    """Plain integers; ValueError names the first id outside 0 .. vocab_size - 1."""
+    ids = [int(token) for token in tokens]
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"tokens: id {token} is outside 0 .. {vocab_size - 1}")
+    return ids
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m tensorlm.data.tokenizer", description="Byte-level BPE tables.")
+    train = parser.add_subparsers(dest="command", required=True).add_parser("train", help="train a table, write its JSON")
+    train.add_argument("--entries", type=int, default=4096)
+    train.add_argument("--text", type=Path, action="append", help="UTF-8 file (repeatable); default: the training plays")
+    train.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    if options.text:
+        texts = [path.read_bytes().decode("utf-8") for path in options.text]
+    else:
+        from tensorlm.data.shakespeare import training_plays
+
+        texts = list(training_plays().values())
+    table = train_bpe(texts, options.entries)
+    options.out.write_text(table, encoding="utf-8")
+    print(f"{BpeTokenizer(table, options.out.stem).id}: {options.entries} entries, {len(table) / 1024:.0f} KB, {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The one place where weights get their first values."""
+
+import torch
+from torch import Tensor, nn
+
+# last part of the parameter's name -> rule
+RULES = {
+    "L": "fan_in", "R": "fan_in", "E": "fan_in", "T": "fan_in", "D": "output",
+    "q": "fan_in", "k": "fan_in", "q1": "fan_in", "k1": "fan_in", "q2": "fan_in", "k2": "fan_in", "v": "fan_in",
+    "o": "output", "embedding": "unit", "bigram": "zero", "head": "output",
+    "toeplitz": "zero", "smear": "smear", "shortcut": "first_only", "value_mix": "first_only",
+}
+SMEAR_START = 0.3
+OUTPUT_INITS = ("zero", "normal")
+
+
+def init_weights(module: nn.Module, generator: torch.Generator | None = None, output_init: str = "normal") -> None:
+    """Give every parameter of `module` its first value, by its name.
+
+    | name | value | why |
+    | --- | --- | --- |
+    | L, R, E, q, k, v (and q1, k1, q2, k2) | N(0, 1/in) | a unit-RMS input gives unit-variance hidden values |
+    | T (out, in * in) | N(0, 1/in^2) | unit output variance too |
+    | D, o, head | zero, or N(0, 1/in) | zero: each block starts as the identity (the speedrun's habit) |
+    | embedding | N(0, 1) | rows are brought to unit RMS afterwards |
+    | bigram, toeplitz | 0 | the table starts as absent |
+    | smear | 0.3 | see notes on token shift in chapter 03 |
+    | shortcut, value_mix | (1, 0) | starts as absent |
+
+    Zeroing D alone is safe: its own gradient is not zero. Zeroing both factors of a product (L and R) would be a
+    stationary point, so no rule does it. A parameter whose name is not in the table raises ValueError.
+    """
+    if output_init not in OUTPUT_INITS:
+        raise ValueError(f"output_init must be one of {OUTPUT_INITS}, got {output_init!r}")
+    for name, parameter in module.named_parameters():
+        key = [part for part in name.split(".") if not part.isdigit()][-1]
+        if key not in RULES:
+            raise ValueError(f"no initialisation rule for parameter {name!r}; known names: {sorted(RULES)}")
+        rule = RULES[key]
+        if rule == "output":
+            rule = "zero" if output_init == "zero" else "fan_in"
+        _fill(parameter.data, rule, generator)
+
+
+def _fill(weight: Tensor, rule: str, generator: torch.Generator | None) -> None:
+    if rule == "zero":
+        weight.zero_()
+    elif rule == "smear":
+        weight.fill_(SMEAR_START)
+    elif rule == "first_only":
+        weight.zero_()[..., 0] = 1.0
+    else:
+        deviation = 1.0 if rule == "unit" else weight.shape[-1] ** -0.5
+        weight.normal_(0.0, deviation, generator=generator)

@@ -1,0 +1,85 @@
+"""Text from a model, one token at a time, from a recurrent state."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tensorlm.layers.recurrent import AttentionState, attention_step
+
+
+@dataclass
+class ModelState:
+    """What a model carries from token to token. Its size does not depend on the length of the text."""
+
+    layers: list[AttentionState] = field(default_factory=list)
+    previous: Tensor | None = None  # last token, for the bigram table
+    before: Tensor | None = None  # last input row, for the smear
+
+
+@torch.no_grad()
+def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k: int | None = None,
+             generator: torch.Generator | None = None) -> Tensor:
+    """Continue `prompt` (batch, time) by `count` sampled tokens: (batch, time + count).
+
+    `temperature` 0 takes the most likely token; `top_k` keeps the k most likely. With bilinear or squared attention
+    the memory a token needs is constant (a recurrent state, plus the last `context` keys when there is a Toeplitz
+    table) and the logits equal those of the full forward pass; softmax attention keeps a window of `context` keys.
+    Raises ValueError on an empty prompt, a negative count, temperature or top_k.
+    """
+    _check(model, prompt, count, temperature, top_k)
+    was_training = model.training
+    model.eval()
+    state, pieces = ModelState([AttentionState() for _ in model.blocks]), [prompt]
+    for index in range(prompt.shape[1]):
+        logits = step(model, prompt[:, index : index + 1], state)
+    for index in range(count):
+        token = sample(logits, temperature, top_k, generator)
+        pieces.append(token)
+        if index < count - 1:
+            logits = step(model, token, state)
+    model.train(was_training)
+    return torch.cat(pieces, dim=1)
+
+
+def step(model, token: Tensor, state: ModelState) -> Tensor:
+    """Logits (batch, vocab_size) after one more token (batch, 1); changes `state`."""
+    row = model.embed(token, previous=state.previous)
+    x = model.input_site(model.shift_in(row, state.before))
+    state.previous, state.before = token, row
+    x0, first_values = x, None
+    for block, layer_state in zip(model.blocks, state.layers):
+        x, values = block.mix_shortcut(x, x0), None
+        if hasattr(block, "attention"):
+            z, values = attention_step(block.attention, block.attention_norm(x), layer_state, first_values)
+            x = x + z
+        x = block.apply_mlp(x)
+        first_values = values if first_values is None else first_values
+    return model.unembed(x)[:, -1]
+
+
+def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
+           generator: torch.Generator | None = None) -> Tensor:
+    """One token a row of `logits` (batch, vocab_size): (batch, 1).
+
+    >>> sample(torch.tensor([[0.0, 5.0, 1.0]]), temperature=0.0)
+    tensor([[1]])
+    """
+    if temperature == 0.0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits.float() / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        lowest = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < lowest, float("-inf"))
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+
+
+def _check(model, prompt: Tensor, count: int, temperature: float, top_k: int | None) -> None:
+    if prompt.ndim != 2 or prompt.shape[1] == 0:
+        raise ValueError(f"prompt must have shape (batch, time) with at least one token, got {tuple(prompt.shape)}")
+    if int(prompt.min()) < 0 or int(prompt.max()) >= model.config.vocab_size:
+        raise ValueError(f"prompt tokens must lie in [0, {model.config.vocab_size}), got {int(prompt.min())} to "
+                         f"{int(prompt.max())}")
+    if count < 0 or temperature < 0 or (top_k is not None and top_k < 1):
+        raise ValueError(f"count and temperature must not be negative and top_k at least 1, got count={count}, "
+                         f"temperature={temperature}, top_k={top_k}")

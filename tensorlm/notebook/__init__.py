@@ -1,0 +1,11 @@
+"""What the chapters use beside the models: set-up, recorded numbers, exercise checks, figures, sliders, live views.
+
+Stands on torch, matplotlib and IPython; imports nothing else of ours. Only notebooks import it.
+"""
+
+from tensorlm.notebook import figures, live, sliders
+from tensorlm.notebook.checks import check
+from tensorlm.notebook.environment import setup
+from tensorlm.notebook.records import record
+
+__all__ = ["check", "figures", "live", "record", "setup", "sliders"]

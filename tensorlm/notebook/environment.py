@@ -1,0 +1,49 @@
+"""One line that makes a chapter reproducible: threads, default dtype, seeds, style, and what it runs on."""
+
+from __future__ import annotations
+
+import platform
+import random
+
+import numpy as np
+import torch
+
+import tensorlm
+from tensorlm.notebook import figures
+
+
+def setup(threads: int = 1, seed: int = 0) -> torch.device:
+    """Fix what a reader's machine would otherwise decide, and print one line that says what is left.
+
+    Sets ``threads`` torch threads, float32 as the default dtype, the seeds of ``random``, NumPy and torch to ``seed``,
+    and the book's figure style. Returns the device that a chapter may use: the first GPU where there is one, else the CPU.
+    Raises ``ValueError`` for fewer than one thread.
+
+    >>> device = setup(threads=1, seed=0)    # doctest: +ELLIPSIS
+    tensorlm ... torch ... numpy ... Python ... 1 thread, float32, device: ...
+    >>> torch.initial_seed()
+    0
+    """
+    if threads < 1:
+        raise ValueError(f"threads: got {threads}, allowed: 1 or more")
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    figures.style()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(describe(device, threads))
+    return device
+
+
+def describe(device: torch.device, threads: int) -> str:
+    """The line that :func:`setup` prints: versions, threads, dtype and device.
+
+    >>> describe(torch.device("cpu"), 2).endswith("2 threads, float32, device: cpu")
+    True
+    """
+    versions = f"tensorlm {tensorlm.__version__}, torch {torch.__version__}, numpy {np.__version__}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    plural = "thread" if threads == 1 else "threads"
+    return f"{versions}, Python {platform.python_version()}, {threads} {plural}, float32, device: {name}"

@@ -1,0 +1,52 @@
+"""Views that need a running kernel (JupyterLab, Colab; ipywidgets 7 and 8), always beside a slider that needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.display import display
+
+
+@dataclass(frozen=True)
+class LiveView:
+    """A displayed ``ipywidgets`` box. Where no kernel runs, the page shows its sentence instead."""
+
+    box: Any
+    sentence: str
+
+    def _ipython_display_(self) -> None:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        display({"text/plain": self.sentence, "application/vnd.jupyter.widget-view+json": view}, raw=True)
+
+
+def slider(function: Callable[[float], str | float], variable: str = "a", low: float = -2.0, high: float = 2.0,
+           start: float = 1.0, description: str = "", step: float | None = None) -> LiveView:
+    """A slider whose value goes through ``function``, called in the kernel; its HTML string or number is shown below.
+
+    ``step`` defaults to a hundredth of the range. Raises ``ValueError`` unless ``low <= start <= high`` and ``low < high``,
+    and ``ImportError`` where ipywidgets is not installed.
+
+    >>> view = slider(lambda a: a * a, "a", -2, 2, start=1.5, description="square of a")
+    >>> view.sentence
+    'Live view of square of a: run this cell in Jupyter or Colab, then move a from -2 to 2.'
+    >>> control, shown = view.box.children
+    >>> control.value = 2.0; shown.value
+    'square of a = 4'
+    """
+    if not low <= start <= high or low == high:
+        raise ValueError(f"start: got {start}, allowed: a value from low={low} to high={high}, low below high")
+    import ipywidgets
+
+    what = description or f"f({variable})"
+    control = ipywidgets.FloatSlider(value=start, min=low, max=high, step=step or (high - low) / 100, description=variable)
+    shown = ipywidgets.HTML(value=_shown(what, function(start)))
+    control.observe(lambda change: setattr(shown, "value", _shown(what, function(change["new"]))), names="value")
+    sentence = f"Live view of {what}: run this cell in Jupyter or Colab, then move {variable} from {low:g} to {high:g}."
+    return LiveView(ipywidgets.VBox([control, shown]), sentence)
+
+
+def _shown(what: str, result: str | float) -> str:
+    """HTML strings as they are, numbers with their name and four digits."""
+    return result if isinstance(result, str) else f"{what} = {float(result):.4g}"

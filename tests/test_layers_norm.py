@@ -1,0 +1,88 @@
+"""Norm sites: what each kind computes, and how an annealed site becomes a constant."""
+
+import pytest
+import torch
+
+from tensorlm.layers import Norm
+
+
+def annealed(fraction=0.0, groups=1, batches=3):
+    torch.manual_seed(0)
+    site = Norm("anneal", groups).double().train()
+    shape = (4, groups, 5, 8) if groups > 1 else (4, 5, 8)
+    for _ in range(batches):
+        site(3 * torch.randn(shape, dtype=torch.float64))
+        site.update()
+    site.set_fraction(fraction)
+    return site
+
+
+def test_rms_forgets_the_scale_and_none_keeps_it():
+    x = torch.randn(3, 8, dtype=torch.float64)
+    torch.testing.assert_close(Norm("rms")(7 * x), Norm("rms")(x), rtol=1e-5, atol=1e-6)
+    assert torch.equal(Norm("none")(7 * x), 7 * x)
+
+
+def test_anneal_goes_from_the_token_norm_to_a_constant():
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(annealed(0.0).eval()(x), Norm("rms")(x), rtol=1e-5, atol=1e-6)
+    constant = annealed(1.0).eval()
+    scale = torch.exp(-constant.log_constant)
+    torch.testing.assert_close(constant(x), x * scale, rtol=1e-12, atol=0)
+    half = annealed(0.5).eval()
+    r = x.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(half(x), x * r**-0.5 * scale**0.5, rtol=1e-6, atol=1e-9)
+
+
+def test_the_constant_is_the_geometric_mean_of_the_norms():
+    site = annealed(batches=200)
+    assert torch.exp(site.log_constant).item() == pytest.approx(3 * 0.94, rel=0.05)
+
+
+def test_micro_batches_give_the_constant_of_the_whole_batch():
+    x = torch.randn(4, 5, 8, dtype=torch.float64)
+    whole, parts = Norm("anneal").double().train(), Norm("anneal").double().train()
+    whole(x), whole.update()
+    parts(x[:2]), parts(x[2:]), parts.update()
+    torch.testing.assert_close(whole.log_constant, parts.log_constant, rtol=1e-12, atol=0)
+
+
+def test_the_constant_is_frozen_at_one_and_untouched_in_evaluation():
+    for site in (annealed(1.0), annealed(0.3).eval()):
+        before = site.log_constant.clone()
+        site(100 * torch.randn(4, 5, 8, dtype=torch.float64))
+        site.update()
+        assert torch.equal(site.log_constant, before)
+
+
+def test_penalty_is_zero_for_constant_norms_only():
+    site = annealed()
+    x = torch.randn(4, 5, 8, dtype=torch.float64)
+    level = x / x.square().mean(-1, keepdim=True).sqrt() * torch.exp(site.log_constant)
+    site(level)
+    assert site.penalty.item() == pytest.approx(0.0, abs=1e-12)
+    site(2 * level)
+    assert site.penalty.item() == pytest.approx(9.0, rel=1e-9)
+
+
+def test_groups_have_their_own_constants():
+    site = Norm("anneal", groups=2).double().train()
+    x = torch.ones(3, 2, 4, 8, dtype=torch.float64)
+    x[:, 1] *= 5
+    site(x), site.update()
+    torch.testing.assert_close(site.log_constant.exp(), torch.tensor([1.0, 5.0], dtype=torch.float64))
+
+
+def test_state_survives_saving():
+    site = annealed(0.4)
+    copy = Norm("anneal").double()
+    copy.load_state_dict(site.state_dict())
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    assert torch.equal(copy.eval()(x), site.eval()(x))
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="unknown norm 'layer'"):
+        Norm("layer")
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\], got 1.5"):
+        Norm("anneal").set_fraction(1.5)

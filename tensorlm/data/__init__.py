@@ -1,5 +1,10 @@
-"""Corpora with their tokenizers, splits and deterministic batches. Start at `load`."""
+"""Corpora with their tokenizers, splits and deterministic batches, and images of digits. Start at `load`."""
 
+from .digits import DigitData, load_digits, load_mnist
 from .source import TokenData, load
+from .toy import ToyBatch, ToyData, ToyLanguage, kl_by_rule, sample_documents
 
-__all__ = ["TokenData", "load"]
+__all__ = [
+    "DigitData", "TokenData", "ToyBatch", "ToyData", "ToyLanguage",
+    "kl_by_rule", "load", "load_digits", "load_mnist", "sample_documents",
+]

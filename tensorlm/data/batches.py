@@ -38,7 +38,7 @@ def epoch_order(lengths: tuple[int, ...], context: int, seed: int, epoch: int) -
     >>> len(start), sorted(set(np.diff(np.sort(start)).tolist()))
     (14, [64])
     """
-    raw = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw
+    raw = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(epoch,))).random_raw
     offsets = raw(len(lengths)) % np.uint64(context)
     counts = [window_count(length, context) for length in lengths]
     part = np.repeat(np.arange(len(lengths)), counts)

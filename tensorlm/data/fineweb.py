@@ -1,9 +1,9 @@
-"""FineWeb in GPT-2 tokens, fetched from the Hugging Face hub once: as many shards of 100M tokens (200 MB) as are asked for.
+"""FineWeb in GPT-2 tokens, fetched from the Hugging Face hub once, in shards of 100M tokens (200 MB).
 
-Files are those of the speedrun (``kjj0/fineweb10B-gpt2``; the text is FineWeb, Penedo et al., 2024, arXiv 2406.17557). What is
-fetched lies in the cache folder: a partial download is kept and resumed, by another process too; a complete one is checked
-against the SHA-256 that the hub states and against its own header before it gets its name; and each later opening checks
-the file against the digest noted then, without the network.
+Files are those of the speedrun (``kjj0/fineweb10B-gpt2``; the text is FineWeb, Penedo et al., 2024, arXiv
+2406.17557). What is fetched lies in the cache folder: a partial download is kept and resumed, by another process too;
+a complete one is checked against the SHA-256 that the hub states and against its own header before it gets its name;
+and each later opening checks the file against the digest noted then, without the network.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 import warnings
 from pathlib import Path
 
-from .cache import atomic_writer, cache_dir
 from .batches import check_arguments
+from .cache import atomic_writer, cache_dir
 from .gpt2 import GPT2_ENTRIES
 from .shards import open_shards, read_shard, sha256_of_file
 from .source import TokenData
@@ -30,9 +30,10 @@ def load_fineweb(
 ) -> TokenData:
     """The first ``shards`` training shards (of 103) and the first ``valid_tokens`` of the validation shard.
 
-    ``cache``: the folder, else ``fineweb`` in the package's cache folder. ``endpoint``: another address of the hub (else the hub's
-    own settings count). Raises ModuleNotFoundError with the install line, ConnectionError where a file cannot be fetched
-    (run again: what arrived is kept), ValueError for a file that is not what the hub says it is.
+    ``cache``: the folder, else ``fineweb`` in the package's cache folder. ``endpoint``: another address of the hub
+    (else the hub's own settings count). Raises ModuleNotFoundError with the install line, ConnectionError where a
+    file cannot be fetched (run again: what arrived is kept), ValueError for a file that is not what the hub says it
+    is.
     """
     check_arguments(shards=(shards, 1), valid_tokens=(valid_tokens, 1))
     if shards > TRAIN_SHARDS:
@@ -41,7 +42,7 @@ def load_fineweb(
     names = [TRAIN_FILE.format(number) for number in range(1, shards + 1)] + [VALID_FILE]
     digests = [fetch(name, folder, endpoint) for name in names]
     paths = [folder / name for name in names]
-    return open_shards("fineweb", paths[:-1], paths[-1:], GPT2_ENTRIES, "gpt2", digests, valid_tokens)
+    return open_shards("fineweb", paths[:-1], paths[-1:], valid_tokens=valid_tokens, digests=digests)
 
 
 def fetch(name: str, folder: Path, endpoint: str | None = None) -> str:
@@ -83,11 +84,12 @@ def download(path: Path, endpoint: str | None) -> str:
     try:
         url = hub.hf_hub_url(REPOSITORY, path.name, repo_type="dataset", endpoint=endpoint)
         facts = hub.get_hf_file_metadata(url, endpoint=endpoint)
-        partial = path.with_name(f"{path.name}.{facts.etag[:16]}.partial")
+        mark = re.sub(r"\W", "", facts.etag or "")[:16] or "unmarked"        # of one version of the file
+        partial = path.with_name(f"{path.name}.{mark}.partial")
         _append(partial, url, facts.size)
     except Exception as error:      # the hub's client has had three families of network errors so far
-        raise ConnectionError(f"fineweb: {path.name} was not fetched ({type(error).__name__}: {error}); what arrived is kept, "
-                              "run again to go on from there") from error
+        raise ConnectionError(f"fineweb: {path.name} was not fetched ({type(error).__name__}: {error}); "
+                              "what arrived is kept, run again to go on from there") from error
     digest = verify(partial, facts)
     with atomic_writer(digest_note(path)) as note:
         note.write(digest.encode())
@@ -116,7 +118,7 @@ def verify(partial: Path, facts) -> str:
     """
     digest = sha256_of_file(partial)
     try:
-        if IS_SHA256.fullmatch(facts.etag) and digest != facts.etag:
+        if IS_SHA256.fullmatch(facts.etag or "") and digest != facts.etag:
             raise ValueError(f"{partial.name}: sha256 {digest[:12]}, the hub says {facts.etag[:12]}")
         read_shard(partial, GPT2_ENTRIES)
     except ValueError as error:

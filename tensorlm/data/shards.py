@@ -1,7 +1,8 @@
 """Token files of the speedrun: a header of 256 little-endian int32, then the tokens as little-endian uint16.
 
-Header: [0] = 20240520, [1] = version 1, [2] = number of tokens, the rest 0 (the format of llm.c and modded-nanogpt). Files are
-memory-mapped, so a corpus may be far larger than memory; header and length are checked whenever one is opened.
+Header: [0] = 20240520, [1] = version 1, [2] = number of tokens, the rest 0 (the format of llm.c and modded-nanogpt).
+Files are memory-mapped, so a corpus may be far larger than memory; header and length are checked whenever one is
+opened.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Iterable, Sequence
 import numpy as np
 
 from .cache import as_uint16, atomic_writer
-from .gpt2 import GPT2_ENTRIES, Gpt2Tokenizer
+from .gpt2 import Gpt2Tokenizer
 from .source import TokenData
+from .tokenizer import COMMITTED, open_tokenizer
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
@@ -39,8 +41,9 @@ def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
 def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:
     """The tokens of a shard, memory-mapped and read-only.
 
-    Raises FileNotFoundError, and ValueError saying what is wrong: the magic number, the version, a file shorter or longer than
-    its header says, or (where ``vocab_size`` is given, which reads the file through) an id outside 0 .. vocab_size - 1.
+    Raises FileNotFoundError, and ValueError saying what is wrong: the magic number, the version, a file shorter or
+    longer than its header says, or (where ``vocab_size`` is given, which reads the file through) an id outside 0 ..
+    vocab_size - 1.
 
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.bin"
@@ -88,21 +91,24 @@ def sha256_of_file(path: Path) -> str:
 
 
 def open_shards(
-    name: str, train: Iterable[str | Path], valid: Iterable[str | Path], vocab_size: int, tokenizer: str,
-    digests: Sequence[str] | None = None, valid_tokens: int | None = None,
+    name: str, train: Iterable[str | Path], valid: Iterable[str | Path], tokenizer: str = "gpt2",
+    vocab_size: int | None = None, valid_tokens: int | None = None, digests: Sequence[str] | None = None,
 ) -> TokenData:
-    """A corpus over shard files; ``digests`` are their SHA-256 where they are known already, in order."""
+    """A corpus called ``name`` over shard files; ``digests``: their SHA-256 in order, where they are known already."""
     train, valid = [Path(p) for p in train], [Path(p) for p in valid]
     for split, paths in (("train", train), ("valid", valid)):
         if not paths:
             raise ValueError(f"{split}=[]: must name at least one shard")
+    codec = Gpt2Tokenizer() if tokenizer == "gpt2" else open_tokenizer(tokenizer) if tokenizer in COMMITTED else None
+    entries = vocab_size or (codec.vocab_size if codec else None)
+    if entries is None:
+        raise ValueError(f"vocab_size=None: must be given for tokenizer={tokenizer!r}, whose table is not at hand")
     digests = digests or [sha256_of_file(path) for path in train + valid]
-    held_out = _first([read_shard(path, vocab_size) for path in valid], valid_tokens)
     return TokenData(
-        name=name, tokenizer=tokenizer, vocab_size=vocab_size,
+        name=name, tokenizer=codec.id if codec else tokenizer, vocab_size=entries,
         sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
-        train=tuple(read_shard(path, vocab_size) for path in train), valid=held_out,
-        codec=Gpt2Tokenizer() if tokenizer == "gpt2" else None,
+        train=tuple(read_shard(path, entries) for path in train),
+        valid=_first([read_shard(path, entries) for path in valid], valid_tokens), codec=codec,
     )
 
 
@@ -118,12 +124,13 @@ def _first(parts: list[np.ndarray], count: int | None) -> tuple[np.ndarray, ...]
 
 
 def load_shards(
-    train: Iterable[str | Path], valid: Iterable[str | Path], vocab_size: int = GPT2_ENTRIES, tokenizer: str = "gpt2",
+    train: Iterable[str | Path], valid: Iterable[str | Path], tokenizer: str = "gpt2", vocab_size: int | None = None,
     valid_tokens: int | None = None,
 ) -> TokenData:
     """Your own shard files as a corpus, memory-mapped.
 
-    The format does not record its tokenizer: ``tokenizer`` names it and ``vocab_size`` bounds the ids, which are all checked.
-    ``valid_tokens`` keeps only the first so many validation tokens. Raises as `read_shard` does.
+    The format does not record its tokenizer: ``tokenizer`` names it ("gpt2", "bpe4096", "bpe1024", or a name of
+    yours, which needs ``vocab_size``), and every id is checked against the number of entries. ``valid_tokens`` keeps
+    only the first so many validation tokens. Raises as `read_shard` does.
     """
-    return open_shards("shards", train, valid, vocab_size, tokenizer, valid_tokens=valid_tokens)
+    return open_shards("shards", train, valid, tokenizer, vocab_size, valid_tokens)

@@ -31,13 +31,14 @@ class Codec(Protocol):
     def decode(self, tokens: Iterable[int]) -> str: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenData:
     """A tokenised corpus with its split.
 
     ``train`` and ``valid`` are 1-D integer arrays, or tuples of such arrays (shards) that no window crosses.
-    ``tokenizer`` is the id of the tokenizer, ``sha256`` the hash of the corpus, ``bytes_per_token`` the mean UTF-8 length
-    of a validation token (None where it is unknown): nats per token / ln 2 / bytes_per_token are bits per byte.
+    ``tokenizer`` is the id of the tokenizer, ``sha256`` the hash of the corpus, ``bytes_per_token`` the mean UTF-8
+    length of a validation token (None where it is unknown): nats per token / ln 2 / bytes_per_token are bits per
+    byte.
 
     >>> data = TokenData("count", "numbers", 100, "0" * 64, train=np.arange(80), valid=np.arange(80, 100))
     >>> data.train_batch(step=0, batch_size=2, context=8, seed=0).shape, data.valid_windows(4).shape
@@ -60,8 +61,8 @@ class TokenData:
     ) -> torch.Tensor:
         """The batch of one step, (batch_size, context + 1) int64, a pure function of the arguments.
 
-        Windows are drawn without replacement inside an epoch (see `tensorlm.data.batches`). ``rows`` picks rows of the
-        global batch, for one rank of several.
+        Windows are drawn without replacement inside an epoch (see `tensorlm.data.batches`). ``rows`` picks rows of
+        the global batch, for one rank of several.
         """
         return batches.train_batch(as_parts(self.train), step, batch_size, context, seed, rows)
 
@@ -102,18 +103,27 @@ def as_ids(tokens: Iterable[int] | torch.Tensor) -> list[int]:
     return array.tolist()
 
 
+def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
+    """Plain integers; ValueError names the first id outside 0 .. vocab_size - 1."""
+    ids = [int(token) for token in tokens]
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"tokens: id {token} is outside 0 .. {vocab_size - 1}")
+    return ids
+
+
 def load(name: str, **options) -> TokenData:
     """Open a corpus by name. What is missing raises with the line that installs it; nothing stands in for it.
 
-    ========== =================================================== ==========================================
-    name       corpus                                              options
-    ========== =================================================== ==========================================
-    shakespeare 38 plays, four whole plays held out                ``tokenizer="bpe4096" | "bpe1024" | "chars"``
-    text       any UTF-8 file, last tenth held out                 ``path``, ``tokenizer="chars" | "bpe4096" | ...``
-    toy        the book's language with known rules                ``language=ToyLanguage(...)``, ``valid_documents``
-    shards     your own token files                                ``train=[...]``, ``valid=[...]``, ``vocab_size``
-    fineweb    web text in GPT-2 tokens, fetched once              ``shards=1``, ``valid_tokens``, ``cache``
-    ========== =================================================== ==========================================
+    =========== ======================================= ==========================================================
+    name        corpus                                  options
+    =========== ======================================= ==========================================================
+    shakespeare 38 plays, four whole plays held out     ``tokenizer="bpe4096" | "bpe1024" | "chars"``
+    text        any UTF-8 file, last tenth held out     ``path``, ``tokenizer="chars" | "bpe1024" | "bpe4096"``
+    toy         the book's language with known rules    ``language=ToyLanguage(...)``, ``valid_documents``
+    shards      your own token files                    ``train=[...]``, ``valid=[...]``, ``tokenizer``, ``vocab_size``
+    fineweb     web text in GPT-2 tokens, fetched once  ``shards=1``, ``valid_tokens``, ``cache``, ``endpoint``
+    =========== ======================================= ==========================================================
 
     >>> load("wikipedia")
     Traceback (most recent call last):

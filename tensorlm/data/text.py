@@ -1,8 +1,8 @@
 """Any text file as a corpus: the first nine tenths train, the last tenth validates.
 
-With ``tokenizer="chars"`` this is the protocol of the character-level benchmarks of nanoGPT (A. Karpathy): the alphabet is
-that of the whole file, the split is at ``int(0.9 * characters)``. For tiny-shakespeare that gives 65 characters,
-1,003,854 for training and 111,540 for validation.
+With ``tokenizer="chars"`` this is the protocol of the character-level benchmarks of nanoGPT (A. Karpathy): the
+alphabet is that of the whole file, the split is at ``int(0.9 * characters)``. For tiny-shakespeare that gives 65
+characters, 1,003,854 for training and 111,540 for validation.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
+from .cache import as_uint16
 from .source import TokenData
 from .tokenizer import open_tokenizer
 
@@ -35,10 +34,11 @@ def load_text(path: str | Path, tokenizer: str = "chars") -> TokenData:
     text = _decode_utf8(raw, path)
     codec = open_tokenizer(tokenizer, alphabet_of=text)
     cut = int(len(text) * TRAIN_SHARE)
-    train, valid = (np.array(codec.encode(piece), dtype=np.uint16) for piece in (text[:cut], text[cut:]))
+    train, valid = (as_uint16(codec.encode_array(piece)) for piece in (text[:cut], text[cut:]))
     return TokenData(
-        name=f"text {path.name}", tokenizer=codec.id, vocab_size=codec.vocab_size, sha256=hashlib.sha256(raw).hexdigest(),
-        train=train, valid=valid, bytes_per_token=len(text[cut:].encode()) / len(valid), codec=codec,
+        name=f"text {path.name}", tokenizer=codec.id, vocab_size=codec.vocab_size,
+        sha256=hashlib.sha256(raw).hexdigest(), train=train, valid=valid,
+        bytes_per_token=len(text[cut:].encode()) / len(valid), codec=codec,
     )
 
 
@@ -48,5 +48,5 @@ def _decode_utf8(raw: bytes, path: Path) -> str:
     except UnicodeDecodeError as error:
         raise ValueError(f"path={str(path)!r}: not UTF-8 text, byte {error.start} is {raw[error.start]:#04x}") from None
     if len(text) < 20:
-        raise ValueError(f"path={str(path)!r}: {len(text)} characters are too few to split into training and validation")
+        raise ValueError(f"path={str(path)!r}: {len(text)} characters are too few to split")
     return text

@@ -2,9 +2,9 @@
 
     python -m tensorlm.data.tokenizer train --entries 4096 --out tensorlm/data/assets/bpe4096.json
 
-trains on the Shakespeare plays outside the validation set (or on ``--text FILE``), prints the id, and writes a JSON file of
-the `tokenizers` package. The committed files were made so. Byte-pair encoding: Sennrich, Haddow and Birch (2016,
-arXiv 1508.07909); on bytes, with the pre-tokenizer used here: Radford et al. (2019, GPT-2).
+trains on the Shakespeare plays outside the validation set (or on ``--text FILE``), prints the id, and writes a JSON
+file of the `tokenizers` package. The committed files were made so. Byte-pair encoding: Sennrich, Haddow and Birch
+(2016, arXiv 1508.07909); on bytes, with the pre-tokenizer used here: Radford et al. (2019, GPT-2).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Iterable
 
 import numpy as np
+
+from .source import checked_ids
 
 END_OF_TEXT = "<|endoftext|>"
 COMMITTED = ("bpe1024", "bpe4096")
@@ -50,11 +52,15 @@ class CharTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; ValueError names the characters that the alphabet lacks."""
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same ids as an int64 array, (characters,)."""
         ids = self._table[np.minimum(_code_points(text), len(self._table) - 1)]
         if (ids < 0).any():
             unknown = ", ".join(repr(c) for c in sorted(set(text) - set(self.alphabet)))
             raise ValueError(f"text: characters not in the alphabet of {self.vocab_size} entries: {unknown}")
-        return ids.tolist()
+        return ids
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of ids; ValueError for an id outside the alphabet."""
@@ -84,6 +90,10 @@ class BpeTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a text."""
         return self._inner.encode(text, add_special_tokens=False).ids
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same ids as an int64 array, (tokens,)."""
+        return np.array(self.encode(text), dtype=np.int64)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of ids; ValueError for an id outside the table. Bytes that are not UTF-8 become U+FFFD."""
@@ -135,15 +145,6 @@ def canonical_table(table: str) -> str:
     return json.dumps([sorted(model["vocab"], key=model["vocab"].get), merges])
 
 
-def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
-    """Plain integers; ValueError names the first id outside 0 .. vocab_size - 1."""
-    ids = [int(token) for token in tokens]
-    for token in ids:
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"tokens: id {token} is outside 0 .. {vocab_size - 1}")
-    return ids
-
-
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.int64)
 
@@ -155,9 +156,10 @@ def _short_hash(text: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m tensorlm.data.tokenizer", description="Byte-level BPE tables.")
-    train = parser.add_subparsers(dest="command", required=True).add_parser("train", help="train a table, write its JSON")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="train a table and write its JSON")
     train.add_argument("--entries", type=int, default=4096)
-    train.add_argument("--text", type=Path, action="append", help="UTF-8 file (repeatable); default: the training plays")
+    train.add_argument("--text", type=Path, action="append", help="UTF-8 file, repeatable (else the training plays)")
     train.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     if options.text:
@@ -168,7 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
         texts = list(training_plays().values())
     table = train_bpe(texts, options.entries)
     options.out.write_text(table, encoding="utf-8")
-    print(f"{BpeTokenizer(table, options.out.stem).id}: {options.entries} entries, {len(table) / 1024:.0f} KB, {options.out}")
+    codec = BpeTokenizer(table, options.out.stem)
+    print(f"{codec.id}: {codec.vocab_size} entries, {len(table) / 1024:.0f} KB, {options.out}")
 
 
 if __name__ == "__main__":

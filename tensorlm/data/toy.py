@@ -1,9 +1,9 @@
 """Documents of the toy language, each position with its exact target and its rule, and the corpus made of them.
 
-All documents of a block advance together, one word at a time. The state of a document is a few registers, each a function of
-the words so far, that point at one row of the table of distributions (`tensorlm.data.toy_language`). Documents of one
-seed form an endless stream: row ``r`` of step ``s`` is document ``s * batch_size + r``, and a longer context continues the
-same documents.
+All documents of a block advance together, one word at a time. The state of a document is a few registers, each a
+function of the words so far, that point at one row of the table of distributions (`tensorlm.data.toy_language`).
+Documents of one seed form an endless stream: row ``r`` of step ``s`` is document ``s * batch_size + r``, and a longer
+context continues the same documents.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import torch
 
 from . import toy_language as lang
 from .batches import check_arguments
-from .source import as_ids
-from .tokenizer import checked_ids
+from .source import as_ids, checked_ids
 from .toy_language import BOOK_LANGUAGE, INDEX, RULES, WORDS, ToyLanguage
 
 BLOCK = 1024                # documents drawn at a time
@@ -32,7 +31,8 @@ class Registers:
     def __init__(self, language: ToyLanguage, documents: int) -> None:
         self.language, self.all = language, np.arange(documents)
         self.mode = np.full(documents, lang.START)
-        self.place, self.depth, self.nouns, self.number, self.name, self.title = np.zeros((6, documents), dtype=np.int64)
+        self.place, self.depth, self.nouns = np.zeros((3, documents), dtype=np.int64)
+        self.number, self.name, self.title = np.zeros((3, documents), dtype=np.int64)
         self.opened = np.zeros(documents, dtype=bool)
         self.bound = np.full((documents, len(lang.NAMES)), -1)      # title of each name, -1 before its first mention
 
@@ -70,8 +70,9 @@ class Registers:
 class ToyBatch:
     """Documents with all that is known of them.
 
-    ``tokens`` (documents, length) int64; ``rows`` (documents, length - 1) int64: position t belongs to the prediction of
-    ``tokens[:, t + 1]`` from ``tokens[:, : t + 1]``, so rows, rules and targets align with ``model(tokens[:, :-1])``.
+    ``tokens`` (documents, length) int64; ``rows`` (documents, length - 1) int64: position t belongs to the prediction
+    of ``tokens[:, t + 1]`` from ``tokens[:, : t + 1]``, so rows, rules and targets align with ``model(tokens[:,
+    :-1])``.
     """
 
     language: ToyLanguage
@@ -107,17 +108,19 @@ class ToyBatch:
         return ToyBatch(self.language, self.tokens[documents], self.rows[documents])
 
 
-def sample(language: ToyLanguage, documents: int, length: int, seed: int, stream: tuple[int, ...] = ()) -> ToyBatch:
+def sample_documents(
+    language: ToyLanguage, documents: int, length: int, seed: int, stream: tuple[int, ...] = ()
+) -> ToyBatch:
     """Draw documents of ``length`` words, a pure function of the arguments; ``stream`` tells apart sets of one seed.
 
-    Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions. Raises ValueError for a count that
-    is out of range.
+    Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions. Raises ValueError for a count
+    that is out of range.
 
-    >>> batch = sample(BOOK_LANGUAGE, documents=2, length=20, seed=0)
+    >>> batch = sample_documents(BOOK_LANGUAGE, documents=2, length=20, seed=0)
     >>> batch.tokens.shape, batch.targets.shape
     (torch.Size([2, 20]), torch.Size([2, 19, 54]))
     >>> batch.text(1)
-    '?'
+    '<doc> farm the girls are tall . the bird is new . ( ( dave pilot and carol king likes'
     """
     check_arguments(documents=(documents, 1), length=(length, 2), seed=(seed, 0))
     raw = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=stream)).random_raw((length - 1, documents))
@@ -134,7 +137,7 @@ def sample(language: ToyLanguage, documents: int, length: int, seed: int, stream
 
 @lru_cache(maxsize=CACHED_BLOCKS)
 def _block(language: ToyLanguage, length: int, seed: int, split: int, block: int) -> ToyBatch:
-    return sample(language, BLOCK, length, seed, stream=(split, block))
+    return sample_documents(language, BLOCK, length, seed, stream=(split, block))
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,9 @@ class ToyData:
         """Hash of the words and the knobs of the language."""
         return self.language.sha256
 
-    def annotated_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> ToyBatch:
+    def annotated_batch(
+        self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None
+    ) -> ToyBatch:
         """Fresh documents of ``context + 1`` words with their rules and targets, a pure function of the arguments."""
         check_arguments(step=(step, 0), batch_size=(batch_size, 1), context=(context, 1), seed=(seed, 0))
         numbers = step * batch_size + np.arange(batch_size)[rows or slice(None)]
@@ -195,8 +200,6 @@ class ToyData:
         blocks, places = np.divmod(numbers, BLOCK)
         picked = [_block(self.language, length, seed, split, int(b)).pick(torch.from_numpy(places[blocks == b]))
                   for b in np.unique(blocks)]
-        if len(picked) == 1:
-            return picked[0]
         return ToyBatch(self.language, *(torch.cat([getattr(p, name) for p in picked]) for name in ("tokens", "rows")))
 
     def encode(self, text: str) -> list[int]:
@@ -220,25 +223,24 @@ class ToyData:
 def kl_by_rule(logits: torch.Tensor, batch: ToyBatch) -> dict[str, float]:
     """Excess loss of a model by rule: mean KL(target || model) in nats, and over all positions under ``"all"``.
 
-    ``logits`` (documents, length - 1, 54) are those of ``model(batch.tokens[:, :-1])``, normalised or not. Rules that do not
-    occur are left out. The mean of ``"all"`` is exactly expected loss minus Bayes floor, without sampling noise in
-    the targets. Raises ValueError for another shape.
+    ``logits`` (documents, length - 1, 54) are those of ``model(batch.tokens[:, :-1])``, normalised or not. Rules that
+    do not occur are left out. ``"all"`` is exactly expected loss minus Bayes floor, without sampling noise in the
+    targets. Raises ValueError for another shape.
 
-    >>> batch = sample(BOOK_LANGUAGE, documents=64, length=65, seed=0)
+    >>> batch = sample_documents(BOOK_LANGUAGE, documents=64, length=65, seed=0)
     >>> kl_by_rule(batch.targets.log(), batch)["all"] < 1e-12          # the truth itself has no excess
     True
     >>> uniform = kl_by_rule(torch.zeros(64, 64, 54), batch)
-    >>> round(uniform["induction"], 3) == round(np.log(54), 3)         # a certain word, one in 54
-    True
+    >>> f"{uniform['induction']:.4f} {np.log(54):.4f}"                   # a certain word, guessed as one in 54
+    '3.9890 3.9890'
     """
     if logits.shape != (*batch.rows.shape, len(WORDS)):
         raise ValueError(f"logits: shape {tuple(logits.shape)}, must be {(*batch.rows.shape, len(WORDS))}, "
                          "those of model(batch.tokens[:, :-1])")
-    targets = batch.targets
+    rules, targets = batch.rules, batch.targets
     log_q = torch.log_softmax(logits.detach().double().cpu(), dim=-1)
     cross = -torch.where(targets > 0, targets * log_q, 0.0).sum(-1)
     kl = cross - torch.from_numpy(batch.language.entropies)[batch.rows]
-    rules = batch.rules
     by_rule = {rule: kl[rules == i].mean().item() for i, rule in enumerate(RULES) if (rules == i).any()}
     return {**by_rule, "all": kl.mean().item()}
 

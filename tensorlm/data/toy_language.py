@@ -4,10 +4,10 @@ A document is ``<doc>``, a place, and then clauses without end, cut at the wante
 
     <doc> wood the boys near the tree are tall . ( the girl is new ) . dave baker sees a owl .
 
-The language is *unifilar*: each next-word distribution is a function of the words already seen, never of a hidden draw.
-So the generator's own probabilities are the best possible prediction, and for every position three things are known
-exactly: the target distribution, its entropy (the Bayes floor) and the rule that decides there. Only 36 distributions
-occur; a position is described by the index (``row``) of its own.
+The language is *unifilar*: each next-word distribution is a function of the words already seen, never of a hidden
+draw. So the generator's own probabilities are the best possible prediction, and for every position three things are
+known exactly: the target distribution, its entropy (the Bayes floor) and the rule that decides there. Only 36
+distributions occur; a position is described by the index (``row``) of its own.
 
     rule         what decides                                            what a model needs for it
     open         clause start: "(", "the" or a name; depth limit         the depth at the limit
@@ -62,7 +62,8 @@ FIRST_ROW = tuple(sum(BLOCKS[:mode]) for mode in range(len(BLOCKS)))
 ROWS = sum(BLOCKS)
 
 # what a word tells within its class: the place, name or title that it is; for nouns 0 singular, 1 plural
-ORDER_IN_CLASS = np.array([0] * 10 + [*range(4), *range(8), *range(4), *range(6), *range(4)] + [0] * 6 + [1] * 6 + [*range(6)])
+ORDER_IN_CLASS = np.array([0] * len(FUNCTION) + [*range(4), *range(8), *range(4), *range(6), *range(4)]
+                          + [0] * len(SINGULAR) + [1] * len(PLURAL) + [*range(6)])
 WORDS_HASH = hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:8]
 
 
@@ -70,10 +71,11 @@ WORDS_HASH = hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:8]
 class ToyLanguage:
     """The knobs of the language; the defaults are the frozen "book language".
 
-    ``p_name``: a clause is about a name, else about a noun. ``p_and``: a second name follows. ``p_near``: a distractor
-    follows a noun. ``p_open``: a bracket opens, below ``max_depth``. ``stickiness``: a name keeps its first title (else one
-    of the others, uniform). ``article``: "the" stands before a distractor, so that it looks like a subject to its right
-    neighbour. Tables: rows by title, by is/are, by place. Raises ValueError naming the field that is no probability.
+    ``p_name``: a clause is about a name, else about a noun. ``p_and``: a second name follows. ``p_near``: a
+    distractor follows a noun. ``p_open``: a bracket opens, below ``max_depth``. ``stickiness``: a name keeps its
+    first title (else one of the others, uniform). ``article``: "the" stands before a distractor, so that it looks
+    like a subject to its right neighbour. Tables: rows by title, by is/are, by place. Raises ValueError naming the
+    field that is no probability.
 
     >>> language = ToyLanguage()
     >>> language.distributions.shape, language == BOOK_LANGUAGE
@@ -140,31 +142,31 @@ class ToyLanguage:
         after_title = [{"and": self.p_and, **_weighted(VERBS, row, 1 - self.p_and)} for row in self.verb_table]
         blocks = [
             ("start", [_uniform(PLACES)]),
-            ("open", [opening, clause]),                                                    # below and at max_depth
+            ("open", [opening, clause]),                                                # below and at max_depth
             ("noun", [_uniform(SINGULAR + PLURAL)]),
-            ("agree0", after_noun),                                                         # by number of the subject
+            ("agree0", after_noun),                                                     # by number of the subject
             ("agree", after_noun),
             ("adjective", [_weighted(ADJECTIVES, row) for row in self.adjective_table]),    # by is/are
             ("first", [_uniform(TITLES)]),
-            ("induction", [self._title_again(title) for title in TITLES]),                  # by the title bound
-            ("suppression", [_uniform([n for n in NAMES if n != name]) for name in NAMES]),             # by the name before
-            ("bigram", after_title),                                                        # by the title
-            ("article", [{"a": 1.0}, {"the": 1.0}]),                                        # after a verb, after near
-            ("skip", [_weighted(ANIMALS, row) for row in self.animal_table]),               # by the place
-            ("bracket", [{")": 1.0}, {".": 1.0}]),                                          # inside; outside again
+            ("induction", [self._title_again(title) for title in TITLES]),              # by the title bound
+            ("suppression", [_uniform(_without(NAMES, name)) for name in NAMES]),       # by the name before
+            ("bigram", after_title),                                                    # by the title
+            ("article", [{"a": 1.0}, {"the": 1.0}]),                                    # after a verb, after near
+            ("skip", [_weighted(ANIMALS, row) for row in self.animal_table]),           # by the place
+            ("bracket", [{")": 1.0}, {".": 1.0}]),                                      # inside; outside again
             ("stop", [{".": 1.0}]),
         ]
         return [(rule, row) for rule, rows in blocks for row in rows]
 
     def _title_again(self, title: str) -> dict[str, float]:
-        return {title: self.stickiness, **_uniform([t for t in TITLES if t != title], 1 - self.stickiness)}
+        return {title: self.stickiness, **_uniform(_without(TITLES, title), 1 - self.stickiness)}
 
     @cached_property
     def inverse(self) -> tuple[np.ndarray, np.ndarray]:
         """Inverse of all cumulative distributions at once: ascending bounds ``row + cdf``, and the word below each.
 
-        The word of a draw u in [0, 1) from a row is the one below the first bound above ``row + u``. Rows stay below 64 and
-        draws have 47 bits, so that the sum is exact and never reaches the next row.
+        The word of a draw u in [0, 1) from a row is the one below the first bound above ``row + u``. Rows stay below
+        64 and draws have 47 bits, so that the sum is exact and never reaches the next row.
         """
         row, word = np.nonzero(self.distributions)
         bounds = row + np.concatenate([np.minimum(p[p > 0].cumsum(), 1.0) for p in self.distributions])
@@ -189,6 +191,10 @@ BOOK_LANGUAGE = ToyLanguage()
 def _uniform(words: Iterable[str], total: float = 1.0) -> dict[str, float]:
     words = tuple(words)
     return {word: total / len(words) for word in words}
+
+
+def _without(words: tuple[str, ...], word: str) -> list[str]:
+    return [other for other in words if other != word]
 
 
 def _weighted(words: Iterable[str], weights: Iterable[float], total: float = 1.0) -> dict[str, float]:

@@ -11,6 +11,7 @@ from tensorlm.layers.positions import Positions
 
 ATTENTION_KINDS = ("softmax", "squared", "bilinear")
 BRANCHES = {"softmax": 1, "squared": 1, "bilinear": 2}
+ROW_BLOCK = 64  # queries that polynomial attention takes at a time
 SDPA_FROM = 256  # shortest sequence for which the fused kernel wins in float32 on a CPU
 
 
@@ -87,9 +88,17 @@ class Attention(nn.Module):
         return project(z.transpose(1, 2).flatten(-2), self.o)
 
     def _product(self, queries: list[Tensor], keys: list[Tensor], values: Tensor) -> Tensor:
-        scores = [query @ key.mT for query, key in zip(queries, keys)]
-        product = scores[0] * scores[1] if len(scores) == 2 else scores[0].square()
-        return (product * self.positions.multiplier(values.shape[-2], values.dtype, values.device)) @ values
+        """Row blocks: block by block of queries, only the keys up to its end; what the mask zeroes is not computed."""
+        time = values.shape[-2]
+        multiplier = self.positions.multiplier(time, values.dtype, values.device)
+        if time <= ROW_BLOCK:
+            return _row_block(queries, keys, values, multiplier)
+        blocks = []
+        for start in range(0, time, ROW_BLOCK):
+            end = min(start + ROW_BLOCK, time)
+            blocks.append(_row_block([query[..., start:end, :] for query in queries], [key[..., :end, :] for key in keys],
+                                     values[..., :end, :], multiplier[:, start:end, :end]))
+        return torch.cat(blocks, dim=-2)
 
     def _softmax(self, query: Tensor, key: Tensor, values: Tensor) -> Tensor:
         bias = self.positions.bias(values.shape[-2], query.dtype, query.device)
@@ -100,6 +109,12 @@ class Attention(nn.Module):
     @property
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _row_block(queries: list[Tensor], keys: list[Tensor], values: Tensor, multiplier: Tensor) -> Tensor:
+    scores = [query @ key.mT for query, key in zip(queries, keys)]
+    product = scores[0] * scores[1] if len(scores) == 2 else scores[0].square()
+    return (product * multiplier) @ values
 
 
 def use_fused_softmax(query: Tensor) -> bool:

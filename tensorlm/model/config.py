@@ -56,7 +56,7 @@ class ModelConfig:
     | input_norm | "rows": each input row (token row plus bigram row) has unit RMS; a property of the table |
     | positions, row_scale | see `tensorlm.layers.Positions` |
     | smear | "learned": x_t + s x_(t-1) at the input, one learned s |
-    | bigram | "table": a learned row for each (previous, current) pair, added to the token's row |
+    | bigram | "table": a learned row for each (previous or none, current) pair, added to the token's row |
     | value_residual, shortcut | "learned": mix in the first layer's values, the block's first input |
     | head | untied (own matrix) or tied (the embedding, scaled by 1/sqrt(width)) |
     | output_init | "zero": D, o and an untied head start at zero |

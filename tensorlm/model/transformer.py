@@ -72,7 +72,7 @@ class TensorTransformer(nn.Module):
         self.config = config
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.width))
         if config.bigram == "table":
-            self.bigram = nn.Parameter(torch.empty(config.vocab_size**2, config.width))
+            self.bigram = nn.Parameter(torch.empty((config.vocab_size + 1) * config.vocab_size, config.width))
         if config.smear == "learned":
             self.smear = nn.Parameter(torch.empty(1))
         self.input_site = Norm(config.norm)
@@ -96,15 +96,14 @@ class TensorTransformer(nn.Module):
     def embed(self, tokens: Tensor, dtype: torch.dtype | None = None, previous: Tensor | None = None) -> Tensor:
         """Input rows (batch, time, width): token row (+ bigram row), at unit RMS if input_norm is "rows".
 
-        `previous` (batch, 1) is the token before the first one; without it the first position has no bigram row.
+        `previous` (batch, 1) is the token before the first one. Without it the first position takes the bigram row
+        of "no token before", which has the number vocab_size.
         """
         x = F.embedding(tokens, self.embedding)
         if self.config.bigram == "table":
-            pairs = torch.cat([tokens[:, :1] if previous is None else previous, tokens[:, :-1]], 1)
-            rows = F.embedding(pairs * self.config.vocab_size + tokens, self.bigram)
-            if previous is None:
-                rows = torch.cat([torch.zeros_like(rows[:, :1]), rows[:, 1:]], 1)
-            x = x + rows
+            first = torch.full_like(tokens[:, :1], self.config.vocab_size) if previous is None else previous
+            pairs = torch.cat([first, tokens[:, :-1]], 1) * self.config.vocab_size + tokens
+            x = x + F.embedding(pairs, self.bigram)
         if self.config.input_norm == "rows":
             x = F.rms_norm(x, x.shape[-1:], eps=EPS)
         return (x * self.input_scale).to(dtype or x.dtype)

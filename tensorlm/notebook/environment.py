@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import random
 
 import numpy as np
@@ -20,7 +19,7 @@ def setup(threads: int = 1, seed: int = 0) -> torch.device:
     Raises ``ValueError`` for fewer than one thread.
 
     >>> device = setup(threads=1, seed=0)    # doctest: +ELLIPSIS
-    tensorlm ... torch ... numpy ... Python ... 1 thread, float32, device: ...
+    tensorlm ..., torch ..., numpy ..., 1 thread, float32, ...
     >>> torch.initial_seed()
     0
     """
@@ -40,10 +39,10 @@ def setup(threads: int = 1, seed: int = 0) -> torch.device:
 def describe(device: torch.device, threads: int) -> str:
     """The line that :func:`setup` prints: versions, threads, dtype and device.
 
-    >>> describe(torch.device("cpu"), 2).endswith("2 threads, float32, device: cpu")
+    >>> describe(torch.device("cpu"), 2).endswith("2 threads, float32, CPU")
     True
     """
-    versions = f"tensorlm {tensorlm.__version__}, torch {torch.__version__}, numpy {np.__version__}"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    torch_version = torch.__version__.partition("+")[0]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     plural = "thread" if threads == 1 else "threads"
-    return f"{versions}, Python {platform.python_version()}, {threads} {plural}, float32, device: {name}"
+    return f"tensorlm {tensorlm.__version__}, torch {torch_version}, numpy {np.__version__}, {threads} {plural}, float32, {name}"

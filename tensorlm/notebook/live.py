@@ -29,8 +29,9 @@ def slider(function: Callable[[float], str | float], variable: str = "a", low: f
     and ``ImportError`` where ipywidgets is not installed.
 
     >>> view = slider(lambda a: a * a, "a", -2, 2, start=1.5, description="square of a")
-    >>> view.sentence
-    'Live view of square of a: run this cell in Jupyter or Colab, then move a from -2 to 2.'
+    >>> print(view.sentence)
+    Live view, in Jupyter or Colab: run this cell,
+    then move a from -2 to 2 and see square of a.
     >>> control, shown = view.box.children
     >>> control.value = 2.0; shown.value
     'square of a = 4'
@@ -43,7 +44,7 @@ def slider(function: Callable[[float], str | float], variable: str = "a", low: f
     control = ipywidgets.FloatSlider(value=start, min=low, max=high, step=step or (high - low) / 100, description=variable)
     shown = ipywidgets.HTML(value=_shown(what, function(start)))
     control.observe(lambda change: setattr(shown, "value", _shown(what, function(change["new"]))), names="value")
-    sentence = f"Live view of {what}: run this cell in Jupyter or Colab, then move {variable} from {low:g} to {high:g}."
+    sentence = f"Live view, in Jupyter or Colab: run this cell,\nthen move {variable} from {low:g} to {high:g} and see {what}."
     return LiveView(ipywidgets.VBox([control, shown]), sentence)
 
 

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from tensorlm.notebook.figures import palette
 
@@ -78,7 +79,7 @@ def _control(name: str, each: Data) -> str:
 
 def _table(caption: str, head: list[str], rows: list[str], live: bool = False) -> str:
     announced = ' aria-live="polite"' if live else ""
-    columns = "".join(f'<th scope="col">{title}</th>' for title in head)
+    columns = "".join(f'<th scope="col">{title}</th>' if title else "<td></td>" for title in head)
     return (f'<div class="tlm-scroll"><table><caption>{caption}</caption><thead><tr>{columns}</tr></thead>'
             f'<tbody{announced}>\n' + "\n".join(rows) + "\n</tbody></table></div>")
 
@@ -154,16 +155,25 @@ def _marker(frame: Data, key: str, value: float | None, a: float, colour: str) -
 
 
 def _axes(data: Data) -> str:
-    """A light grid with five ticks a side, numbers in the margin, and the name of the variable."""
+    """A light grid with round numbers in the margin, a darker line at zero, and the name of the variable."""
     frame, parts = data["box"], []
     bottom, right = frame["top"] + frame["height"], frame["left"] + frame["width"]
-    for tick in np.linspace(frame["low"], frame["high"], 5):
-        parts.append(_line(_x(frame, tick), frame["top"], _x(frame, tick), bottom) + _label(_x(frame, tick), bottom + 14, "middle", f"{tick:.3g}"))
-    for tick in np.linspace(frame["min"], frame["max"], 5):
-        parts.append(_line(frame["left"], _y(frame, tick), right, _y(frame, tick)) + _label(frame["left"] - 4, _y(frame, tick) + 4, "end", f"{tick:.3g}"))
-    if frame["min"] < 0 < frame["max"]:
-        parts.append(_line(frame["left"], _y(frame, 0), right, _y(frame, 0), "#6a6a6a"))
+    for tick in _ticks(frame["low"], frame["high"]):
+        x = _x(frame, tick)
+        parts.append(_line(x, frame["top"], x, bottom) + _label(x, bottom + 14, "middle", f"{tick:.4g}"))
+    for tick in _ticks(frame["min"], frame["max"]):
+        y, colour = _y(frame, tick), "#6a6a6a" if tick == 0 else "#dddddd"
+        parts.append(_line(frame["left"], y, right, y, colour) + _label(frame["left"] - 4, y + 4, "end", f"{tick:.4g}"))
     return "".join(parts) + _label(right, bottom + 27, "end", escape(data["inputs"][0]["label"]))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers from ``low`` to ``high``.
+
+    >>> _ticks(-4.5, 6.5)
+    [-4.0, -2.0, 0.0, 2.0, 4.0, 6.0]
+    """
+    return [round(float(tick), 12) for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str = "#dddddd") -> str:

@@ -13,12 +13,12 @@ STABLE_NORMS = ("rms",)
 
 RECIPES: dict[str, dict[str, Any]] = {
     "nano": dict(steps=300, batch_size=16, lr_matrix=0.02, lr_embedding=0.1, lr_bigram=0.2, lr_head=0.025),
-    "micro": dict(steps=800, batch_size=32, lr_matrix=0.016, lr_embedding=0.1, lr_bigram=0.1, lr_head=0.008),
-    "small": dict(steps=3000, batch_size=64, micro_batch=16, lr_matrix=0.02, lr_embedding=0.3, lr_bigram=0.1,
+    "micro": dict(steps=500, batch_size=32, lr_matrix=0.016, lr_embedding=0.1, lr_bigram=0.1, lr_head=0.008),
+    "small": dict(steps=3000, optimizer="muon", batch_size=64, micro_batch=16, lr_matrix=0.02, lr_embedding=0.3, lr_bigram=0.1,
                   lr_head=0.004, lr_scalar=0.02, validate_every=500, checkpoint_every=250),
-    "base": dict(steps=4000, batch_size=128, micro_batch=16, lr_matrix=0.02, lr_embedding=0.3, lr_bigram=0.1,
+    "base": dict(steps=4000, optimizer="muon", batch_size=128, micro_batch=16, lr_matrix=0.02, lr_embedding=0.3, lr_bigram=0.1,
                  lr_head=0.004, lr_scalar=0.02, validate_every=500, checkpoint_every=250),
-    "gpt2": dict(steps=3250, batch_size=512, micro_batch=8, lr_matrix=0.025, lr_embedding=0.7, lr_bigram=0.1,
+    "gpt2": dict(steps=3250, optimizer="muon", batch_size=512, micro_batch=8, lr_matrix=0.025, lr_embedding=0.7, lr_bigram=0.1,
                  lr_head=0.004, lr_scalar=0.015, weight_decay=0.05, cooldown=0.7, validate_every=250,
                  checkpoint_every=250),
 }
@@ -28,9 +28,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 class TrainConfig:
     """Everything that decides a training run besides the model and the corpus.
 
-    Learning rates are peak rates per parameter group; one schedule scales them all
-    (:func:`tensorlm.training.optim.lr_scale`). Lengths are in optimiser steps, batch sizes in sequences.
-    The global batch is ``batch_size`` sequences whatever the number of processes or micro-batches.
+    | field | meaning |
+    | --- | --- |
+    | steps, batch_size, micro_batch | optimiser steps; sequences a step over all processes; sequences a forward pass |
+    | optimizer | "muon-batched" (ours: the choice on a CPU), "muon" (torch's own), "adamw"; see `optim.optimizers` |
+    | lr_matrix ... lr_scalar | peak rate of each parameter group; one schedule (`optim.lr_scale`) scales them all |
+    | momentum, newton_schulz, weight_decay | of the hidden matrices; decay is decoupled, times the rate |
+    | cooldown, warmup | fraction of the steps that falls linearly to zero at the end; steps of rising at the start |
+    | clip, skip_factor | largest global gradient norm; skip a step beyond this many running means of it |
+    | anneal, norm_penalty | when annealed norms turn into constants (fractions of the steps); weight of the penalty |
+    | precision, threads, compile | dtype of the activations (`device.choose_precision`); CPU threads; torch.compile |
+    | log_every, validate_every, checkpoint_every | steps between them; None: only at the end |
+    | validate_windows | use only so many held-out windows; None: all |
 
     Raises ValueError, naming the field, its value and what is allowed.
 

@@ -1,0 +1,73 @@
+# make book · make test · make lab · make notebooks · make bench · make clean        (make help says more)
+# Another Python: make book PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PAGE := file://$(CURDIR)/_build/html/index.html
+RUN := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 $(BIN)/python
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.PHONY: help install book test unit chapters check-html lab notebooks bench clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make book          build the book into _build/html from the stored outputs, and say which page to open"
+	@echo "make test          unit tests and doctests, then run every chapter and compare it with its stored outputs"
+	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters"
+	@echo "make notebooks     run the chapters and store their outputs (only some: CHAPTERS='01 03')"
+	@echo "make bench         time to loss against named peers; needs a text: ARGS='--corpus FILE' (more: ARGS=--help)"
+	@echo "make check-html    the checks of the built pages, with Chromium where it is installed"
+	@echo "make clean         remove what was built (make distclean: the virtual environment too)"
+	@echo "Another Python, 3.11 to 3.13: make book PYTHON=python3.12"
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt requirements-data.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)': install Python 3.11, 3.12 or 3.13, or name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$$($(PYTHON) --version) will not do: the book needs Python 3.11, 3.12 or 3.13; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install the package python3-venv (Debian, Ubuntu) first."; exit 1; }
+	@test -x $(BIN)/python || { echo "Making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing requirements.txt into $(VENV): a few minutes the first time"
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -r requirements-data.txt
+	@touch $(STAMP)
+
+book: _build/.built
+	@echo "Open $(PAGE)"
+
+# A page that failed is not read again by the next build, so a failed build forgets what it had read.
+_build/.built: $(STAMP) _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/img/*)
+	@echo "Building the book from its stored outputs"
+	@$(BIN)/jupyter-book build . --quiet -W --keep-going >/dev/null || { rm -rf _build/.doctrees; echo "The book did not build; the warnings above say why."; exit 1; }
+	@touch $@
+
+test: unit chapters
+
+unit: $(STAMP)
+	$(RUN) -m pytest -q --durations=10
+
+chapters: $(STAMP)
+	$(RUN) -m pytest -q $(NBVAL) $$($(RUN) scripts/book_files.py)
+
+check-html: $(STAMP)
+	@test -e _build/html/index.html || { echo "There is no built book: run 'make book' first."; exit 1; }
+	$(RUN) -m pytest -q -rs tests/html
+
+lab: $(STAMP)
+	cd book && PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab 01_bilinear_layer.ipynb
+
+notebooks: $(STAMP)
+	$(RUN) scripts/notebooks.py $(CHAPTERS)
+
+bench: $(STAMP)
+	$(RUN) -m benchmarks.time_to_loss $(ARGS)
+
+clean:
+	rm -rf _build build *.egg-info .pytest_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
+
+distclean: clean
+	rm -rf $(VENV)

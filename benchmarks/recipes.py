@@ -1,0 +1,49 @@
+"""The arms and settings of `time_to_loss`. Chosen on the last tenth of the training text, never on the validation text."""
+
+from tensorlm.model import ModelConfig
+from tensorlm.training import TrainConfig
+
+ARMS = {
+    "relu2": dict(attention="softmax", mlp="relu2", positions=("toeplitz",), qk_norm="rms"),
+    "bilinear": dict(attention="softmax", mlp="bilinear", positions=("toeplitz",), qk_norm="rms"),
+    "tensor": dict(attention="bilinear", mlp="bilinear", positions=("decay", "toeplitz")),
+}
+TARGETS = {
+    # name: (model, training, loss to reach)
+    "1.8857": (
+        dict(width=64, layers=1, head_dim=16, bigram="table"),
+        dict(steps=110, batch_size=32, lr_matrix=0.04, momentum=0.9, weight_decay=0.0, lr_embedding=0.1,
+             lr_bigram=0.3, lr_head=0.016),
+        1.8857,
+    ),
+    "1.8857 without bigrams": (
+        dict(width=64, layers=2, head_dim=16),
+        dict(steps=240, batch_size=32, lr_matrix=0.03, momentum=0.9, weight_decay=0.0, lr_embedding=0.1,
+             lr_head=0.016),
+        1.8857,
+    ),
+    "1.60": (
+        dict(width=96, layers=2, head_dim=16, bigram="table", value_residual="learned", shortcut="learned"),
+        dict(steps=660, batch_size=32, lr_matrix=0.025, momentum=0.93, weight_decay=0.1, lr_embedding=0.1,
+             lr_bigram=0.2, lr_head=0.012),
+        1.60,
+    ),
+    "60 CPU-seconds": (
+        dict(width=128, layers=3, head_dim=16, bigram="table", value_residual="learned", shortcut="learned"),
+        dict(steps=820, batch_size=32, lr_matrix=0.02, momentum=0.95, weight_decay=0.1, lr_embedding=0.1,
+             lr_bigram=0.1, lr_head=0.008),
+        1.56,
+    ),
+}
+SCALAR_RATES = {"tensor": 0.05, "bilinear": 0.2, "relu2": 0.2}
+
+
+def settings(target: str, arm: str, seed: int, model: dict | None = None, training: dict | None = None):
+    """(ModelConfig, TrainConfig) of one run; `model` and `training` change single fields (ablations)."""
+    for name, table in (("target", TARGETS), ("arm", ARMS)):
+        value = target if name == "target" else arm
+        if value not in table:
+            raise ValueError(f"unknown {name} {value!r}; expected one of {tuple(table)}")
+    sizes, schedule, _ = TARGETS[target]
+    config = ModelConfig(**{**sizes, **ARMS[arm], **(model or {})})
+    return config, TrainConfig(**{"lr_scalar": SCALAR_RATES[arm], "seed": seed, **schedule, **(training or {})})

@@ -1,0 +1,53 @@
+"""What the book measured and trained, shipped with the package so that every reader has it, on Colab too.
+
+`results/*.csv` are tables written by a command of ours, each with a provenance file beside it (`*.json`: command,
+versions, threads, corpus hash). `checkpoints/*.safetensors` are trained models, each with a card (`*.json`).
+"""
+
+import csv
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+
+def checkpoint(name: str) -> Path:
+    """Path of a released model, for `tensorlm.training.load_model`.
+
+    >>> checkpoint("no such model")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: ...
+    """
+    return _find("checkpoints", name, ".safetensors")
+
+
+def card(name: str) -> dict[str, Any]:
+    """How a released model was trained: corpus, tokens, seconds, loss, seed, command."""
+    return json.loads(_find("checkpoints", name, ".json").read_text(encoding="utf-8"))
+
+
+def results(name: str) -> list[dict[str, Any]]:
+    """The rows of a released table, numbers as numbers and empty cells as None."""
+    with _find("results", name, ".csv").open(newline="", encoding="utf-8") as file:
+        return [{key: _value(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def _find(folder: str, name: str, suffix: str) -> Path:
+    place = Path(str(files(__name__) / folder))
+    path = place / f"{name}{suffix}"
+    if not path.is_file():
+        known = sorted(file.stem for file in place.glob(f"*{suffix}"))
+        raise FileNotFoundError(f"no released {folder[:-1]} {name!r}; there are {known}")
+    return path
+
+
+def _value(cell: str) -> Any:
+    if cell in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[cell]
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell

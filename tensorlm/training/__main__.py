@@ -1,0 +1,215 @@
+"""``python -m tensorlm.training --preset micro --data shakespeare --out DIR``: train, watch, resume.
+
+On several processes: ``torchrun --nproc_per_node N -m tensorlm.training ...`` with the same arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import shlex
+import sys
+import typing
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from tensorlm.data import TokenData, load
+from tensorlm.model import PRESETS, ModelConfig, preset
+from tensorlm.training import distributed
+from tensorlm.training.config import TrainConfig, recipe
+from tensorlm.training.device import resolve_device
+from tensorlm.training.folder import RunFolder
+from tensorlm.training.loop import TrainResult, train
+from tensorlm.training.trainer import TrainingError
+
+PAD_FROM, PAD_TO = 8192, 64
+DEFAULTS = {"preset": "micro", "data": "shakespeare", "options": {}}
+COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
+          "batch_size": "sequences a step, over all processes", "micro_batch": "sequences a forward pass",
+          "threads": "CPU threads", "checkpoint_every": "steps between checkpoints",
+          "validate_every": "steps between validations", "log_every": "steps between rows of the log"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code is 0, 1 (training had to stop), 2 (arguments) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(arguments)
+    command = "python -m tensorlm.training " + shlex.join(arguments)
+    with distributed.joined(options.device) as world:
+        try:
+            run(options, world, command)
+            return 0
+        except (TrainingError, ValueError, ImportError, OSError) as error:
+            if world.leads:
+                print(f"tensorlm.training: {error}", file=sys.stderr)
+            return 1 if isinstance(error, TrainingError) else 2
+        except KeyboardInterrupt:
+            print(f"tensorlm.training: interrupted; last checkpoint: {RunFolder(options.out).last_good()}; the same "
+                  f"command with --resume goes on", file=sys.stderr)
+            return 130
+
+
+def run(options: argparse.Namespace, world: distributed.World, command: str) -> None:
+    """Train as the options say and print what came out."""
+    resolve_device(options.device)
+    if world.leads and not options.resume:
+        RunFolder(options.out).require_free()
+    changes = parse_settings(options.set)
+    choice = corpus_choice(options)
+    data = open_data(**choice)
+    model_config, train_config = configurations(options, changes, data)
+    if world.leads:
+        print(f"{data.describe()}\n{choice['preset']}: {model_config.layers} layers of width {model_config.width}, "
+              f"context {model_config.context}; {train_config.steps} steps of {train_config.batch_size} sequences",
+              flush=True)
+    result = train(model_config, train_config, data, out=options.out, resume=options.resume, progress="auto",
+                   device=options.device, card={"command": command, "choice": choice})
+    if world.leads:
+        print(report(result, data, options.sample), flush=True)
+
+
+class OneSentence(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"tensorlm.training: {message} (--help lists the arguments)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = OneSentence(prog="python -m tensorlm.training", description="Train a tensor-transformer.", allow_abbrev=False)
+    p.add_argument("--preset", choices=sorted(PRESETS), help=f"sizes and tuned settings ({DEFAULTS['preset']})")
+    p.add_argument("--data", help=f"corpus: shakespeare, text, toy, shards, fineweb ({DEFAULTS['data']})")
+    p.add_argument("--data-option", action="append", metavar="KEY=VALUE",
+                   help="option of the corpus, such as path=book.txt or shards=2 (repeatable)")
+    p.add_argument("--tokenizer", help="tokenizer of the corpus (shakespeare, text): bpe4096, bpe1024, chars")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of the run; one that holds a run is refused")
+    p.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (auto)")
+    p.add_argument("--precision", help="auto, float32, bfloat16, float16")
+    for name, what in COUNTS.items():
+        p.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=what)
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
+                   help="any field of ModelConfig or TrainConfig, such as norm=anneal or lr_matrix=0.01 (repeatable)")
+    p.add_argument("--sample", type=int, default=0, metavar="N", help="at the end print N tokens of generated text")
+    return p
+
+
+def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
+    """Preset, corpus and its options: as given, else as in the run to resume, else the defaults.
+
+    A preset with a table of token pairs is a character model; its Shakespeare comes in characters unless the
+    options say otherwise.
+    """
+    given = {"preset": options.preset, "data": options.data, "tokenizer": options.tokenizer,
+             "options": _pairs(options.data_option, "--data-option") if options.data_option else None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.resume:
+        stored = RunFolder(options.out).stored().card.get("choice", DEFAULTS)
+        for name in given:
+            if given[name] != stored.get(name):
+                raise ValueError(f"resume: the run has {name} {stored.get(name)!r}, not {given[name]!r}")
+        return stored
+    choice = {**DEFAULTS, **given}
+    if "tokenizer" not in choice and choice["data"] == "shakespeare" and PRESETS[choice["preset"]].bigram == "table":
+        choice["tokenizer"] = "chars"
+    return choice
+
+
+def open_data(preset: str, data: str, options: dict[str, Any], tokenizer: str | None = None) -> TokenData:
+    """The corpus of a :func:`corpus_choice`."""
+    try:
+        return load(data, **options, **({"tokenizer": tokenizer} if tokenizer else {}))
+    except TypeError as error:
+        raise ValueError(f"--data {data}: {error}") from None
+
+
+def configurations(options: argparse.Namespace, changes: dict[str, dict[str, Any]],
+                   data: TokenData) -> tuple[ModelConfig, TrainConfig]:
+    """Model and training settings: the run's own when resuming, else preset and recipe; then the options."""
+    names = [*COUNTS, "precision"]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    train_changes = {**given, **changes["train"]}
+    if options.resume:
+        stored = RunFolder(options.out).stored()
+        return (dataclasses.replace(stored.model_config, **changes["model"]),
+                stored.train_config.replace(**train_changes))
+    name = options.preset or DEFAULTS["preset"]
+    model_config = preset(name, **{"vocab_size": padded(data.vocab_size), **changes["model"]})
+    return model_config, recipe(name, norm=model_config.norm, **train_changes)
+
+
+def padded(vocab_size: int) -> int:
+    """Small vocabularies as they are; large ones up to a multiple of 64, which GPUs multiply faster.
+
+    >>> padded(65), padded(50257)
+    (65, 50304)
+    """
+    return vocab_size if vocab_size < PAD_FROM else -(-vocab_size // PAD_TO) * PAD_TO
+
+
+def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
+    """``FIELD=VALUE`` items sorted into {"model": ..., "train": ...}, values converted to the field's type.
+
+    >>> parse_settings(["norm=anneal", "clip=none", "positions=decay,toeplitz"])
+    {'model': {'norm': 'anneal', 'positions': ('decay', 'toeplitz')}, 'train': {'clip': None}}
+    """
+    kinds = {"model": typing.get_type_hints(ModelConfig), "train": typing.get_type_hints(TrainConfig)}
+    found: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
+    for name, text in _pairs(items, "--set", str).items():
+        owners = [owner for owner, hints in kinds.items() if name in hints]
+        if not owners:
+            fields = sorted({*kinds["model"], *kinds["train"]})
+            raise ValueError(f"--set {name}: there is no such field; fields: {', '.join(fields)}")
+        found[owners[0]][name] = _convert(name, text, kinds[owners[0]][name])
+    return found
+
+
+def report(result: TrainResult, data: TokenData, sample: int = 0) -> str:
+    """The last words: corpus, tokenizer, tokens, seconds, loss, where the model lies."""
+    text = result.summary()
+    if data.bytes_per_token:
+        text += f" ({result.loss_valid / math.log(2) / data.bytes_per_token:.3f} bits per byte)"
+    text += f"\nmodel: {result.path}"
+    if sample:
+        start = data.valid_windows(1)[:1, :1].to(next(result.model.parameters()).device)
+        tokens = result.model.generate(start, sample, generator=None)
+        text += "\n" + "-" * 40 + "\n" + data.decode(tokens[0].cpu())
+    return text
+
+
+def _pairs(items: list[str], argument: str, read: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    pairs = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not (name and equals):
+            raise ValueError(f"{argument} {item!r}: must be NAME=VALUE")
+        pairs[name] = (read or _number_or_text)(value)
+    return pairs
+
+
+def _number_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _convert(name: str, text: str, hint: Any) -> Any:
+    kinds = typing.get_args(hint) if not typing.get_origin(hint) is tuple else ()
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    if typing.get_origin(hint) is tuple:
+        first = typing.get_args(hint)[0]
+        return tuple(_convert(name, part, first) for part in text.split(",") if part)
+    kind = kinds[0] if kinds else hint
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"--set {name}={text}: must be {hint if kinds else kind.__name__}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Checkpoints: one safetensors file with weights, optimiser state and all a run needs to go on.
+
+Layout of the file: tensors ``model.<name>``, ``optimizer.<parameter>.<key>``, ``rng.<device>``; metadata (strings):
+``format``, ``version``, and JSON under ``model_config``, ``train_config``, ``source`` (corpus, tokenizer, sha256),
+``state`` (step, clocks, guard, loss scaler) and ``card`` (released models). Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.training.config import TrainConfig
+from tensorlm.training.files import write_atomically, write_json
+
+FORMAT, VERSION = "tensorlm-checkpoint", "1"
+SUFFIX, FINAL = ".safetensors", "model.safetensors"
+FOLDER = "checkpoints"
+SECTIONS = ("model_config", "train_config", "source", "state", "card")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which file, what is wrong, and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked checkpoint. ``train_config``, ``optimizer`` and ``state`` are empty in a released file."""
+
+    path: Path
+    model: TensorTransformer
+    model_config: ModelConfig
+    train_config: TrainConfig | None
+    source: dict[str, Any]
+    state: dict[str, Any]
+    card: dict[str, Any]
+    optimizer: dict[str, Tensor] = field(repr=False)
+    rng: dict[str, Tensor] = field(repr=False)
+
+
+def source_of(data: Any) -> dict[str, str]:
+    """What identifies the text behind a model: corpus name, tokenizer id, hash of the corpus."""
+    return {"corpus": data.name, "tokenizer": data.tokenizer, "sha256": data.sha256}
+
+
+def require_source(path: Path, stored: dict[str, str], given: dict[str, str]) -> None:
+    """Raise CheckpointError unless tokenizer and corpus hash of ``given`` are those ``stored`` in ``path``."""
+    for key in ("tokenizer", "sha256"):
+        if stored.get(key) != given[key]:
+            raise CheckpointError(f"{path}: was trained with {key} {stored.get(key)!r} (corpus "
+                                  f"{stored.get('corpus')!r}), but the data given has {given[key]!r}")
+
+
+def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_config: TrainConfig | None = None,
+                    source: dict | None = None, state: dict | None = None, card: dict | None = None,
+                    optimizer: dict[str, Tensor] | None = None, rng: dict[str, Tensor] | None = None) -> Path:
+    """Write a checkpoint so that at every moment either the old file or the complete new one stands at ``path``.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and take the name in one step.
+    """
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"optimizer.{name}": value for name, value in (optimizer or {}).items()}
+    tensors |= {f"rng.{name}": value for name, value in (rng or {}).items()}
+    sections = dict(model_config=model.config.to_dict(), source=source, state=state, card=card,
+                    train_config=train_config.to_dict() if train_config else None)
+    metadata = {"format": FORMAT, "version": VERSION}
+    metadata |= {name: json.dumps(value) for name, value in sections.items() if value is not None}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
+    """Read a checkpoint file, or the newest one of a run's folder, and check all of it before use.
+
+    Raises CheckpointError where there is none, or the file is cut off, of another kind, from a newer version, or
+    disagrees with its own configuration; each names the file and the defect. No code in a file is ever run.
+    """
+    path = find_checkpoint(Path(path))
+    metadata, tensors = _read(path)
+    sections = _sections(path, metadata)
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        if part not in parts:
+            raise CheckpointError(f"{path}: unexpected tensor {name!r}; names start with {', '.join(parts)}")
+        parts[part][rest] = value
+    try:
+        model_config = ModelConfig.from_dict(sections["model_config"])
+        train_config = TrainConfig.from_dict(sections["train_config"]) if "train_config" in sections else None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: its configuration is not valid here: {error}") from None
+    model = _build(path, model_config, parts["model"])
+    return Checkpoint(path, model, model_config, train_config, sections.get("source", {}), sections.get("state", {}),
+                      sections.get("card", {}), parts["optimizer"], parts["rng"])
+
+
+def load_model(path: str | os.PathLike) -> TensorTransformer:
+    """The model of a checkpoint (a file, or a run's folder), in evaluation mode, float32 whatever the file stores."""
+    return load_checkpoint(path).model.eval()
+
+
+def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[str, Any], source: dict | None = None,
+                 dtype: torch.dtype = torch.float32) -> Path:
+    """Write a weights-only checkpoint and, beside it, its card as JSON.
+
+    ``dtype`` float16 halves the file; weights that float16 cannot hold raise ValueError. The card says what a reader
+    has to know: corpus, tokens, seconds, loss, seed, command.
+    """
+    if dtype not in (torch.float32, torch.float16):
+        raise ValueError(f"dtype {dtype}: must be torch.float32 or torch.float16")
+    stored = TensorTransformer(model.config)
+    stored.load_state_dict(model.state_dict())
+    for name, parameter in stored.named_parameters():
+        parameter.data = parameter.data.to(dtype)
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"{name}: has values that {dtype} cannot hold")
+    card = {**card, "stored_as": str(dtype).split(".")[-1]}
+    path = save_checkpoint(path, stored, source=source, card=card)
+    write_json(path.with_suffix(".json"), card)
+    return path
+
+
+def find_checkpoint(path: Path) -> Path:
+    """``path`` itself if it is a file; in a run's folder the newest checkpoint, else the final model."""
+    if path.is_file():
+        return path
+    found = checkpoints_in(path) or [p for p in [path / FINAL] if p.is_file()]
+    if not found:
+        what = "has no checkpoint" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path}: {what}; expected a {SUFFIX} file or the folder of a training run")
+    return found[-1]
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The resumable checkpoints of a run's folder, oldest first."""
+    return sorted((folder / FOLDER).glob(f"step_*{SUFFIX}"))
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(f"{path}: is a safetensors file, but not a {FORMAT} (its format is "
+                                      f"{metadata.get('format')!r})")
+            if metadata.get("version") != VERSION:
+                raise CheckpointError(f"{path}: has version {metadata.get('version')!r} of the format; this tensorlm "
+                                      f"reads version {VERSION!r}")
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is not a complete safetensors file (cut off, damaged, or of another kind): "
+                              f"{error}") from None
+
+
+def _sections(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
+    sections = {}
+    for name in SECTIONS:
+        if name in metadata:
+            try:
+                sections[name] = json.loads(metadata[name])
+            except json.JSONDecodeError as error:
+                raise CheckpointError(f"{path}: its metadata {name!r} is not JSON: {error}") from None
+            if not isinstance(sections[name], dict):
+                raise CheckpointError(f"{path}: its metadata {name!r} must be a JSON object")
+    if "model_config" not in sections:
+        raise CheckpointError(f"{path}: its metadata has no 'model_config'")
+    return sections
+
+
+def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
+    pieces = max(config.layers, config.encoders if config.mlp == "product" else 0)
+    if pieces > len(weights):
+        raise CheckpointError(f"{path}: its model_config has {pieces} layers or encoders, the file only "
+                              f"{len(weights)} tensors")
+    try:
+        with torch.device("meta"):  # shapes only: no memory, however large the configuration claims to be
+            expected = TensorTransformer(config).state_dict()
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: no model can be built from its model_config: {error}") from None
+    for name in sorted(set(expected) ^ set(weights)):
+        raise CheckpointError(f"{path}: tensor 'model.{name}' is {'missing' if name in expected else 'not expected'}")
+    for name, value in weights.items():
+        _check_tensor(path, name, value, expected[name])
+    model = TensorTransformer(config)
+    model.load_state_dict(weights)
+    return model
+
+
+def _check_tensor(path: Path, name: str, value: Tensor, expected: Tensor) -> None:
+    if value.shape != expected.shape:
+        raise CheckpointError(f"{path}: tensor 'model.{name}' has shape {tuple(value.shape)}, but its model_config "
+                              f"asks for {tuple(expected.shape)}")
+    allowed = (torch.float32, torch.float16) if expected.is_floating_point() else (expected.dtype,)
+    if value.dtype not in allowed:
+        raise CheckpointError(f"{path}: tensor 'model.{name}' is {value.dtype}; allowed: "
+                              f"{', '.join(map(str, allowed))}")

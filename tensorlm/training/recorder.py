@@ -1,0 +1,124 @@
+"""What a run leaves behind: its rows, its checkpoints, and at the end the released model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tensorlm.training.checkpoint import (FINAL, Checkpoint, CheckpointError, export_model, save_checkpoint,
+                                          source_of)
+from tensorlm.training.files import write_json
+from tensorlm.training.folder import LOG, RESULT, RunFolder
+from tensorlm.training.log import CsvLog, Row, read_csv
+from tensorlm.training.trainer import Trainer
+
+STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+
+
+class Recorder:
+    """Keeps the history of a run and, with a folder, writes it down. Only the leading process writes.
+
+    Rows reach the disk before the checkpoint that follows them, so a resumed log has each row once.
+    """
+
+    def __init__(self, trainer: Trainer, folder: RunFolder | None, checkpoint: Checkpoint | None) -> None:
+        self.trainer, self.folder, self.log = trainer, folder, None
+        self.history: list[Row] = []
+        if checkpoint is not None:
+            restore(trainer, checkpoint)
+        if folder is not None and trainer.world.leads:
+            self.log = CsvLog(folder.path / LOG, keep_until=trainer.done)
+            self.history = list(self.log.rows)
+        elif folder is not None and checkpoint is not None:
+            self.history = [row for row in read_csv(folder.path / LOG) if row["step"] <= trainer.done]
+
+    def add(self, row: Row) -> None:
+        """Note one row."""
+        self.history.append(row)
+        if self.log is not None:
+            self.log.append(row)
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, unless the loss of a step before it is not finite."""
+        self.trainer.settle()
+        if self.log is None:
+            return
+        self.log.sync()
+        trainer = self.trainer
+        save_checkpoint(self.folder.checkpoint_path(trainer.done), trainer.model, train_config=trainer.config,
+                        source=source_of(trainer.data), state=run_state(trainer), optimizer=optimizer_state(trainer),
+                        rng=rng_state())
+        self.folder.prune()
+
+    def release(self, card: dict[str, Any]) -> Path | None:
+        """Write the weights with their card, and the result of the run."""
+        if self.log is None:
+            return None
+        path = export_model(self.trainer.model, self.folder.path / FINAL, card, source_of(self.trainer.data))
+        write_json(self.folder.path / RESULT, {**card, "history": self.history})
+        return path
+
+    def last_good(self, failed: int) -> str:
+        """The newest checkpoint whose weights gave a finite loss, in words."""
+        return "none was written" if self.folder is None else self.folder.last_good(failed)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self.log is not None:
+            self.log.close()
+
+
+def run_state(trainer: Trainer) -> dict[str, Any]:
+    """The small state of a run, JSON-safe: step, clocks, losses since the last row, guard, loss scaler."""
+    return {"step": trainer.done, "clock": list(trainer.clock.read()), "recent": trainer.recent,
+            "precision": trainer.precision.name, "guard": trainer.guard.state(),
+            "scaler": trainer.scaler.state_dict() if trainer.scaler else None}
+
+
+def optimizer_state(trainer: Trainer) -> dict[str, Tensor]:
+    """All tensors of the optimisers, named ``<parameter>.<key>``."""
+    names = {p: name for name, p in trainer.model.named_parameters()}
+    return {f"{names[p]}.{key}": value for member in trainer.optimizers.members
+            for p, state in member.state.items() for key, value in state.items()}
+
+
+def rng_state() -> dict[str, Tensor]:
+    """States of torch's generators."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Bring a fresh trainer to the moment of ``checkpoint``; CheckpointError where its state does not fit."""
+    state = checkpoint.state
+    try:
+        trainer.done = int(state["step"])
+        trainer.clock.before = tuple(float(seconds) for seconds in state["clock"])
+        trainer.recent = [float(loss) for loss in state["recent"]]
+        trainer.guard.load(state["guard"])
+        if trainer.scaler is not None:
+            trainer.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(checkpoint.rng["cpu"])
+        if "cuda" in checkpoint.rng and trainer.device.type == "cuda":
+            torch.cuda.set_rng_state(checkpoint.rng["cuda"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its state cannot be resumed: {error!r}") from None
+    trainer.model.load_state_dict(checkpoint.model.state_dict())
+    _restore_optimizers(trainer, checkpoint)
+
+
+def _restore_optimizers(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    owners = {p: member for member in trainer.optimizers.members for g in member.param_groups for p in g["params"]}
+    parameters = dict(trainer.model.named_parameters())
+    for name, value in checkpoint.optimizer.items():
+        owner, _, key = name.rpartition(".")
+        p = parameters.get(owner)
+        shape = p.shape if key in STATE_SHAPED and p is not None else torch.Size(()) if key == "step" else None
+        if p is None or value.shape != shape or value.dtype != torch.float32:
+            raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{name}' ({value.dtype}, "
+                                  f"{tuple(value.shape)}) does not belong to this model")
+        fused = owners[p].defaults.get("fused", False)
+        owners[p].state[p][key] = value.to(p.device if fused or key != "step" else "cpu")

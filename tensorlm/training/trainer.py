@@ -1,0 +1,181 @@
+"""One run's model, optimisers and state, and the step that moves them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.training import distributed
+from tensorlm.training.config import TrainConfig
+from tensorlm.training.device import choose_precision, resolve_device
+from tensorlm.training.evaluation import window_losses
+from tensorlm.training.guard import MAX_SKIPS_IN_A_ROW, GradientGuard
+from tensorlm.training.log import Row
+from tensorlm.training.optim import anneal_at, lr_scale, optimizers
+
+
+class TrainingError(RuntimeError):
+    """Training had to stop before ``step``: the loss is no number any more, or no step can be taken."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class Clock:
+    """Seconds and CPU-seconds of training proper; stands still inside :meth:`paused`."""
+
+    def __init__(self) -> None:
+        self.before = (0.0, 0.0)
+        self._start = (time.perf_counter(), time.process_time())
+
+    def read(self) -> tuple[float, float]:
+        """(seconds, CPU-seconds) so far."""
+        return (self.before[0] + time.perf_counter() - self._start[0],
+                self.before[1] + time.process_time() - self._start[1])
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count what happens in the body."""
+        self.before = self.read()
+        try:
+            yield
+        finally:
+            self._start = (time.perf_counter(), time.process_time())
+
+
+class Trainer:
+    """Model, optimisers and all state of one run; :meth:`step` takes one optimiser step."""
+
+    def __init__(self, model_config: ModelConfig, config: TrainConfig, data: Any, device: str = "auto",
+                 precision: str | None = None) -> None:
+        """``precision`` overrules the configured one: a resumed run keeps what "auto" once meant."""
+        if data.vocab_size > model_config.vocab_size:
+            raise ValueError(f"ModelConfig.vocab_size = {model_config.vocab_size}: the data needs {data.vocab_size}")
+        self.clock = Clock()
+        self.config, self.data, self.world = config, data, distributed.current()
+        self.batch_rows = self.world.rows(config.batch_size)
+        self.device = resolve_device(device, self.world.local_rank)
+        self.model = TensorTransformer(model_config, seed=config.seed).to(self.device)
+        self.precision = choose_precision(precision or config.precision, self.device)
+        module = torch.compile(self.model) if config.compile == "on" else self.model
+        self.forward = self.world.wrap(module, self.device)
+        self.parameters = list(self.model.parameters())
+        self.optimizers = optimizers(self.model, config, self.precision.newton_schulz)
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.scale_loss else None
+        self.guard = GradientGuard(config, self.parameters, always=self.scaler is not None)
+        self.anneals = "anneal" in (model_config.norm, model_config.qk_norm)
+        self.checks_every_step = self.device.type == "cpu" and self.world.size == 1
+        self.done = 0
+        self.recent: list[float] = []
+        self.unsettled: list[Tensor] = []
+        self._windows: Tensor | None = None
+
+    def step(self) -> None:
+        """One optimiser step on the batch of step ``self.done``."""
+        step, config = self.done, self.config
+        batch = self.batch(step)
+        self.optimizers.set_scale(lr_scale(step, config))
+        if self.anneals:
+            self.model.set_anneal(anneal_at(step, config))
+        loss = self._backward(batch)
+        self.unsettled.append(loss)
+        if self.checks_every_step:
+            self.settle()
+        if self.guard.admits():
+            self.optimizers.step()
+        elif self.guard.in_a_row >= MAX_SKIPS_IN_A_ROW:
+            raise TrainingError(f"step {step}: the last {self.guard.in_a_row} steps were skipped for their gradient",
+                                step)
+        if self.anneals:
+            self.model.update_norms(self.world.average_ if self.world.size > 1 else None)
+        for parameter in self.parameters:
+            parameter.grad = None
+        if self.scaler is not None:
+            self.scaler.update()
+        self.done += 1
+
+    def batch(self, step: int) -> Tensor:
+        """This process's rows of the batch of ``step``, on the device: (rows, context + 1)."""
+        config, context = self.config, self.model.config.context
+        batch = self.data.train_batch(step, config.batch_size, context, config.seed, self.batch_rows)
+        return batch.to(self.device, non_blocking=True)
+
+    def _backward(self, batch: Tensor) -> Tensor:
+        """Gradients of the mean loss over ``batch``, in micro-batches; the mean cross-entropy comes back."""
+        pieces = batch.split(self.config.micro_batch or len(batch))
+        total: Tensor | None = None
+        for index, piece in enumerate(pieces):
+            last = index == len(pieces) - 1
+            with contextlib.nullcontext() if last or self.world.size == 1 else self.forward.no_sync():
+                loss = self._backward_piece(piece, len(piece) / len(batch))
+            total = loss if total is None else total + loss
+        if self.scaler is not None:
+            for member in self.optimizers.members:
+                self.scaler.unscale_(member)
+        return total
+
+    def _backward_piece(self, piece: Tensor, share: float) -> Tensor:
+        logits = self.forward(piece[:, :-1], dtype=self.precision.dtype)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), piece[:, 1:].flatten())
+        objective = loss + self.config.norm_penalty * self.model.norm_penalty() if self.anneals else loss
+        if share < 1:
+            objective, loss = objective * share, loss * share
+        (objective if self.scaler is None else self.scaler.scale(objective)).backward()
+        return loss.detach()
+
+    def settle(self) -> None:
+        """Fetch the losses of the steps since the last call; TrainingError at the first that is not finite."""
+        if not self.unsettled:
+            return
+        if len(self.unsettled) == 1 and self.world.size == 1:
+            values = [self.unsettled[0].item()]
+        else:
+            values = self.world.average_(torch.stack(self.unsettled)).tolist()
+        self.unsettled = []
+        first = self.done - len(values) + self.checks_every_step
+        for offset, value in enumerate(values):
+            if not math.isfinite(value):
+                raise TrainingError(self._failure(first + offset, value), first + offset)
+        self.recent += values
+
+    def _failure(self, step: int, value: float) -> str:
+        config = self.config
+        batch = self.data.train_batch(step, config.batch_size, self.model.config.context, config.seed)
+        fingerprint = hashlib.sha256(batch.numpy().tobytes()).hexdigest()[:16]
+        return f"step {step}: the loss is {value} (batch sha256 {fingerprint}, seed {config.seed})"
+
+    def row(self, validates: bool) -> Row:
+        self.settle()
+        seconds, cpu_seconds = self.clock.read()
+        tokens = self.done * self.config.batch_size * self.model.config.context
+        norm = self.guard.norm
+        row = {"step": self.done, "tokens": tokens, "loss": math.fsum(self.recent) / len(self.recent),
+               "loss_valid": None, "grad_norm": float(norm) if norm is not None else None,
+               "lr_scale": lr_scale(self.done - 1, self.config),
+               "anneal": anneal_at(self.done - 1, self.config) if self.anneals else None,
+               "skipped": self.guard.skipped, "seconds": seconds, "cpu_seconds": cpu_seconds,
+               "tokens_per_second": tokens / seconds}
+        self.recent = []
+        if validates:
+            with self.clock.paused():
+                row["loss_valid"] = self.validate()
+        return row
+
+    def validate(self) -> float:
+        """Mean nats per token on the held-out windows, in float32; the processes share the windows."""
+        if self._windows is None:
+            self._windows = self.data.valid_windows(self.model.config.context)[: self.config.validate_windows]
+        windows = self._windows
+        mine = windows[self.world.rank :: self.world.size]
+        total = window_losses(self.model, mine).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
+        return self.world.sum_(total.to(self.device)).item() / len(windows)

@@ -1,0 +1,133 @@
+"""The built pages in headless Chromium, opened from disk with the network blocked: maths, sliders by keyboard, a phone's width."""
+
+import json
+import shutil
+import time
+
+import book_files
+import pytest
+
+from tensorlm.notebook import sliders
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium and its driver are not installed")
+CHAPTERS = [f"book/{chapter.stem}" for chapter in book_files.chapters()[:2]]
+EVERY = book_files.pages()
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
+         "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,1000", "--force-prefers-reduced-motion"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def visit(browser, html):
+    def load(page: str):
+        browser.get_log("performance")
+        browser.get((html / f"{page}.html").resolve().as_uri())
+        return browser
+
+    return load
+
+
+def wait_for(condition, what: str, seconds: float = 60.0):
+    """Poll until ``condition()`` is true. Raises ``AssertionError`` saying ``what`` did not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come within {seconds:.0f} s"
+        time.sleep(0.2)
+
+
+def requested(browser) -> list[str]:
+    """Every address that the page asked for since the log was last read."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+
+
+def maths_drawn(browser) -> bool:
+    return browser.execute_script("""
+        const all = [...document.querySelectorAll('article .math')].filter(e => !e.querySelector('.math'));
+        return all.length > 0 && all.every(e => e.querySelector('mjx-container'));""")
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_formulas_are_drawn_and_nothing_is_fetched(visit, page):
+    browser = visit(page)
+    wait_for(lambda: maths_drawn(browser), "the formulas")
+    assert not browser.find_elements("css selector", "mjx-merror")
+    addresses = requested(browser)
+    assert addresses and not [address for address in addresses if not address.startswith(("file:", "data:", "blob:"))]
+
+
+def shown(root) -> dict[str, str]:
+    return {element.get_attribute("data-key"): element.text for element in root.find_elements("css selector", "[data-key]")}
+
+
+def compare(root) -> list[float]:
+    """The page's numbers against Python's, to 6 digits; the values of the inputs."""
+    data = json.loads(root.find_element("css selector", "script[data-tlm-data]").get_attribute("textContent"))
+    values = [float(control.get_attribute("value")) for control in root.find_elements("css selector", "input[type=range]")]
+    texts = shown(root)
+    for key, expected in sliders.evaluate(data, values).items():
+        if expected is None:
+            assert texts[key] == "undefined"
+        else:
+            assert float(texts[key]) == pytest.approx(expected, rel=1e-6, abs=1e-9), f"{key} at {values}"
+    return values
+
+
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_every_slider_moves_by_keyboard_and_shows_what_python_computes(visit, page):
+    from selenium.webdriver.common.keys import Keys
+
+    browser = visit(page)
+    roots = browser.find_elements("css selector", "[data-tlm-slider]")
+    assert roots, f"{page} has no slider"
+    for root in roots:
+        wait_for(lambda: root.get_attribute("data-ready") == "yes", "the slider")
+        before, start = shown(root), compare(root)
+        for place, control in enumerate(root.find_elements("css selector", "input[type=range]")):
+            for keys in ([Keys.ARROW_RIGHT] * 3, [Keys.HOME], [Keys.ARROW_RIGHT] * 7, [Keys.END], [Keys.ARROW_LEFT] * 11):
+                control.send_keys(*keys)
+                values = compare(root)
+                assert float(control.get_attribute("aria-valuetext").split(" = ")[1]) == values[place]
+            assert values[place] != start[place]
+        assert shown(root) != before
+
+
+@pytest.mark.parametrize("page", EVERY)
+def test_nothing_scrolls_sideways_on_a_phone(visit, page):
+    browser = visit(page)
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        if browser.find_elements("css selector", "article .math"):
+            wait_for(lambda: maths_drawn(browser), "the formulas")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+        for root in browser.find_elements("css selector", "[data-tlm-slider], [data-tlm-slider] > .tlm-scroll"):
+            assert browser.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth + 1", root)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_sliders_are_legible_in_both_themes(visit, theme):
+    browser = visit(CHAPTERS[0])
+    browser.execute_script(f"document.documentElement.dataset.theme = '{theme}'")
+    colours = browser.execute_script("""
+        const style = getComputedStyle(document.querySelector('[data-tlm-slider] th[scope=row]'));
+        return [style.color, style.backgroundColor];""")
+    assert colours == ["rgb(26, 26, 26)", "rgb(255, 255, 255)"] or colours == ["rgba(26, 26, 26, 1)", "rgba(255, 255, 255, 1)"]

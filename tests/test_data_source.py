@@ -1,0 +1,62 @@
+"""The door to the corpora, and what all of them have in common."""
+
+import numpy as np
+import pytest
+import torch
+
+from tensorlm.data import ToyData, load
+from tensorlm.data.source import SOURCES, TokenData, as_ids, checked_ids
+from tensorlm.data.tokenizer import CharTokenizer
+
+
+def corpus(**changes):
+    codec = CharTokenizer("abcdefghij")
+    facts = dict(name="letters", tokenizer=codec.id, vocab_size=10, sha256="ab" * 32, train=np.arange(80) % 10,
+                 valid=np.arange(30) % 10, bytes_per_token=1.0, codec=codec)
+    return TokenData(**{**facts, **changes})
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="data='tinystories'") as error:
+        load("tinystories")
+    assert all(name in str(error.value) for name in SOURCES)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(TypeError, match="shard"):
+        load("toy", shard=3)
+
+
+def test_shards_and_arrays_are_the_same_corpus():
+    whole, parts = corpus(), corpus(train=(np.arange(80) % 10,), valid=(np.arange(30) % 10,))
+    assert torch.equal(whole.train_batch(3, 4, 8, 0), parts.train_batch(3, 4, 8, 0))
+    assert torch.equal(whole.valid_windows(8), parts.valid_windows(8))
+    assert whole.describe() == parts.describe()
+
+
+def test_decode_takes_lists_arrays_and_tensors():
+    data = corpus()
+    assert data.encode("bad") == [1, 0, 3]
+    assert data.decode([1, 0, 3]) == data.decode(np.array([1, 0, 3])) == data.decode(torch.tensor([1, 0, 3])) == "bad"
+    with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
+        data.decode(torch.zeros(2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="id 10 "):
+        data.decode([10])
+
+
+def test_a_missing_tokenizer_is_said_plainly():
+    with pytest.raises(ValueError, match="letters.*not at hand"):
+        corpus(codec=None).decode([1])
+
+
+def test_ids_are_checked():
+    assert checked_ids(np.array([0, 3]), 4) == [0, 3]
+    for wrong in ([4], [-1]):
+        with pytest.raises(ValueError, match=f"id {wrong[0]} "):
+            checked_ids(wrong, 4)
+    assert as_ids(iter([1, 2])) == [1, 2]
+
+
+def test_toy_and_token_data_have_the_same_interface():
+    public = {name for name in dir(corpus()) if not name.startswith("_")} - {"codec"}
+    assert public <= set(dir(ToyData()))

@@ -1,0 +1,109 @@
+"""Who may import whom in ``tensorlm``, and that nothing in it is left unused or grown too long."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import book_files
+import pytest
+
+PACKAGE = book_files.ROOT / "tensorlm"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+FLOORS = {
+    "layers": {"layers"},
+    "tensors": {"tensors"},
+    "model": {"model", "layers"},
+    "data": {"data"},
+    "training": {"training", "model", "data"},
+    "steering": {"steering", "tensors", "model"},
+    "notebook": {"notebook"},
+    "released": {"released"},
+}
+TORCH_ONLY = {"layers", "tensors"}
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(book_files.ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(source: str, package: str) -> set[str]:
+    """The dotted names that ``source``, a module inside ``package``, imports anywhere, relative ones resolved."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join(above + ([node.module] if node.module else []))
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("tensorlm."):
+            names.add(node.value)  # imported by name, when asked for
+    return names
+
+
+def imports_of(path: Path) -> set[str]:
+    name = dotted(path)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return imported(path.read_text(encoding="utf-8"), package)
+
+
+def parts_used(names: set[str]) -> set[str]:
+    """The parts of tensorlm among dotted names: ``layers`` for ``tensorlm.layers.mlp``."""
+    return {name.split(".")[1] for name in names if name.startswith("tensorlm.") and name.split(".")[1] in FLOORS}
+
+
+def test_relative_imports_are_resolved():
+    assert imported("from .mlp import Mlp\nfrom ..data import load", "tensorlm.layers") >= {"tensorlm.layers.mlp", "tensorlm.data"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_imports_keep_to_their_floor(path):
+    part = (dotted(path).split(".") + [""])[1]
+    if part:
+        assert part in FLOORS, f"tensorlm.{part} has no floor: add it to FLOORS"
+        assert parts_used(imports_of(path)) <= FLOORS[part]
+    else:
+        assert not imports_of(path), "importing tensorlm alone stays light"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if dotted(path).split(".")[1:2] and dotted(path).split(".")[1] in TORCH_ONLY], ids=dotted)
+def test_layers_stand_on_torch_alone(path):
+    roots = {name.split(".")[0] for name in imports_of(path)} - set(sys.stdlib_module_names)
+    assert roots <= {"torch", "tensorlm"}
+
+
+def test_importing_the_package_does_not_import_torch():
+    subprocess.run([sys.executable, "-c", "import sys, tensorlm; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_no_module_is_an_orphan():
+    """Every module is imported by another one, by a chapter or by a benchmark; packages and entry points are not asked."""
+    users = {path: imports_of(path) for path in MODULES}
+    users |= {path: imported(path.read_text(encoding="utf-8"), "") for folder in ("benchmarks", "scripts")
+              for path in (book_files.ROOT / folder).glob("*.py")}
+    for chapter in book_files.present():
+        cells = "\n".join(cell.source for cell in book_files.code_cells(book_files.read(chapter)) if not cell.source.startswith("%"))
+        users[chapter] = imported(cells, "")
+    asked = [path for path in MODULES if path.name not in ("__init__.py", "__main__.py") and path.parent.name != "exercises"]
+    orphans = [dotted(path) for path in asked if not any(dotted(path) in names for user, names in users.items() if user != path)]
+    assert not orphans
+
+
+def functions(path: Path) -> dict[str, int]:
+    """Lines of every function of a module, docstrings left out."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
+            found[f"{dotted(path)}.{node.name}"] = node.end_lineno - documented
+    return found
+
+
+def test_functions_and_modules_stay_short():
+    lengths = {name: lines for path in MODULES for name, lines in functions(path).items()}
+    assert {name: lines for name, lines in lengths.items() if lines > 45} == {}
+    assert statistics.median(lengths.values()) <= 12
+    assert {dotted(path): lines for path in MODULES if (lines := len(path.read_text().splitlines())) > 250} == {}

@@ -1,0 +1,132 @@
+"""Sliders: the numbers that the page must show, the same from the formula; and the page itself, as far as no browser is needed."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from bs4 import BeautifulSoup
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tensorlm.notebook import slider_page, sliders
+
+D, L, R = np.array([[1.0, -0.5, 2.0], [0.3, 0.0, -1.0]]), np.array([[1.0, 0.5], [0.2, -1.0], [0.0, 1.0]]), np.array([[0.7, -1.0], [1.0, 1.0], [2.0, 0.0]])
+ALL = {
+    "bilinear": sliders.bilinear("layer", D, L, R, [1.0, 0.5]),
+    "scale": sliders.scale("scaled", D, L, R, [1.0, 0.5]),
+    "polynomial": sliders.polynomial("curves", {"self": [0, 0, 1.5], "a < b & c": [1, -2], "norm": ([0, 0, 1], [1, 0, 1])}, start=1.0),
+}
+each = pytest.mark.parametrize("slider", ALL.values(), ids=ALL)
+coordinates = st.lists(st.floats(-3, 3), min_size=2, max_size=2)
+
+
+def page(slider) -> BeautifulSoup:
+    return BeautifulSoup(slider._repr_html_(), "html.parser")
+
+
+@given(coordinates)
+def test_bilinear_shows_the_layer(x):
+    shown = ALL["bilinear"].evaluate(x)
+    expected = D @ ((L @ x) * (R @ x))
+    assert [shown["f1"], shown["f2"]] == pytest.approx(expected, abs=1e-12)
+    assert shown["h2"] == shown["l2"] * shown["r2"]
+
+
+@given(st.floats(-3, 3).filter(lambda a: abs(a) > 1e-3))
+def test_scale_shows_shares_that_stand_still(a):
+    at_one, at_a = ALL["scale"].evaluate([1.0]), ALL["scale"].evaluate([a])
+    for key in ("s1", "s2", "s3"):
+        assert at_a[key] == pytest.approx(at_one[key], rel=1e-9)
+    assert at_a["f"] == pytest.approx(a * a * at_one["f"], rel=1e-9)
+    assert at_a["f"] == pytest.approx(at_a["a2f"], rel=1e-9)
+
+
+def test_shares_of_different_points_do_differ():
+    other = sliders.scale("other", D, L, R, [1.0, -0.5])
+    assert abs(other.evaluate([1.0])["s1"] - ALL["scale"].evaluate([1.0])["s1"]) > 0.01
+
+
+def test_shares_at_zero_are_undefined():
+    assert ALL["scale"].evaluate([0.0])["s1"] is None
+    assert slider_page.text(None) == "undefined"
+
+
+def test_polynomial_and_rational_curves():
+    assert list(ALL["polynomial"].evaluate([2.0]).values()) == pytest.approx([6.0, -3.0, 0.8])
+    assert sliders.polynomial("pole", {"1/a": ([1], [0, 1])}, start=1.0, y=(-5, 5)).evaluate([0.0]) == {"y1": None}
+
+
+def test_two_coefficients_are_a_line_not_a_fraction():
+    assert sliders.polynomial("line", {"line": [3, 4]}, start=0.0).evaluate([2.0]) == {"y1": 11.0}
+
+
+def test_takes_tensors():
+    factors = [torch.tensor(factor, dtype=torch.float32, requires_grad=True) for factor in (D, L, R)]
+    assert sliders.bilinear("t", *factors, torch.tensor([1.0, 0.5])).evaluate([1.0, 0.5])["f1"] == pytest.approx(ALL["bilinear"].evaluate([1.0, 0.5])["f1"], rel=1e-6)
+
+
+@each
+def test_page_is_the_same_every_time_and_asks_no_other_host(slider):
+    text = slider._repr_html_()
+    assert text == slider._repr_html_()
+    assert not re.search(r"https?://|//[a-z]+\.[a-z]|\bimport\b|\bfetch\b|XMLHttp", text)
+
+
+@each
+def test_page_carries_the_data_it_evaluates(slider):
+    data = json.loads(page(slider).select_one("script[data-tlm-data]").string)
+    assert data == slider.data
+    starts = [control["start"] for control in data["inputs"]]
+    assert sliders.evaluate(data, starts) == slider.evaluate(starts)
+
+
+@each
+def test_page_without_scripts_shows_the_start_and_a_table(slider):
+    shown = {element["data-key"]: element.text for element in page(slider).select("[data-key]")}
+    expected = slider.evaluate([control["start"] for control in slider.data["inputs"]])
+    assert shown == {key: slider_page.text(value) for key, value in expected.items()}
+    assert len(page(slider).select("details tbody tr")) >= 5
+
+
+@each
+def test_controls_are_labelled_native_and_announced(slider):
+    soup = page(slider)
+    controls = soup.select("input[type=range]")
+    assert len(controls) == len(slider.data["inputs"])
+    for control in controls:
+        assert soup.select_one(f"label[for={control['id']}]").text
+        assert soup.select_one(f"output[for={control['id']}][aria-live=polite]").text
+        assert control["aria-valuetext"]
+    assert all(element["id"].startswith(f"tlm-{slider.name}") for element in soup.select("[id]"))
+    assert soup.select_one("[role=group]")["aria-labelledby"] == soup.select_one(".tlm-title")["id"]
+
+
+def test_labels_are_escaped():
+    assert "a &lt; b &amp; c" in ALL["polynomial"]._repr_html_()
+    hostile = sliders.polynomial("x", {"</script><b>": [1]}, start=0.0, title="</script>")
+    assert "</script><b>" not in hostile._repr_html_()
+    assert page(hostile).select_one("b") is None
+
+
+def test_numbers_have_seven_digits_and_no_noise():
+    assert slider_page.text(1 / 3) == "0.3333333"
+    assert slider_page.text(2e-17) == "0.000000"
+    assert slider_page.text(-1234567.0) == "-1234567"
+
+
+@pytest.mark.parametrize("build, words", [
+    (lambda: sliders.bilinear("Bad Name", D, L, R, [1, 0]), "name"),
+    (lambda: sliders.bilinear("n", D, L, R[:, :1], [1, 0]), "shapes"),
+    (lambda: sliders.bilinear("n", D, L, R, [1, 0, 0]), "shapes"),
+    (lambda: sliders.bilinear("n", np.ones((1, 2)), np.ones((2, 4)), np.ones((2, 4)), [1, 1, 1, 1]), "4 inputs"),
+    (lambda: sliders.scale("n", np.ones((1, 9)), np.ones((9, 2)), np.ones((9, 2)), [1, 1]), "9 hidden"),
+    (lambda: sliders.scale("n", D, L, R, [1, np.nan]), "finite"),
+    (lambda: sliders.scale("n", D, L, R, [1, 1], start=1.01), "start of a"),
+    (lambda: sliders.polynomial("n", {}), "curves"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, start=9.0), "start of a"),
+])
+def test_wrong_arguments_are_named(build, words):
+    with pytest.raises(ValueError, match=words):
+        build()

@@ -1,0 +1,152 @@
+"""A checkpoint is what it says, or it is refused with the reason; nothing in a file is ever run."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.training import CheckpointError, TrainConfig, export_model, load_checkpoint, load_model, save_checkpoint
+from tensorlm.training.files import write_atomically
+
+MODEL = ModelConfig(vocab_size=11, context=8, width=16, layers=1, head_dim=8, norm="anneal")
+SOURCE = {"corpus": "noise", "tokenizer": "digits", "sha256": "0" * 64}
+
+
+@pytest.fixture
+def path(tmp_path):
+    model = TensorTransformer(MODEL, seed=4)
+    torch.nn.init.normal_(model.head)
+    return save_checkpoint(tmp_path / "a.safetensors", model, train_config=TrainConfig(steps=7), source=SOURCE,
+                           state={"step": 3})
+
+
+def rewrite(path, change_metadata=lambda m: None, change_tensors=lambda t: None):
+    """The same file with something else in it."""
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    change_metadata(metadata)
+    change_tensors(tensors)
+    save_file(tensors, path, metadata)
+    return path
+
+
+def test_round_trip(path):
+    c = load_checkpoint(path)
+    assert (c.model_config, c.train_config.steps, c.source, c.state["step"]) == (MODEL, 7, SOURCE, 3)
+    model = TensorTransformer(MODEL, seed=4)
+    assert torch.equal(c.model.embedding, model.embedding) and not torch.equal(c.model.head, model.head)
+    assert not load_model(path).training
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.9, 0.9999])
+def test_a_file_cut_off_anywhere_is_refused(path, share):
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(share * len(raw))])
+    with pytest.raises(CheckpointError, match="a.safetensors: is not a complete safetensors file"):
+        load_checkpoint(path)
+
+
+def test_a_pickle_is_refused_and_never_run(tmp_path):
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(marker), "w"))
+
+    for name, write in (("plain", lambda p: p.write_bytes(pickle.dumps(Payload()))),
+                        ("torch", lambda p: torch.save({"x": Payload()}, p))):
+        path = tmp_path / f"{name}.safetensors"
+        write(path)
+        with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+            load_checkpoint(path)
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Payload())).close()
+    assert marker.exists()  # the payload does work where it is unpickled
+
+
+def set_config(**changes):
+    def change(metadata):
+        metadata["model_config"] = json.dumps({**json.loads(metadata["model_config"]), **changes})
+    return change
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda m: m.pop("format"), "not a tensorlm-checkpoint"),
+    (lambda m: m.update(version="9"), "version '9'"),
+    (lambda m: m.pop("model_config"), "no 'model_config'"),
+    (lambda m: m.update(model_config="{"), "'model_config' is not JSON"),
+    (lambda m: m.update(model_config="[]"), "must be a JSON object"),
+    (lambda m: m.update(train_config='{"steps": 0}'), "TrainConfig.steps = 0"),
+    (lambda m: m.update(train_config='{"stepz": 3}'), "no field 'stepz'"),
+    (set_config(wdith=3), "wdith"),
+    (set_config(norm="batch"), "norm must be one of"),
+    (set_config(positions=[[]]), "not valid here"),
+    (set_config(width=32), "has shape"),
+    (set_config(width=16 * 10**4), "has shape"),
+    (set_config(width=16 * 10**9), "no model can be built"),
+    (set_config(layers=2), "is missing"),
+    (set_config(layers=10**12), "layers or encoders"),
+    (set_config(head="tied"), "'model.head' is not expected"),
+])
+def test_metadata_that_does_not_fit_is_refused(path, change, message):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(rewrite(path, change_metadata=change))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: t.pop("model.head"), "'model.head' is missing"),
+    (lambda t: t.update({"model.extra": torch.zeros(1)}), "'model.extra' is not expected"),
+    (lambda t: t.update({"code": torch.zeros(1)}), "unexpected tensor 'code'"),
+    (lambda t: t.update({"model.head": torch.zeros(11, 17)}), r"'model.head' has shape \(11, 17\)"),
+    (lambda t: t.update({"model.head": torch.zeros(11, 16, dtype=torch.int32)}), "'model.head' is torch.int32"),
+])
+def test_tensors_that_do_not_fit_are_refused(path, change, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(rewrite(path, change_tensors=change))
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere: does not exist"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("dtype, exact", [(torch.float32, True), (torch.float16, False)])
+def test_a_released_model_comes_back_in_float32_with_its_card(tmp_path, dtype, exact):
+    model = TensorTransformer(MODEL, seed=1)
+    torch.nn.init.normal_(model.head)
+    path = export_model(model, tmp_path / "m.safetensors", {"loss": 1.25}, SOURCE, dtype=dtype)
+    again, tokens = load_model(path), torch.arange(8)[None]
+    assert all(p.dtype == torch.float32 for p in again.parameters())
+    assert torch.equal(again(tokens), model.eval()(tokens)) == exact
+    torch.testing.assert_close(again(tokens), model(tokens), rtol=0, atol=0.05)
+    assert json.loads(path.with_suffix(".json").read_text())["loss"] == 1.25 == load_checkpoint(path).card["loss"]
+
+
+def test_half_precision_is_half_the_size_and_refuses_what_it_cannot_hold(tmp_path):
+    model = TensorTransformer(ModelConfig(width=64))
+    sizes = [export_model(model, tmp_path / f"{d}.safetensors", {}, dtype=d).stat().st_size
+             for d in (torch.float32, torch.float16)]
+    assert sizes[1] < 0.55 * sizes[0]
+    torch.nn.init.constant_(model.head, 1e6)
+    with pytest.raises(ValueError, match="head: has values that torch.float16 cannot hold"):
+        export_model(model, tmp_path / "x.safetensors", {}, dtype=torch.float16)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = write_atomically(tmp_path / "f", lambda p: p.write_text("old"))
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,120 @@
+"""The command line: one sentence for a mistake, and a kill at any moment loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tensorlm.training.__main__ import main, parse_settings
+from tensorlm.training.log import read_csv
+
+SMALL = ["--preset", "nano", "--data", "text", "--precision", "float32", "--set", "width=16", "--set", "layers=1",
+         "--set", "context=16", "--set", "bigram=none"]
+KILLED = [*SMALL, "--steps", "250", "--batch-size", "4", "--checkpoint-every", "5", "--log-every", "7"]
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("the cat saw the dog. the dog saw the bird, and the bird saw the cat.\n" * 40)
+    return ["--data-option", f"path={path}"]
+
+
+def start(arguments):
+    return subprocess.Popen([sys.executable, "-m", "tensorlm.training", *arguments], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def kill_when(process, happened, seconds=60):
+    """SIGKILL as soon as ``happened()``; the process must still be running then."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the process did not get there"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_killed_twice_and_resumed_it_ends_bit_for_bit_like_an_undisturbed_run(tmp_path, text):
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    arguments = [*KILLED, *text, "--out", str(out)]
+    kill_when(start(arguments), lambda: list(out.glob("checkpoints/step_*.safetensors")))
+    resumed = start(["--out", str(out), "--resume"])
+    newest = max(out.glob("checkpoints/step_*.safetensors")).name
+    kill_when(resumed, lambda: max(out.glob("checkpoints/step_*.safetensors")).name > newest)
+    assert len(list(out.glob("checkpoints/step_*.safetensors"))) <= 3 and not (out / "model.safetensors").exists()
+    assert main(["--out", str(out), "--resume"]) == 0
+    assert main([*KILLED, *text, "--out", str(whole)]) == 0
+    a, b = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    rows = [[(r["step"], r["loss"], r["loss_valid"]) for r in read_csv(run / "log.csv")] for run in (out, whole)]
+    assert rows[0] == rows[1] and len(rows[0]) == 250 // 7 + 1
+
+
+def test_a_run_says_what_it_did(tmp_path, text, capsys):
+    out = tmp_path / "run"
+    assert main([*SMALL, *text, "--steps", "20", "--out", str(out), "--sample", "12"]) == 0
+    said = capsys.readouterr().out
+    assert "book.txt" in said and "tokenizer chars" in said and "tokens seen in" in said and "held-out" in said
+    assert str(out / "model.safetensors") in said and "step 20/20" in said
+    result = json.loads((out / "result.json").read_text())
+    assert result["history"][-1]["loss_valid"] == result["loss_valid"] and "--steps" in result["command"]
+
+
+@pytest.mark.parametrize("arguments, complaint", [
+    (["--preset", "huge"], "--preset: invalid choice: 'huge'"),
+    (["--steps", "many"], "--steps: invalid int value: 'many'"),
+    (["--step", "3"], "unrecognized arguments: --step 3"),
+    (["--steps", "0"], "TrainConfig.steps = 0: must be at least 1"),
+    (["--data", "wiki"], "data='wiki': must be one of"),
+    (["--data-option", "colour=red"], "colour"),
+    (["--data-option", "path"], "--data-option 'path': must be NAME=VALUE"),
+    (["--data-option", "path=/no/such/file"], "/no/such/file"),
+    (["--set", "norm=batch"], "norm must be one of"),
+    (["--set", "colour=red"], "--set colour: there is no such field"),
+    (["--set", "clip=much"], "--set clip=much: must be float | None"),
+    (["--set", "vocab_size=3"], "vocab_size = 3: the data needs"),
+    (["--precision", "fp8"], "TrainConfig.precision = 'fp8': must be one of"),
+    (["--device", "cuda:99"], "device 'cuda:99'"),
+    (["--resume"], "holds no run to resume"),
+])
+def test_a_mistake_gets_one_sentence_and_exit_code_two(tmp_path, text, capsys, arguments, complaint):
+    try:
+        code = main([*SMALL, *text, "--out", str(tmp_path / "run"), *arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    said = capsys.readouterr().err
+    assert code == 2 and complaint in said and said.count("\n") == 1 and "Traceback" not in said
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_is_not_overwritten_and_resume_keeps_its_settings(tmp_path, text, capsys):
+    arguments = [*SMALL, *text, "--steps", "5", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert main(arguments) == 2 and "holds a run already" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    assert main([*arguments, "--resume", "--steps", "6"]) == 2 and "steps = 5, not 6" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path / "run"), "--resume", "--data", "toy"]) == 2
+    assert "has data 'text', not 'toy'" in capsys.readouterr().err
+
+
+def test_a_diverging_run_exits_with_one(tmp_path, text, capsys):
+    assert main([*SMALL, *text, "--out", str(tmp_path / "run"), "--set", "lr_matrix=1e30"]) == 1
+    said = capsys.readouterr().err
+    assert "the loss is" in said and "last good checkpoint: none" in said and "Traceback" not in said
+
+
+def test_settings_take_the_type_of_their_field():
+    items = ["width=32", "clip=0.5", "skip_factor=None", "mlp_hidden=none", "smear=none", "anneal=0,0.5",
+             "positions=rope"]
+    assert parse_settings(items) == {
+        "model": {"width": 32, "mlp_hidden": None, "smear": "none", "positions": ("rope",)},
+        "train": {"clip": 0.5, "skip_factor": None, "anneal": (0.0, 0.5)},
+    }

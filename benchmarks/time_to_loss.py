@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.recipes import TARGETS, settings
+
 FIELDS = ["target", "arm", "seed", "loss", "passed", "loop", "process", "steps", "characters", "parameters", "precision"]
 BASELINE = "gpt2-baseline"
 COUNTS = "n-gram counts"
@@ -35,14 +37,23 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(run_apart(job))
         print(line(rows[-1]), flush=True)
         write(rows, options.out)
+    if options.out:
+        record_provenance(options)
     print(table(rows))
+
+
+def record_provenance(options: argparse.Namespace) -> None:
+    from benchmarks.provenance import write_provenance
+
+    write_provenance(options.out, "python -m benchmarks.time_to_loss", read_corpus(options.corpus, options.split)[2],
+                     seeds=options.seeds, precision=options.precision, split=options.split)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", required=True, help="tiny-shakespeare as one text file")
     parser.add_argument("--out", type=Path, help="CSV of all runs")
-    parser.add_argument("--targets", nargs="+", default=["1.8857", "1.8857 without bigrams", "1.60", "60 CPU-seconds"])
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--arms", nargs="+", default=[BASELINE, "relu2", "bilinear", "tensor"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--precision", default="float32", help="of activations; bfloat16 pays on CPUs that have it")
@@ -60,8 +71,8 @@ def jobs(options: argparse.Namespace) -> list[dict]:
     for seed in options.seeds:
         if BASELINE in options.arms:
             planned.append(dict(common, target="", arm=BASELINE, seed=seed))
-        arms = [arm for arm in options.arms if arm != BASELINE]
-        planned += [dict(common, target=target, arm=arm, seed=seed) for target in options.targets for arm in arms]
+        planned += [dict(common, target=target, arm=arm, seed=seed) for target in options.targets
+                    for arm in TARGETS[target][3] if arm in options.arms]
     return planned
 
 
@@ -121,7 +132,6 @@ def run_baseline(job: dict, windows, train, data) -> dict:
 
 
 def run_arm(job: dict, windows, train, data) -> dict:
-    from benchmarks.recipes import TARGETS, settings
     from tensorlm.training import train as fit
 
     model_changes, training_changes = split_changes(job["changes"])
@@ -173,7 +183,7 @@ def table(rows: list[dict]) -> str:
     for key in dict.fromkeys((row["target"], row["arm"]) for row in rows):
         group = [row for row in rows if (row["target"], row["arm"]) == key]
         losses = [row["loss"] for row in group]
-        cells = [f"{statistics.mean(losses):.4f}, {max(losses):.4f}", f"{sum(bool(r['passed']) for r in group)}/{len(group)}"]
+        cells = [f"{statistics.mean(losses):.4f}, {max(losses):.4f}", "-" if group[0]["passed"] is None else f"{sum(r['passed'] for r in group)}/{len(group)}"]
         for name in ("loop", "process"):
             mean = statistics.mean(row[name] for row in group)
             ratio = f"{statistics.mean(row[name] for row in peers) / mean:.1f}" if peers else "-"

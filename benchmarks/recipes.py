@@ -9,7 +9,7 @@ ARMS = {
     "tensor": dict(attention="bilinear", mlp="bilinear", positions=("decay", "toeplitz")),
 }
 TARGETS = {
-    # name: (model, training, loss to reach, arms)
+    # name: (model, training, loss to reach, arms); key_offset adds that position feature to every arm's own
     "1.8857": (
         dict(width=64, layers=1, head_dim=16, bigram="table"),
         dict(steps=110, batch_size=32, lr_matrix=0.04, momentum=0.9, weight_decay=0.0, lr_embedding=0.1,
@@ -18,19 +18,19 @@ TARGETS = {
     ),
     "1.8857 without bigrams": (
         dict(width=64, layers=2, head_dim=16),
-        dict(steps=240, batch_size=32, lr_matrix=0.03, momentum=0.9, weight_decay=0.0, lr_embedding=0.1,
-             lr_head=0.016),
+        dict(steps=140, batch_size=32, lr_matrix=0.03, momentum=0.9, weight_decay=0.0, newton_schulz=4,
+             lr_embedding=0.1, lr_head=0.016),
         1.8857, tuple(ARMS),
     ),
     "1.60": (
-        dict(width=80, layers=2, head_dim=16, bigram="table"),
-        dict(steps=760, batch_size=32, lr_matrix=0.018, momentum=0.93, weight_decay=0.1, newton_schulz=4,
+        dict(width=80, layers=2, head_dim=16, bigram="table", key_offset=True),
+        dict(steps=620, batch_size=32, lr_matrix=0.018, momentum=0.93, weight_decay=0.1, newton_schulz=3,
              lr_embedding=0.1, lr_bigram=0.1, lr_head=0.008),
         1.60, tuple(ARMS),
     ),
     "60 CPU-seconds": (
-        dict(width=80, layers=2, head_dim=16, bigram="table"),
-        dict(steps=1000, batch_size=32, lr_matrix=0.016, momentum=0.95, weight_decay=0.1, newton_schulz=4,
+        dict(width=80, layers=2, head_dim=16, bigram="table", key_offset=True),
+        dict(steps=900, batch_size=32, lr_matrix=0.016, momentum=0.95, weight_decay=0.1, newton_schulz=3,
              lr_embedding=0.1, lr_bigram=0.1, lr_head=0.008),
         1.56, ("bilinear", "tensor"),
     ),
@@ -45,5 +45,8 @@ def settings(target: str, arm: str, seed: int, model: dict | None = None, traini
         if value not in table:
             raise ValueError(f"unknown {name} {value!r}; expected one of {tuple(table)}")
     sizes, schedule, *_ = TARGETS[target]
-    config = ModelConfig(**{**sizes, **ARMS[arm], **(model or {})})
+    chosen = {**sizes, **ARMS[arm]}
+    if chosen.pop("key_offset", False):
+        chosen["positions"] = (*chosen["positions"], "key_offset")
+    config = ModelConfig(**{**chosen, **(model or {})})
     return config, TrainConfig(**{"lr_scalar": SCALAR_RATES[arm], "seed": seed, **schedule, **(training or {})})

@@ -83,10 +83,25 @@ def test_top_k_never_leaves_the_k_most_likely():
 
 @pytest.mark.parametrize("arguments, message", [
     ((torch.zeros(1, 0, dtype=torch.long), 3), "at least one token"),
+    ((torch.zeros(1, 2), 3), "whole numbers"),
+    ((torch.tensor([[1]]), 1, float("nan")), "finite"),
     ((torch.tensor([[99]]), 3), r"prompt tokens must lie in \[0, 11\)"),
-    ((torch.tensor([[1]]), -1), "must not be negative"),
+    ((torch.tensor([[1]]), -1), "not negative"),
     ((torch.tensor([[1]]), 1, 1.0, 0), "top_k at least 1"),
 ])
 def test_bad_requests_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         make().generate(*arguments)
+
+
+def test_a_tiny_temperature_is_the_greedy_choice():
+    logits = torch.tensor([[0.0, 700.0, 1.0]])
+    assert sample(logits, temperature=1e-40).item() == sample(logits, temperature=0.0).item() == 1
+
+
+def test_a_failed_generation_leaves_the_model_in_training_mode(monkeypatch):
+    model = make().train()
+    monkeypatch.setattr(model, "unembed", lambda x: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.generate(torch.tensor([[1]]), 1)
+    assert model.training

@@ -43,7 +43,8 @@ def test_squared_attention_is_bilinear_attention_with_equal_branches():
 def test_multiplicative_mask_equals_minus_infinity_for_softmax_only_where_both_are_zero():
     layer, x = make(), random_input()
     whole = layer(x)[0]
-    layer.positions.mask = lambda count, *rest: torch.ones(4, count, count, dtype=torch.float64)
+    layer.positions._build_mask = lambda count: torch.ones(4, count, count, dtype=torch.float64)
+    layer.positions._constants.clear()
     assert not torch.allclose(layer(x)[0], whole)
 
 
@@ -142,3 +143,11 @@ def test_value_mix_starts_as_absent_and_then_mixes():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_constants_cached_in_inference_mode_can_be_trained_with():
+    layer, x = make(positions=("decay", "toeplitz")), random_input()
+    with torch.inference_mode():
+        layer(x)
+    layer(x)[0].sum().backward()
+    assert layer.positions.toeplitz.grad is not None

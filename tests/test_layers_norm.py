@@ -1,5 +1,7 @@
 """Norm sites: what each kind computes, and how an annealed site becomes a constant."""
 
+import copy
+
 import pytest
 import torch
 
@@ -86,3 +88,10 @@ def test_bad_arguments_are_named():
         Norm("layer")
     with pytest.raises(ValueError, match=r"lie in \[0, 1\], got 1.5"):
         Norm("anneal").set_fraction(1.5)
+
+
+def test_a_site_can_be_copied_in_the_middle_of_training():
+    site = annealed()
+    site(torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True))
+    twin = copy.deepcopy(site)
+    assert twin.penalty is None and torch.equal(twin.log_constant, site.log_constant)

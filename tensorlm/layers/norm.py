@@ -93,6 +93,10 @@ class Norm(nn.Module):
         self._steps += 1
         self.steps.fill_(self._steps)
 
+    def __getstate__(self):
+        """For copies: without what the last forward pass left, which hangs on its graph."""
+        return {**self.__dict__, "penalty": None, "_gathered": []}
+
     def _gather(self, log_r: Tensor) -> None:
         axes = [axis for axis in range(log_r.ndim) if self.groups == 1 or axis != 1]
         self._gathered.append(log_r.mean(axes).reshape(self.groups))

@@ -42,7 +42,7 @@ class Positions(nn.Module):
         self.row_power = ROW_SCALES[row_scale]
         if "toeplitz" in features:
             self.toeplitz = nn.Parameter(torch.zeros(heads, context))
-        self._masks: dict[tuple, Tensor] = {}
+        self._constants: dict[tuple, Tensor] = {}
 
     def slopes(self, like: Tensor | None = None) -> Tensor:
         """m_h, the decay per token of each head: (heads,); zeros without the decay feature."""
@@ -57,13 +57,20 @@ class Positions(nn.Module):
 
     def mask(self, count: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
         """The constant c_h[i, j], zero above the diagonal: (heads, count, count). Cached."""
-        key = (count, dtype, device)
-        if key not in self._masks:
-            ages = torch.arange(count)[:, None] - torch.arange(count)
-            mask = torch.exp(-self.slopes()[:, None, None] * ages.clamp(min=0)) * (ages >= 0)
-            mask = mask / self.row_sums(count).pow(self.row_power)[..., None]
-            self._masks = {key: mask.to(device=device, dtype=dtype)}
-        return self._masks[key]
+        return self._cached(("mask", count, dtype, device), self._build_mask)
+
+    def _build_mask(self, count: int) -> Tensor:
+        ages = torch.arange(count)[:, None] - torch.arange(count)
+        mask = torch.exp(-self.slopes()[:, None, None] * ages.clamp(min=0)) * (ages >= 0)
+        return mask / self.row_sums(count).pow(self.row_power)[..., None]
+
+    def _cached(self, key: tuple, build) -> Tensor:
+        """The constant of this key, built outside inference mode, so that training may use it later."""
+        if key not in self._constants:
+            _, count, dtype, device = key
+            with torch.inference_mode(False):
+                self._constants = {key: build(count).to(device=device, dtype=dtype)}
+        return self._constants[key]
 
     def multiplier(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a polynomial score is multiplied by: c_h[i, j] (1 + t_h[i - j]), (heads, count, count)."""
@@ -74,14 +81,12 @@ class Positions(nn.Module):
 
     def bias(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a softmax score is shifted by: -m_h (i - j) + t_h[i - j], -inf above the diagonal."""
-        key = ("bias", count, dtype, device)
-        if key not in self._masks:
-            ages = torch.arange(count)[:, None] - torch.arange(count)
-            bias = -self.slopes()[:, None, None] * ages.clamp(min=0)
-            self._masks = {key: bias.masked_fill(ages < 0, -math.inf).to(device=device, dtype=dtype)}
-        if "toeplitz" not in self.features:
-            return self._masks[key]
-        return self._masks[key] + self.toeplitz_matrix(count, 0.0).to(dtype)
+        bias = self._cached(("bias", count, dtype, device), self._build_bias)
+        return bias + self.toeplitz_matrix(count, 0.0).to(dtype) if "toeplitz" in self.features else bias
+
+    def _build_bias(self, count: int) -> Tensor:
+        ages = torch.arange(count)[:, None] - torch.arange(count)
+        return (-self.slopes()[:, None, None] * ages.clamp(min=0)).masked_fill(ages < 0, -math.inf)
 
     def toeplitz_matrix(self, count: int, plus: float) -> Tensor:
         """plus + t_h[i - j] on and below the diagonal (0 above): (heads, count, count).

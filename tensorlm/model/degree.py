@@ -49,7 +49,7 @@ def _obstacle(config: ModelConfig, fraction: float) -> str:
         return "softmax attention takes exponentials and divides; choose attention='bilinear' or 'squared'"
     if config.mlp != "none" and build_mlp(config.mlp, 1, 1).degree is None:
         return f"the {config.mlp} MLP is no polynomial; choose mlp='bilinear', 'square', 'product' or 'full'"
-    for field in ("norm", "qk_norm"):
+    for field in ("norm",) if config.attention == "none" else ("norm", "qk_norm"):
         kind = getattr(config, field)
         if kind == "rms":
             return f"{field}='rms' divides by each token's root mean square; choose {field}='anneal' or 'none'"

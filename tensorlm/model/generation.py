@@ -1,5 +1,6 @@
 """Text from a model, one token at a time, from a recurrent state."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +31,14 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
     _check(model, prompt, count, temperature, top_k)
     was_training = model.training
     model.eval()
+    try:
+        return _continue(model, prompt, count, temperature, top_k, generator)
+    finally:
+        model.train(was_training)
+
+
+def _continue(model, prompt: Tensor, count: int, temperature: float, top_k: int | None,
+              generator: torch.Generator | None) -> Tensor:
     state, pieces = ModelState([AttentionState() for _ in model.blocks]), [prompt]
     for index in range(prompt.shape[1]):
         logits = step(model, prompt[:, index : index + 1], state)
@@ -38,7 +47,6 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
         pieces.append(token)
         if index < count - 1:
             logits = step(model, token, state)
-    model.train(was_training)
     return torch.cat(pieces, dim=1)
 
 
@@ -67,7 +75,8 @@ def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
     """
     if temperature == 0.0:
         return logits.argmax(-1, keepdim=True)
-    logits = logits.float() / temperature
+    logits = logits.double()
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # the largest is 0, so a tiny temperature is safe
     if top_k is not None and top_k < logits.shape[-1]:
         lowest = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < lowest, float("-inf"))
@@ -75,11 +84,12 @@ def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
 
 
 def _check(model, prompt: Tensor, count: int, temperature: float, top_k: int | None) -> None:
-    if prompt.ndim != 2 or prompt.shape[1] == 0:
-        raise ValueError(f"prompt must have shape (batch, time) with at least one token, got {tuple(prompt.shape)}")
+    if prompt.ndim != 2 or prompt.numel() == 0 or prompt.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"prompt must be whole numbers of shape (batch, time) with at least one token, got "
+                         f"{prompt.dtype} {tuple(prompt.shape)}")
     if int(prompt.min()) < 0 or int(prompt.max()) >= model.config.vocab_size:
         raise ValueError(f"prompt tokens must lie in [0, {model.config.vocab_size}), got {int(prompt.min())} to "
                          f"{int(prompt.max())}")
-    if count < 0 or temperature < 0 or (top_k is not None and top_k < 1):
-        raise ValueError(f"count and temperature must not be negative and top_k at least 1, got count={count}, "
+    if count < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
+        raise ValueError(f"count and temperature must be finite and not negative, and top_k at least 1, got count={count}, "
                          f"temperature={temperature}, top_k={top_k}")

@@ -100,6 +100,28 @@ def test_the_hash_tells_corpora_apart(tmp_path):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_the_hash_tells_validation_sets_apart(tmp_path):
+    a, b, c = paths = [tmp_path / f"{name}.bin" for name in "abc"]
+    for start, path in enumerate(paths):
+        write_shard(path, np.arange(start, start + 100))
+    corpora = [load("shards", train=[a], valid=[b, c], valid_tokens=count) for count in (None, 50, 60)]
+    corpora.append(load("shards", train=[a, b], valid=[c]))
+    assert len({data.sha256 for data in corpora}) == 4
+    assert corpora[1].sha256 == load("shards", train=[a], valid=[b, c], valid_tokens=50).sha256
+
+
+@pytest.mark.parametrize("count", [-5, 0, 2.5])
+def test_the_number_of_validation_tokens_is_checked(shard, count):
+    with pytest.raises(ValueError, match=f"valid_tokens={count}"):
+        load("shards", train=[shard], valid=[shard], valid_tokens=count)
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_one_path_is_one_shard(shard, kind):
+    one, listed = load("shards", train=kind(shard), valid=kind(shard)), load("shards", train=[shard], valid=[shard])
+    assert one.sha256 == listed.sha256 and one.train[0].tolist() == listed.train[0].tolist()
+
+
 def test_tokenizers_of_shards(tmp_path):
     path = tmp_path / "a.bin"
     write_shard(path, np.arange(300))

@@ -34,6 +34,22 @@ def test_shards_and_arrays_are_the_same_corpus():
     assert whole.describe() == parts.describe()
 
 
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("tokens, words", [
+    (np.arange(5.0), "float64"), (np.zeros((2, 5), dtype=int), r"shape \(2, 5\)"), (np.arange(11), "token id 10"),
+    (np.arange(-1, 5), "token id -1"), ((np.arange(5), np.arange(12)), "token id 10"), ([1, 2, 3], "part of type int"),
+    (torch.arange(5), "Tensor"), ((torch.arange(5),), "part of type Tensor"), (None, "NoneType"), ("abc", "str"),
+])
+def test_what_is_no_split(split, tokens, words):
+    with pytest.raises(ValueError, match=f"{split}: .*{words}"):
+        corpus(**{split: tokens})
+
+
+def test_the_number_of_entries_is_checked():
+    with pytest.raises(ValueError, match="vocab_size=0"):
+        corpus(vocab_size=0)
+
+
 def test_decode_takes_lists_arrays_and_tensors():
     data = corpus()
     assert data.encode("bad") == [1, 0, 3]

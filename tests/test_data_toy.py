@@ -239,3 +239,11 @@ def test_errors_name_the_argument(arguments, name):
         sample_documents(BOOK_LANGUAGE, **{**dict(documents=2, length=8, seed=0), **arguments})
     with pytest.raises(ValueError, match="valid_documents=0"):
         ToyData(valid_documents=0)
+    with pytest.raises(ValueError, match="language='book': must be a ToyLanguage"):
+        load("toy", language="book")
+
+
+def test_the_hash_of_the_corpus_covers_its_validation_set():
+    assert ToyData().sha256 == load("toy").sha256 == ToyData(valid_documents=1024).sha256
+    corpora = (ToyData(), ToyData(valid_documents=50), ToyData(replace(BOOK_LANGUAGE, p_near=0.6)))
+    assert len({data.sha256 for data in corpora}) == 3

@@ -110,12 +110,32 @@ def test_labels_are_escaped():
     assert page(hostile).select_one("b") is None
 
 
+def test_a_variable_cannot_break_out_of_its_tag():
+    hostile = sliders.polynomial("x", {"c": [0, 1]}, variable='a"><script>alert(1)</script>')
+    soup = page(hostile)
+    assert len(soup.select("script")) == 2
+    assert soup.select_one("label").text == 'a"><script>alert(1)</script>'
+    assert soup.select_one("input")["data-input"] == soup.select_one("output")["data-value"] == "variable"
+
+
+def test_the_control_ends_within_the_range():
+    control = page(sliders.polynomial("x", {"c": [0, 1]}, low=0.0, high=0.96, step=0.1, start=0.0)).select_one("input")
+    assert control["max"] == "0.9"
+
+
+@pytest.mark.parametrize("height", [0.0, 1e9, -1e9])
+def test_a_flat_curve_is_drawn_inside_its_box(height):
+    frame = sliders.polynomial("x", {"c": [height]}).data["box"]
+    assert frame["min"] < height < frame["max"]
+
+
 def test_numbers_have_seven_digits_and_no_noise():
     assert slider_page.text(1 / 3) == "0.3333333"
     assert slider_page.text(2e-17) == "0.000000"
     assert slider_page.text(-1234567.0) == "-1234567"
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
 @pytest.mark.parametrize("build, words", [
     (lambda: sliders.bilinear("Bad Name", D, L, R, [1, 0]), "name"),
     (lambda: sliders.bilinear("n", D, L, R[:, :1], [1, 0]), "shapes"),
@@ -126,6 +146,22 @@ def test_numbers_have_seven_digits_and_no_noise():
     (lambda: sliders.scale("n", D, L, R, [1, 1], start=1.01), "start of a"),
     (lambda: sliders.polynomial("n", {}), "curves"),
     (lambda: sliders.polynomial("n", {"x": [1]}, start=9.0), "start of a"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, y=(np.nan, 1)), "y: got"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, y=(-np.inf, 1)), "y: got"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, y=(1, 1)), "y: got"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, y=(1, 1 + 1e-9)), "y: got"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, low=1.0, high=1.0), "range of a"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, low=-np.inf), "range of a"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, step=0), "range of a"),
+    (lambda: sliders.polynomial("n", {"x": []}), "curves: got"),
+    (lambda: sliders.polynomial("n", {"x": 5}), "curves: got"),
+    (lambda: sliders.polynomial("n", {"x": ([1], [0])}), "curves: got"),
+    (lambda: sliders.polynomial("n", {"x": ([1], [])}), "curves: got"),
+    (lambda: sliders.bilinear("n", D, L, R, [1, 0], step=-1), "range of x1"),
+    (lambda: sliders.bilinear("n", D[:, :0], L[:0], R[:0], [1, 0]), "not empty"),
+    (lambda: sliders.bilinear("n", D, 1e200 * L, 1e200 * R, [1, 0]), "overflow"),
+    (lambda: sliders.scale("n", D, L, R, [1, 1], output=3), "output: got 3"),
+    (lambda: sliders.scale("n", D, L, R, [1, 1], output=-1), "output: got -1"),
 ])
 def test_wrong_arguments_are_named(build, words):
     with pytest.raises(ValueError, match=words):

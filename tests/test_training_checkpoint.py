@@ -150,3 +150,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_that_could_not_be_read_back_are_not_written(tmp_path):
+    with pytest.raises(CheckpointError, match="is torch.float64; allowed: torch.float32"):
+        save_checkpoint(tmp_path / "a.safetensors", TensorTransformer(MODEL).double())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["m.json", "m"])
+def test_a_model_is_not_exported_where_its_card_would_go(tmp_path, name):
+    with pytest.raises(ValueError, match="must end in .safetensors"):
+        export_model(TensorTransformer(MODEL), tmp_path / name, {})
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tensorlm.training.__main__ import main, parse_settings
+from tensorlm.training.__main__ import corpus_choice, main, parse_settings, parser, prospects
+from tensorlm.training.folder import RunFolder
 from tensorlm.training.log import read_csv
 
 SMALL = ["--preset", "nano", "--data", "text", "--precision", "float32", "--set", "width=16", "--set", "layers=1",
@@ -84,6 +85,10 @@ def test_a_run_says_what_it_did(tmp_path, text, capsys):
     (["--precision", "fp8"], "TrainConfig.precision = 'fp8': must be one of"),
     (["--device", "cuda:99"], "device 'cuda:99'"),
     (["--resume"], "holds no run to resume"),
+    (["--device", "meta"], "device 'meta': must be auto, cpu"),
+    (["--seed", "99999999999999999999"], "TrainConfig.seed = 99999999999999999999: must be at most"),
+    (["--sample", "-5"], "--sample: '-5': must be a whole number"),
+    (["--tokenizer", "chars", "--data-option", "tokenizer=bpe1024"], "tokenizer=bpe1024: --tokenizer says chars"),
 ])
 def test_a_mistake_gets_one_sentence_and_exit_code_two(tmp_path, text, capsys, arguments, complaint):
     try:
@@ -92,7 +97,7 @@ def test_a_mistake_gets_one_sentence_and_exit_code_two(tmp_path, text, capsys, a
         code = stopped.code
     said = capsys.readouterr().err
     assert code == 2 and complaint in said and said.count("\n") == 1 and "Traceback" not in said
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_overwritten_and_resume_keeps_its_settings(tmp_path, text, capsys):
@@ -118,3 +123,30 @@ def test_settings_take_the_type_of_their_field():
         "model": {"width": 32, "mlp_hidden": None, "smear": "none", "positions": ("rope",)},
         "train": {"clip": 0.5, "skip_factor": None, "anneal": (0.0, 0.5)},
     }
+
+
+def test_the_tokenizer_may_be_given_as_an_option_of_the_corpus():
+    options = parser().parse_args(["--out", "x", "--preset", "nano", "--data-option", "tokenizer=bpe1024"])
+    choice = corpus_choice(options)
+    assert choice["tokenizer"] == "bpe1024" and choice["options"] == {}
+
+
+def test_a_table_larger_than_the_corpus_needs_can_be_sampled(tmp_path, text, capsys):
+    arguments = [*SMALL, *text, "--set", "vocab_size=500", "--steps", "1", "--out", str(tmp_path), "--sample", "40"]
+    assert main(arguments) == 0 and "-----\n" in capsys.readouterr().out
+
+
+def test_control_c_saves_the_run_and_says_the_truth(tmp_path, text, capsys):
+    out = tmp_path / "run"
+    assert prospects(RunFolder(out)) == "nothing was begun"
+    process = start([*SMALL, *text, "--steps", "100000", "--batch-size", "4", "--out", str(out)])
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[0]
+    [saved] = out.glob("checkpoints/step_*.safetensors")
+    assert process.returncode == 130 and f"interrupted; last checkpoint: {saved}; the same command" in said
+    saved.unlink()
+    assert "no checkpoint was written; the same command with --resume begins anew" in prospects(RunFolder(out))

@@ -47,7 +47,7 @@ def test_the_probe_compares_what_it_measures_and_is_asked_once(monkeypatch):
     policy.cpu_bf16_faster.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["tpu-ish", "cuda:99", "cpux"])
+@pytest.mark.parametrize("name", ["tpu-ish", "cuda:99", "cpux", "meta"])
 def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(ValueError, match="device"):
         resolve_device(name)

@@ -1,13 +1,16 @@
 """The loop: exact accumulation, the log, resuming bit for bit, stopping when the loss is no number."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 
 from tensorlm.data import TokenData
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training import (TrainConfig, TrainingError, evaluate, evaluate_worst, load_checkpoint, load_model,
-                               save_checkpoint, train)
+from tensorlm.training import (CheckpointError, TrainConfig, TrainingError, evaluate, evaluate_worst,
+                               load_checkpoint, load_model, save_checkpoint, train)
 from tensorlm.training import trainer as trainer_module
 from tensorlm.training.log import COLUMNS, read_csv
 from tensorlm.training.trainer import Trainer
@@ -222,3 +225,95 @@ def test_the_released_model_has_the_stated_loss(tmp_path):
     card = load_checkpoint(result.path).card
     assert (card["loss_valid"], card["seed"], card["tokens"]) == (result.loss_valid, 0, 14 * 8 * 8)
     assert card["command"] == "make it"
+
+
+def test_a_checkpoint_that_lacks_optimiser_state_is_refused(tmp_path):
+    with pytest.raises(Stop):
+        train(MODEL, FAST, corpus(), out=tmp_path, progress=stop_at(8))
+    c = load_checkpoint(tmp_path)
+    for name in ("head.exp_avg_sq", next(name for name in c.optimizer if name.endswith("momentum_buffer"))):
+        rest = {key: value for key, value in c.optimizer.items() if key != name}
+        save_checkpoint(c.path, c.model, train_config=c.train_config, source=c.source, state=c.state, optimizer=rest,
+                        rng=c.rng)
+        with pytest.raises(CheckpointError, match=f"'optimizer.{name}' is missing"):
+            train(MODEL, FAST, corpus(), out=tmp_path, resume=True)
+
+
+def test_a_text_without_a_window_and_other_refusals_leave_no_folder(tmp_path):
+    out, text = tmp_path / "run", np.arange(100) % 11
+    for train_text, valid in ((text, text[:5]), (text[:9], text)):
+        with pytest.raises(ValueError, match="context=8"):
+            train(MODEL, FAST, TokenData("short", "digits", 11, "0" * 64, train=train_text, valid=valid), out=out)
+    with pytest.raises(ValueError, match="progress 'loud'"):
+        train(MODEL, FAST, corpus(), out=out, progress="loud")
+    assert not out.exists()
+
+
+def test_the_last_checkpoint_comes_before_the_last_validation(tmp_path, monkeypatch):
+    config = FAST.replace(checkpoint_every=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "validate", lambda self: (_ for _ in ()).throw(Stop()))
+        with pytest.raises(Stop):
+            train(MODEL, config, corpus(), out=tmp_path)
+    assert [p.name[5:13] for p in (tmp_path / "checkpoints").iterdir()] == ["00000014"]
+    resumed, whole = train(MODEL, config, corpus(), out=tmp_path, resume=True), train(MODEL, config, corpus())
+    assert same_weights(resumed.model, whole.model)
+    assert without_clocks(resumed.history) == without_clocks(whole.history)
+
+
+def test_a_held_out_loss_that_is_no_number_is_not_released(tmp_path):
+    config = FAST.replace(steps=1, lr_matrix=1e30, optimizer="adamw")
+    with pytest.raises(TrainingError, match="step 1: the loss on held-out text is .*none was written"):
+        train(MODEL, config, corpus(), out=tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def interrupted(tmp_path, progress, config):
+    """Stop a run by ``progress``, go on, and compare with an undisturbed run; the step that was saved."""
+    with pytest.raises(KeyboardInterrupt):
+        train(MODEL, config, corpus(), out=tmp_path, progress=progress)
+    found = [p.name[5:13] for p in sorted((tmp_path / "checkpoints").glob("*"))]
+    resumed, whole = train(MODEL, config, corpus(), out=tmp_path, resume=True), train(MODEL, config, corpus())
+    assert same_weights(resumed.model, whole.model)
+    assert without_clocks(resumed.history) == without_clocks(whole.history)
+    return found
+
+
+def test_an_interrupt_from_progress_saves_the_row_s_step(tmp_path):
+    def progress(row):
+        if row["step"] == 8:
+            raise KeyboardInterrupt
+    assert interrupted(tmp_path, progress, FAST.replace(checkpoint_every=None)) == ["00000008"]
+
+
+@pytest.mark.parametrize("step, saved", [(5, "00000006"), (13, "00000014")])
+def test_control_c_within_a_step_saves_at_its_end(tmp_path, monkeypatch, step, saved):
+    backward = Trainer._backward
+
+    def press(self, batch):
+        if self.done == step and not pressed:
+            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+        return backward(self, batch)
+
+    pressed = []
+    monkeypatch.setattr(Trainer, "_backward", press)
+    assert interrupted(tmp_path, None, FAST.replace(checkpoint_every=None)) == [saved]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_control_c_stops_at_once(tmp_path, monkeypatch):
+    def press(self, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("still running")
+
+    monkeypatch.setattr(Trainer, "_backward", press)
+    with pytest.raises(KeyboardInterrupt):
+        train(MODEL, FAST, corpus(), out=tmp_path)
+
+
+def test_an_evaluation_that_fails_gives_the_mode_back():
+    model = TensorTransformer(MODEL)
+    with pytest.raises(Exception):
+        evaluate(model, torch.full((2, 9), 99))
+    assert model.training

@@ -123,4 +123,5 @@ def test_annealing_starts_and_ends_where_it_should():
     config = TrainConfig(steps=100, anneal=(0.1, 0.8))
     assert [anneal_at(step, config) for step in (0, 10, 80, 100)] == [0, 0, 1, 1]
     assert anneal_at(45, config) == pytest.approx(0.5)
-    assert anneal_at(50, TrainConfig(steps=100, anneal=(0.5, 0.5))) == 1
+    jump = TrainConfig(steps=100, anneal=(0.5, 0.5))
+    assert [anneal_at(step, jump) for step in (0, 49, 50, 100)] == [0, 0, 1, 1]

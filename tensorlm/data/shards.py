@@ -13,6 +13,7 @@ from typing import Iterable, Sequence
 
 import numpy as np
 
+from .batches import check_arguments
 from .cache import as_uint16, atomic_writer
 from .gpt2 import Gpt2Tokenizer
 from .source import TokenData
@@ -91,11 +92,17 @@ def sha256_of_file(path: Path) -> str:
 
 
 def open_shards(
-    name: str, train: Iterable[str | Path], valid: Iterable[str | Path], tokenizer: str = "gpt2",
-    vocab_size: int | None = None, valid_tokens: int | None = None, digests: Sequence[str] | None = None,
+    name: str, train: str | Path | Iterable[str | Path], valid: str | Path | Iterable[str | Path],
+    tokenizer: str = "gpt2", vocab_size: int | None = None, valid_tokens: int | None = None,
+    digests: Sequence[str] | None = None,
 ) -> TokenData:
-    """A corpus called ``name`` over shard files; ``digests``: their SHA-256 in order, where they are known already."""
-    train, valid = [Path(p) for p in train], [Path(p) for p in valid]
+    """A corpus called ``name`` over shard files; ``digests``: their SHA-256 in order, where they are known already.
+
+    Its hash covers the training files, the validation files and, where ``valid_tokens`` is given, that number.
+    """
+    train, valid = _paths(train), _paths(valid)
+    if valid_tokens is not None:
+        check_arguments(valid_tokens=(valid_tokens, 1))
     for split, paths in (("train", train), ("valid", valid)):
         if not paths:
             raise ValueError(f"{split}=[]: must name at least one shard")
@@ -104,12 +111,17 @@ def open_shards(
     if entries is None:
         raise ValueError(f"vocab_size=None: must be given for tokenizer={tokenizer!r}, whose table is not at hand")
     digests = digests or [sha256_of_file(path) for path in train + valid]
+    identity = ["".join(digests[:len(train)]), "".join(digests[len(train):]), str(valid_tokens or "")]
     return TokenData(
         name=name, tokenizer=codec.id if codec else tokenizer, vocab_size=entries,
-        sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        sha256=hashlib.sha256("/".join(identity).encode()).hexdigest(),
         train=tuple(read_shard(path, entries) for path in train),
         valid=_first([read_shard(path, entries) for path in valid], valid_tokens), codec=codec,
     )
+
+
+def _paths(files: str | Path | Iterable[str | Path]) -> list[Path]:
+    return [Path(file) for file in ([files] if isinstance(files, (str, Path)) else files)]
 
 
 def _first(parts: list[np.ndarray], count: int | None) -> tuple[np.ndarray, ...]:
@@ -124,13 +136,13 @@ def _first(parts: list[np.ndarray], count: int | None) -> tuple[np.ndarray, ...]
 
 
 def load_shards(
-    train: Iterable[str | Path], valid: Iterable[str | Path], tokenizer: str = "gpt2", vocab_size: int | None = None,
-    valid_tokens: int | None = None,
+    train: str | Path | Iterable[str | Path], valid: str | Path | Iterable[str | Path], tokenizer: str = "gpt2",
+    vocab_size: int | None = None, valid_tokens: int | None = None,
 ) -> TokenData:
-    """Your own shard files as a corpus, memory-mapped.
+    """Your own shard files (one or several a split) as a corpus, memory-mapped.
 
     The format does not record its tokenizer: ``tokenizer`` names it ("gpt2", "bpe4096", "bpe1024", or a name of
     yours, which needs ``vocab_size``), and every id is checked against the number of entries. ``valid_tokens`` keeps
-    only the first so many validation tokens. Raises as `read_shard` does.
+    only the first so many validation tokens (at least 1). Raises as `read_shard` does.
     """
     return open_shards("shards", train, valid, tokenizer, vocab_size, valid_tokens)

@@ -15,7 +15,7 @@ from . import batches
 SOURCES = {
     "shakespeare": ("tensorlm.data.shakespeare", "load_shakespeare"),
     "text": ("tensorlm.data.text", "load_text"),
-    "toy": ("tensorlm.data.toy", "load_toy"),
+    "toy": ("tensorlm.data.toy", "ToyData"),
     "shards": ("tensorlm.data.shards", "load_shards"),
     "fineweb": ("tensorlm.data.fineweb", "load_fineweb"),
 }
@@ -38,7 +38,8 @@ class TokenData:
     ``train`` and ``valid`` are 1-D integer arrays, or tuples of such arrays (shards) that no window crosses.
     ``tokenizer`` is the id of the tokenizer, ``sha256`` the hash of the corpus, ``bytes_per_token`` the mean UTF-8
     length of a validation token (None where it is unknown): nats per token / ln 2 / bytes_per_token are bits per
-    byte.
+    byte. Raises ValueError for other arrays, and for an id outside 0 .. vocab_size - 1; ids in memory-mapped arrays are
+    not looked at here (`tensorlm.data.shards` does when it opens them).
 
     >>> data = TokenData("count", "numbers", 100, "0" * 64, train=np.arange(80), valid=np.arange(80, 100))
     >>> data.train_batch(step=0, batch_size=2, context=8, seed=0).shape, data.valid_windows(4).shape
@@ -55,6 +56,14 @@ class TokenData:
     valid: np.ndarray | Sequence[np.ndarray] = field(repr=False)
     bytes_per_token: float | None = None
     codec: Codec | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        batches.check_arguments(vocab_size=(self.vocab_size, 1))
+        for split, tokens in (("train", self.train), ("valid", self.valid)):
+            if not isinstance(tokens, (np.ndarray, list, tuple)):
+                raise ValueError(f"{split}: {type(tokens).__name__}, must be an array of token ids or a tuple of such")
+            for part in as_parts(tokens):
+                _check_part(split, part, self.vocab_size)
 
     def train_batch(
         self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None
@@ -93,6 +102,16 @@ class TokenData:
 def as_parts(tokens: np.ndarray | Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     """The arrays that a split consists of."""
     return [tokens] if isinstance(tokens, np.ndarray) else tokens
+
+
+def _check_part(split: str, part: np.ndarray, vocab_size: int) -> None:
+    if not isinstance(part, np.ndarray):
+        raise ValueError(f"{split}: has a part of type {type(part).__name__}, must be NumPy arrays of token ids")
+    if part.ndim != 1 or part.dtype.kind not in "iu":
+        raise ValueError(f"{split}: shape {part.shape}, dtype {part.dtype}, must be one-dimensional integers")
+    if len(part) and not isinstance(part, np.memmap) and not (0 <= part.min() and part.max() < vocab_size):
+        bad = part[(part < 0) | (part >= vocab_size)][0]
+        raise ValueError(f"{split}: token id {bad} is outside the {vocab_size} entries of the tokenizer")
 
 
 def as_ids(tokens: Iterable[int] | torch.Tensor) -> list[int]:

@@ -8,6 +8,7 @@ context continues the same documents.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Iterable
@@ -144,6 +145,8 @@ def _block(language: ToyLanguage, length: int, seed: int, split: int, block: int
 class ToyData:
     """The toy language as a corpus, with the interface of `TokenData` (``train`` and ``valid`` are endless: None).
 
+    ``language``: the frozen book language, or one with other knobs. Raises ValueError naming the field that is none.
+
     >>> data = ToyData()
     >>> data.train_batch(step=0, batch_size=32, context=64, seed=0).shape
     torch.Size([32, 65])
@@ -160,6 +163,8 @@ class ToyData:
     train = valid = bytes_per_token = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.language, ToyLanguage):
+            raise ValueError(f"language={self.language!r}: must be a ToyLanguage")
         check_arguments(valid_documents=(self.valid_documents, 1))
 
     @property
@@ -169,8 +174,8 @@ class ToyData:
 
     @property
     def sha256(self) -> str:
-        """Hash of the words and the knobs of the language."""
-        return self.language.sha256
+        """Hash of the words, the knobs of the language and the number of validation documents."""
+        return hashlib.sha256(f"{self.language.sha256} {self.valid_documents}".encode()).hexdigest()
 
     def annotated_batch(
         self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None
@@ -243,8 +248,3 @@ def kl_by_rule(logits: torch.Tensor, batch: ToyBatch) -> dict[str, float]:
     kl = cross - torch.from_numpy(batch.language.entropies)[batch.rows]
     by_rule = {rule: kl[rules == i].mean().item() for i, rule in enumerate(RULES) if (rules == i).any()}
     return {**by_rule, "all": kl.mean().item()}
-
-
-def load_toy(language: ToyLanguage = BOOK_LANGUAGE, valid_documents: int = 1024) -> ToyData:
-    """The toy corpus: the frozen book language, or one with other knobs."""
-    return ToyData(language, valid_documents)

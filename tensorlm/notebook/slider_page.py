@@ -57,9 +57,12 @@ def box(data: Data, y: tuple[float, float] | None, evaluate: Evaluate, points: i
     heights = [[None if c[key] is None else float(f"{c[key]:.6g}") for c in columns] for key in columns[0]]
     known = [height for curve in heights for height in curve if height is not None]
     least, most = y or (min(known), max(known))
-    margin = 0.0 if y else 0.05 * (most - least) or 1.0
+    margin = 0.0 if y else max(0.05 * (most - least) or 1.0, 1e-4 * abs(most))
+    bottom, top = (float(f"{height:.6g}") for height in (least - margin, most + margin))
+    if not bottom < top:
+        raise ValueError(f"y: got {y}, allowed: numbers that differ in their first 6 digits")
     return {"left": 46, "top": 8, "width": WIDTH - 56, "height": HEIGHT - 38, "low": low, "high": high,
-            "min": float(f"{least - margin:.6g}"), "max": float(f"{most + margin:.6g}"), "heights": heights}
+            "min": bottom, "max": top, "heights": heights}
 
 
 @functools.cache
@@ -69,7 +72,7 @@ def _asset(file: str) -> str:
 
 def _control(name: str, each: Data) -> str:
     """Label, native range input (arrow keys, Home, End) and its announced value."""
-    places, key, label = each["decimals"], each["key"], escape(each["label"])
+    places, key, label = each["decimals"], escape(each["key"]), escape(each["label"])
     low, high, start = (f"{each[part]:.{places}f}" for part in ("low", "high", "start"))
     return (f'<div class="tlm-control"><label for="tlm-{name}-{key}">{label}</label>'
             f'<input type="range" id="tlm-{name}-{key}" data-input="{key}" min="{low}" max="{high}" step="{each["step"]:g}"'

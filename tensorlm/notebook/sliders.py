@@ -7,6 +7,8 @@ compare what the page shows with what it must show.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,12 @@ class Slider:
 
     name: str
     data: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        try:
+            json.dumps(self.data, allow_nan=False)
+        except ValueError:
+            raise ValueError(f"{self.name}: got values that overflow, allowed: finite numbers wherever the inputs can stand") from None
 
     def evaluate(self, values: Sequence[float]) -> dict[str, float | None]:
         """What the page must show when its range inputs stand at ``values``: see :func:`evaluate`."""
@@ -68,6 +76,8 @@ def scale(name: str, D: Any, L: Any, R: Any, point: Sequence[float], output: int
     (True, 0.14285714285714285)
     """
     D, L, R, x = _factors(D, L, R, point)
+    if output not in range(len(D)):
+        raise ValueError(f"output: got {output}, allowed: 0 to {len(D) - 1}, the rows of D")
     contributions = D[output] * (L @ x) * (R @ x) * max(abs(low), abs(high)) ** 2
     data = {"kind": "scale", "title": title, "inputs": [_input("a", "a", low, high, step, start)], "point": _plain(x),
             "D": _plain(D[output]), "L": _plain(L), "R": _plain(R),
@@ -82,14 +92,18 @@ def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "
 
     ``curves`` maps a label to the coefficients of a polynomial, constant term first, or to a pair (numerator, denominator) of such for a
     rational curve. ``y`` is the vertical range drawn (default: that of the curves). Keys of ``evaluate``: ``y1..`` in the order of ``curves``.
+    Raises ``ValueError`` naming the argument that cannot be drawn.
 
     >>> polynomial("demo", {"square": [0, 0, 1], "bounded": ([0, 1], [1, 0, 1])}, start=1.0).evaluate([2.0])
     {'y1': 4.0, 'y2': 0.4}
     """
     if not 1 <= len(curves) <= 7:
         raise ValueError(f"curves: got {len(curves)}, allowed: 1 to 7")
-    drawn = [{"label": label, **_fraction(coefficients)} for label, coefficients in curves.items()]
-    inputs = [_input(variable, variable, low, high, step or (high - low) / 80, start)]
+    if y is not None and not (len(y) == 2 and -math.inf < y[0] < y[1] < math.inf):
+        raise ValueError(f"y: got {y}, allowed: two finite numbers, the lower one first")
+    drawn = [{"label": label, **_fraction(label, coefficients)} for label, coefficients in curves.items()]
+    key = variable if re.fullmatch(r"[^\W\d][\w-]*", variable) else "variable"
+    inputs = [_input(key, variable, low, high, (high - low) / 80 if step is None else step, start)]
     data = {"kind": "polynomial", "title": title, "inputs": inputs, "curves": drawn}
     return Slider(_checked(name), {**data, "box": slider_page.box(data, y, evaluate)})
 
@@ -131,17 +145,19 @@ def _named(**groups: Any) -> dict[str, float | None]:
     return {key: None if entry is None else float(entry) for key, entry in flat.items()}
 
 
-def _fraction(coefficients: Sequence[Any]) -> dict[str, list[float]]:
+def _fraction(label: str, coefficients: Sequence[Any]) -> dict[str, list[float]]:
     """A polynomial or a pair of polynomials as numerator and denominator."""
-    pair = len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
-    above, below = coefficients if pair else (coefficients, [1.0])
-    return {"numerator": _plain(_array(above)), "denominator": _plain(_array(below))}
+    pair = np.iterable(coefficients) and len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
+    above, below = map(_array, coefficients if pair else (coefficients, [1.0]))
+    if not (above.ndim == 1 and above.size and below.any()):
+        raise ValueError(f"curves: got {coefficients!r} for {label!r}, allowed: one coefficient at least, and a denominator other than 0")
+    return {"numerator": _plain(above), "denominator": _plain(below)}
 
 
 def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None) -> tuple[np.ndarray, ...]:
     D, L, R, x = map(_array, (D, L, R, point))
-    if not (D.ndim == L.ndim == 2 and L.shape == R.shape and D.shape[1] == L.shape[0] and x.shape == L.shape[1:]):
-        raise ValueError(f"shapes: got D {D.shape}, L {L.shape}, R {R.shape}, point {x.shape}, allowed: (o, h), (h, d), (h, d), (d,)")
+    if not (D.ndim == L.ndim == 2 and L.shape == R.shape and D.shape[1] == L.shape[0] and x.shape == L.shape[1:] and D.size and L.size):
+        raise ValueError(f"shapes: got D {D.shape}, L {L.shape}, R {R.shape}, point {x.shape}, allowed: (o, h), (h, d), (h, d), (d,), not empty")
     if L.shape[0] > 8 or L.shape[1] > (most_inputs or L.shape[1]):
         raise ValueError(f"L: got {L.shape[0]} hidden units and {L.shape[1]} inputs, allowed: 8 and {most_inputs or 'any'} at most")
     return D, L, R, x
@@ -150,10 +166,14 @@ def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None)
 def _input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
     """One range input; the start must be a value that the browser can show, which is ``low`` plus whole steps."""
     step = round(float(step), 6)
+    if not (-math.inf < low < high < math.inf and 0 < step < math.inf):
+        raise ValueError(f"range of {key}: got low={low}, high={high}, step={step}, allowed: finite, low < high, step of 1e-6 at least")
     steps = (start - low) / step
     if not low <= start <= high or abs(steps - round(steps)) > 1e-6:
         raise ValueError(f"start of {key}: got {start}, allowed: {low} plus a whole number of steps of {step}, up to {high}")
     decimals = max(len(f"{number:.6f}".rstrip("0").partition(".")[2]) for number in (low, step))
+    if round(float(high), decimals) > high:
+        high = round(math.floor(high * 10**decimals) / 10**decimals, decimals)          # the page must not go beyond
     return {"key": key, "label": label, "low": float(low), "high": float(high), "step": step,
             "start": round(float(start), decimals), "decimals": decimals}
 

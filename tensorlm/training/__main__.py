@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from tensorlm.data import TokenData, load
 from tensorlm.model import PRESETS, ModelConfig, preset
 from tensorlm.training import distributed
+from tensorlm.training.checkpoint import checkpoints_in
 from tensorlm.training.config import TrainConfig, recipe
 from tensorlm.training.device import resolve_device
 from tensorlm.training.folder import RunFolder
@@ -46,9 +47,18 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"tensorlm.training: {error}", file=sys.stderr)
             return 1 if isinstance(error, TrainingError) else 2
         except KeyboardInterrupt:
-            print(f"tensorlm.training: interrupted; last checkpoint: {RunFolder(options.out).last_good()}; the same "
-                  f"command with --resume goes on", file=sys.stderr)
+            if world.leads:
+                print(f"tensorlm.training: interrupted; {prospects(RunFolder(options.out))}", file=sys.stderr)
             return 130
+
+
+def prospects(folder: RunFolder) -> str:
+    """What an interrupted run can count on."""
+    if checkpoints_in(folder.path):
+        return f"last checkpoint: {folder.last_good()}; the same command with --resume goes on from it"
+    if folder.exists():
+        return "no checkpoint was written; the same command with --resume begins anew"
+    return "nothing was begun"
 
 
 def run(options: argparse.Namespace, world: distributed.World, command: str) -> None:
@@ -93,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=what)
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
                    help="any field of ModelConfig or TrainConfig, such as norm=anneal or lr_matrix=0.01 (repeatable)")
-    p.add_argument("--sample", type=int, default=0, metavar="N", help="at the end print N tokens of generated text")
+    p.add_argument("--sample", type=_count, default=0, metavar="N", help="at the end print N tokens of generated text")
     return p
 
 
@@ -106,6 +116,10 @@ def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
     given = {"preset": options.preset, "data": options.data, "tokenizer": options.tokenizer,
              "options": _pairs(options.data_option, "--data-option") if options.data_option else None}
     given = {name: value for name, value in given.items() if value is not None}
+    if "tokenizer" in given.get("options", {}):
+        tokenizer = given["options"].pop("tokenizer")
+        if given.setdefault("tokenizer", tokenizer) != tokenizer:
+            raise ValueError(f"--data-option tokenizer={tokenizer}: --tokenizer says {options.tokenizer}")
     if options.resume:
         stored = RunFolder(options.out).stored().card.get("choice", DEFAULTS)
         for name in given:
@@ -176,8 +190,15 @@ def report(result: TrainResult, data: TokenData, sample: int = 0) -> str:
     if sample:
         start = data.valid_windows(1)[:1, :1].to(next(result.model.parameters()).device)
         tokens = result.model.generate(start, sample, generator=None)
-        text += "\n" + "-" * 40 + "\n" + data.decode(tokens[0].cpu())
+        known = tokens[0][tokens[0] < data.vocab_size]  # the table of a model may be larger than its corpus needs
+        text += "\n" + "-" * 40 + "\n" + data.decode(known.cpu())
     return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, 0 or more")
+    return int(text)
 
 
 def _pairs(items: list[str], argument: str, read: Callable[[str], Any] | None = None) -> dict[str, Any]:

@@ -65,8 +65,11 @@ def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_
                     optimizer: dict[str, Tensor] | None = None, rng: dict[str, Tensor] | None = None) -> Path:
     """Write a checkpoint so that at every moment either the old file or the complete new one stands at ``path``.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and take the name in one step.
+    The bytes go to a temporary file in the same folder, reach the disk, and take the name in one step. Raises
+    CheckpointError, and writes nothing, for weights that are neither float32 nor float16.
     """
+    for name, value in model.state_dict().items():
+        _check_tensor(Path(path), name, value, value)
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"optimizer.{name}": value for name, value in (optimizer or {}).items()}
     tensors |= {f"rng.{name}": value for name, value in (rng or {}).items()}
@@ -113,8 +116,10 @@ def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[s
     """Write a weights-only checkpoint and, beside it, its card as JSON.
 
     ``dtype`` float16 halves the file; weights that float16 cannot hold raise ValueError. The card says what a reader
-    has to know: corpus, tokens, seconds, loss, seed, command.
+    has to know: corpus, tokens, seconds, loss, seed, command. ``path`` must end in .safetensors, else ValueError.
     """
+    if Path(path).suffix != SUFFIX:
+        raise ValueError(f"path {str(path)!r}: must end in {SUFFIX} (the card takes the same name with .json)")
     if dtype not in (torch.float32, torch.float16):
         raise ValueError(f"dtype {dtype}: must be torch.float32 or torch.float16")
     stored = TensorTransformer(model.config)

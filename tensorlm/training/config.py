@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 OPTIMIZERS = ("muon-batched", "muon", "adamw")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("off", "on")
+MOST = {"seed": 2**63 - 1, "threads": 1024}
 STABLE_NORMS = ("rms",)
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -79,7 +81,8 @@ class TrainConfig:
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "anneal", tuple(self.anneal))
+        if isinstance(self.anneal, list):
+            object.__setattr__(self, "anneal", tuple(self.anneal))
         _check_types(self)
         for name in ("optimizer", "precision", "compile"):
             _check_choice(self, name, {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "compile": COMPILE}[name])
@@ -89,6 +92,8 @@ class TrainConfig:
             _check_least(self, name, 1)
         for name in ("seed", "warmup", "weight_decay", "norm_penalty", "momentum", "clip", *LEARNING_RATES):
             _check_least(self, name, 0)
+        for name, most in MOST.items():
+            _check_most(self, name, most)
         _check_fractions(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,8 +144,14 @@ def _check_types(config: TrainConfig) -> None:
         value, names = getattr(config, field.name), [part.strip() for part in field.type.split("|")]
         if value is None and "None" in names or names[0].startswith("tuple"):
             continue
-        if isinstance(value, bool) or not isinstance(value, kinds[names[0]]) or value != value:
+        if isinstance(value, bool) or not isinstance(value, kinds[names[0]]):
             raise ValueError(f"TrainConfig.{field.name} = {value!r}: must be {field.type}")
+        if not isinstance(value, str) and not _finite(value):
+            raise ValueError(f"TrainConfig.{field.name} = {value!r}: must be finite")
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _check_choice(config: TrainConfig, name: str, allowed: tuple[str, ...]) -> None:
@@ -154,6 +165,11 @@ def _check_least(config: TrainConfig, name: str, least: int) -> None:
         raise ValueError(f"TrainConfig.{name} = {value!r}: must be at least {least}")
 
 
+def _check_most(config: TrainConfig, name: str, most: int) -> None:
+    if getattr(config, name) > most:
+        raise ValueError(f"TrainConfig.{name} = {getattr(config, name)!r}: must be at most {most}")
+
+
 def _check_fractions(config: TrainConfig) -> None:
     if not 0 <= config.cooldown <= 1:
         raise ValueError(f"TrainConfig.cooldown = {config.cooldown!r}: must be a fraction from 0 to 1")
@@ -161,5 +177,6 @@ def _check_fractions(config: TrainConfig) -> None:
         raise ValueError(f"TrainConfig.momentum = {config.momentum!r}: must be below 1")
     if config.skip_factor is not None and not config.skip_factor > 1:
         raise ValueError(f"TrainConfig.skip_factor = {config.skip_factor!r}: must be above 1, or None")
-    if len(config.anneal) != 2 or not 0 <= config.anneal[0] <= config.anneal[1] <= 1:
+    pair = isinstance(config.anneal, tuple) and len(config.anneal) == 2 and all(map(_finite, config.anneal))
+    if not pair or not 0 <= config.anneal[0] <= config.anneal[1] <= 1:
         raise ValueError(f"TrainConfig.anneal = {config.anneal!r}: must be (start, end) with 0 <= start <= end <= 1")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+DEVICES = ("cpu", "cuda")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BF16_CAPABILITY = (8, 0)
 FP16_CAPABILITY = (7, 0)
@@ -37,7 +38,7 @@ class Precision:
 def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     """The device called ``name``; "auto" is the GPU of this process where there is one, else the CPU.
 
-    Raises ValueError for a device that torch does not know or that is not there.
+    Raises ValueError for a device that is neither a CPU nor a GPU under CUDA, or that is not there.
 
     >>> resolve_device("cpu")
     device(type='cpu')
@@ -49,7 +50,9 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device {name!r}: must be auto, cpu, cuda or cuda:N") from None
+        device = None
+    if device is None or device.type not in DEVICES:
+        raise ValueError(f"device {name!r}: must be auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device

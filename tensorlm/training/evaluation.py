@@ -25,10 +25,11 @@ def window_losses(model: nn.Module, windows: Tensor, batch_size: int | None = No
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    pieces = windows.split(batch_size or _batch_size(model, windows, device))
-    losses = [_losses(model, piece.to(device).long(), dtype) for piece in pieces]
-    model.train(was_training)
-    return torch.cat(losses)
+    try:
+        pieces = windows.split(batch_size or _batch_size(model, windows, device))
+        return torch.cat([_losses(model, piece.to(device).long(), dtype) for piece in pieces])
+    finally:
+        model.train(was_training)
 
 
 def evaluate(model: nn.Module, windows: Tensor, batch_size: int | None = None,

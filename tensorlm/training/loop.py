@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from tensorlm.training.device import cpu_threads
 from tensorlm.training.folder import Run, RunFolder
 from tensorlm.training.log import Row, progress_for
 from tensorlm.training.optim import anneal_at
-from tensorlm.training.recorder import Recorder
+from tensorlm.training.recorder import Recorder, restore
 from tensorlm.training.trainer import Trainer, TrainingError
 
 Progress = str | Callable[[Row], None] | None
@@ -48,11 +50,12 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
 
     With ``out`` the run keeps a log and checkpoints in that folder; ``resume`` continues the run that lies there,
     on a CPU bit for bit. ``progress`` gets every row of the log: None (silent), "auto", "bar", "plain", or a function
-    of one row. ``card`` adds entries to the card of the released model. Under ``torchrun`` (inside
+    of one row. Ctrl-C is put off to the end of the step, which is saved (one process with ``out``; a second Ctrl-C
+    stops at once), and a ``progress`` that raises KeyboardInterrupt leaves a checkpoint too. ``card`` adds entries to the card of the released model. Under ``torchrun`` (inside
     :func:`tensorlm.training.distributed.joined`) the processes share each batch.
 
     Raises ValueError for settings that do not fit, CheckpointError for a checkpoint that does not, and TrainingError
-    when the loss is not finite: it names the step, the batch and the last good checkpoint.
+    when a loss is not finite: it names the step, the batch and the last good checkpoint.
 
     >>> import numpy as np
     >>> from tensorlm.data import TokenData
@@ -65,14 +68,18 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
     """
     leads = distributed.current().leads
     with cpu_threads(train_config.threads), contextlib.ExitStack() as stack:
-        folder, checkpoint = _open(out, resume, Run(model_config, train_config, source_of(data), card or {}), leads)
+        run = Run(model_config, train_config, source_of(data), card or {})
+        folder, checkpoint = _open(out, resume, run, leads)
         trainer = Trainer(model_config, train_config, data, device, checkpoint and checkpoint.state.get("precision"))
-        recorder = stack.enter_context(contextlib.closing(Recorder(trainer, folder, checkpoint)))
+        if checkpoint is not None:
+            restore(trainer, checkpoint)
         show = progress_for(train_config.steps, progress if leads else None, trainer.done)
+        if folder is not None and leads and not resume:
+            folder.start(run)
+        recorder = stack.enter_context(contextlib.closing(Recorder(trainer, folder, checkpoint is not None)))
         try:
-            for row in _rows(trainer, recorder):
-                recorder.add(row)
-                show(row)
+            with _putting_off_interrupts(folder is not None and trainer.world.size == 1) as interrupt:
+                _loop(trainer, recorder, show, interrupt)
         except TrainingError as error:
             raise TrainingError(f"{error}; last good checkpoint: {recorder.last_good(error.step)}",
                                 error.step) from None
@@ -87,23 +94,67 @@ def _open(out: str | Path | None, resume: bool, run: Run,
         return None, None
     folder = RunFolder(out)
     if leads:
-        folder.tidy() if resume else folder.start(run)
+        folder.tidy() if resume else folder.require_free()
     return folder, folder.resume(run) if resume else None
 
 
-def _rows(trainer: Trainer, recorder: Recorder) -> Iterator[Row]:
+class _Interrupt:
+    """A Ctrl-C that was put off; the second one is not."""
+
+    asked = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextlib.contextmanager
+def _putting_off_interrupts(wanted: bool) -> Iterator[_Interrupt]:
+    """Take SIGINT for the body, where it would raise KeyboardInterrupt; the loop asks between two steps."""
+    interrupt = _Interrupt()
+    in_charge = threading.current_thread() is threading.main_thread()
+    if not (wanted and in_charge and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
+        yield interrupt
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _loop(trainer: Trainer, recorder: Recorder, show: Callable[[Row], None], interrupt: _Interrupt) -> None:
+    for row in _rows(trainer, recorder, interrupt):
+        recorder.add(row)
+        try:
+            show(row)
+        except KeyboardInterrupt:  # between two steps, so the state is whole
+            if trainer.world.size == 1:
+                recorder.save()
+            raise
+
+
+def _rows(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> Iterator[Row]:
     config = trainer.config
     while trainer.done < config.steps:
         trainer.step()
         last = trainer.done == config.steps
         if last and trainer.anneals:
             trainer.model.set_anneal(anneal_at(config.steps, config))
-        validates = last or _due(config.validate_every, trainer.done)
-        if validates or _due(config.log_every, trainer.done):
+        validates = _due(config.validate_every, trainer.done)
+        if not last and (validates or _due(config.log_every, trainer.done)):
             yield trainer.row(validates)
-        if last or _due(config.checkpoint_every, trainer.done):
+        stop = interrupt.asked
+        if last or stop or _due(config.checkpoint_every, trainer.done):
             with trainer.clock.paused():
                 recorder.save()
+        if stop:
+            raise KeyboardInterrupt
+    if not recorder.complete():  # the weights are on the disk before the last validation
+        yield trainer.row(validates=True)
+    if interrupt.asked:
+        raise KeyboardInterrupt
 
 
 def _due(every: int | None, step: int) -> bool:

@@ -112,6 +112,8 @@ def lr_scale(step: int, config: TrainConfig) -> float:
 def anneal_at(step: int, config: TrainConfig) -> float:
     """Annealing fraction of the norms at ``step``: 0 before ``anneal[0]``, 1 from ``anneal[1]`` of the steps on.
 
+    It rises linearly between the two; where they are equal it jumps.
+
     >>> config = TrainConfig(steps=10, anneal=(0.2, 0.6))
     >>> [round(anneal_at(step, config), 2) for step in (0, 2, 4, 6, 10)]
     [0.0, 0.0, 0.5, 1.0, 1.0]
@@ -120,7 +122,7 @@ def anneal_at(step: int, config: TrainConfig) -> float:
     fraction = step / config.steps
     if fraction >= end:
         return 1.0
-    return max(0.0, (fraction - start) / (end - start))
+    return (fraction - start) / (end - start) if fraction > start else 0.0
 
 
 def optimizers(model: nn.Module, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:

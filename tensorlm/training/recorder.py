@@ -21,18 +21,18 @@ STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
 class Recorder:
     """Keeps the history of a run and, with a folder, writes it down. Only the leading process writes.
 
-    Rows reach the disk before the checkpoint that follows them, so a resumed log has each row once.
+    Rows reach the disk before the checkpoint that follows them, so a resumed log has each row once. Only the last
+    checkpoint comes before the last row, whose validation may take long or fail.
     """
 
-    def __init__(self, trainer: Trainer, folder: RunFolder | None, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, trainer: Trainer, folder: RunFolder | None, resumed: bool = False) -> None:
+        """``resumed``: a checkpoint of ``folder`` was restored into the trainer."""
         self.trainer, self.folder, self.log = trainer, folder, None
         self.history: list[Row] = []
-        if checkpoint is not None:
-            restore(trainer, checkpoint)
         if folder is not None and trainer.world.leads:
             self.log = CsvLog(folder.path / LOG, keep_until=trainer.done)
             self.history = list(self.log.rows)
-        elif folder is not None and checkpoint is not None:
+        elif folder is not None and resumed:
             self.history = [row for row in read_csv(folder.path / LOG) if row["step"] <= trainer.done]
 
     def add(self, row: Row) -> None:
@@ -52,6 +52,10 @@ class Recorder:
                         source=source_of(trainer.data), state=run_state(trainer), optimizer=optimizer_state(trainer),
                         rng=rng_state())
         self.folder.prune()
+
+    def complete(self) -> bool:
+        """Whether the row of the last step is there."""
+        return bool(self.history) and self.history[-1]["step"] == self.trainer.config.steps
 
     def release(self, card: dict[str, Any]) -> Path | None:
         """Write the weights with their card, and the result of the run."""
@@ -107,7 +111,18 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path}: its state cannot be resumed: {error!r}") from None
     trainer.model.load_state_dict(checkpoint.model.state_dict())
+    if trainer.done > trainer.guard.skipped:  # a step was taken, and every step gives each parameter its state
+        for name in _state_names(trainer):
+            if name not in checkpoint.optimizer:
+                raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{name}' is missing")
     _restore_optimizers(trainer, checkpoint)
+
+
+def _state_names(trainer: Trainer) -> list[str]:
+    names = {p: name for name, p in trainer.model.named_parameters()}
+    adam = ("exp_avg", "exp_avg_sq", "step")
+    return [f"{names[p]}.{key}" for member in trainer.optimizers.members for group in member.param_groups
+            for p in group["params"] for key in (adam if isinstance(member, torch.optim.AdamW) else STATE_SHAPED[:1])]
 
 
 def _restore_optimizers(trainer: Trainer, checkpoint: Checkpoint) -> None:

@@ -61,9 +61,11 @@ class Trainer:
         """``precision`` overrules the configured one: a resumed run keeps what "auto" once meant."""
         if data.vocab_size > model_config.vocab_size:
             raise ValueError(f"ModelConfig.vocab_size = {model_config.vocab_size}: the data needs {data.vocab_size}")
+        self.windows = data.valid_windows(model_config.context)[: config.validate_windows]
         self.clock = Clock()
         self.config, self.data, self.world = config, data, distributed.current()
         self.batch_rows = self.world.rows(config.batch_size)
+        data.train_batch(0, 1, model_config.context, config.seed)  # a text too short is found here, not at step 0
         self.device = resolve_device(device, self.world.local_rank)
         self.model = TensorTransformer(model_config, seed=config.seed).to(self.device)
         self.precision = choose_precision(precision or config.precision, self.device)
@@ -78,7 +80,6 @@ class Trainer:
         self.done = 0
         self.recent: list[float] = []
         self.unsettled: list[Tensor] = []
-        self._windows: Tensor | None = None
 
     def step(self) -> None:
         """One optimiser step on the batch of step ``self.done``."""
@@ -172,10 +173,14 @@ class Trainer:
         return row
 
     def validate(self) -> float:
-        """Mean nats per token on the held-out windows, in float32; the processes share the windows."""
-        if self._windows is None:
-            self._windows = self.data.valid_windows(self.model.config.context)[: self.config.validate_windows]
-        windows = self._windows
+        """Mean nats per token on the held-out windows, in float32; the processes share the windows.
+
+        Raises TrainingError where it is not finite.
+        """
+        windows = self.windows
         mine = windows[self.world.rank :: self.world.size]
         total = window_losses(self.model, mine).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
-        return self.world.sum_(total.to(self.device)).item() / len(windows)
+        loss = self.world.sum_(total.to(self.device)).item() / len(windows)
+        if not math.isfinite(loss):
+            raise TrainingError(f"step {self.done}: the loss on held-out text is {loss}", self.done)
+        return loss

@@ -10,19 +10,7 @@ import torch
 from torch import Tensor
 
 from tensorlm.notebook.checks import Exercise, NotAnswered
-
-DTYPE = torch.float64
-TOLERANCE = 1e-9
-
-
-def _random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
-
-
-def _near(got: Any, expected: Any) -> bool:
-    """Whether both have one shape and differ by less than the tolerance, relative to the size of ``expected``."""
-    got, expected = torch.as_tensor(got, dtype=DTYPE), torch.as_tensor(expected, dtype=DTYPE)
-    return got.shape == expected.shape and bool((got - expected).norm() <= TOLERANCE * (1 + expected.norm()))
+from tensorlm.notebook.exercises.tools import DTYPE, near as _near, random as _random
 
 
 def _table(D: Tensor, L: Tensor, R: Tensor) -> Tensor:

@@ -9,25 +9,13 @@ import torch
 from torch import Tensor
 
 from tensorlm.notebook.checks import Exercise
-
-DTYPE = torch.float64
-TOLERANCE = 1e-9
-
-
-def _random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+from tensorlm.notebook.exercises.tools import DTYPE, near as _near, random as _random
 
 
 def _layer(seed: int, width: int = 4, hidden: int = 5) -> Callable[[Tensor], Tensor]:
     """A random bilinear layer as a plain function of one vector (width,)."""
     D, L, R = _random(width, hidden, seed=seed), _random(hidden, width, seed=seed + 1), _random(hidden, width, seed=seed + 2)
     return lambda x: D @ ((L @ x) * (R @ x))
-
-
-def _near(got: Any, expected: Any) -> bool:
-    """Whether both have one shape and differ by less than the tolerance, relative to the size of ``expected``."""
-    got, expected = torch.as_tensor(got, dtype=DTYPE), torch.as_tensor(expected, dtype=DTYPE)
-    return got.shape == expected.shape and bool((got - expected).norm() <= TOLERANCE * (1 + expected.norm()))
 
 
 # 02.1 -----------------------------------------------------------------------------------------------------------------

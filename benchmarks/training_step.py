@@ -67,11 +67,14 @@ def measure(shape: str, dtype: str, repeats: int) -> list[dict]:
 
 
 def time_step(model: TensorTransformer, tokens: torch.Tensor, dtype: torch.dtype, fused: bool) -> float:
-    attention_layer.SDPA_FROM = ALWAYS if fused else NEVER
-    started = time.process_time()
-    logits = model(tokens[:, :-1], dtype=dtype)
-    F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()).backward()
-    return time.process_time() - started
+    usual, attention_layer.SDPA_FROM = attention_layer.SDPA_FROM, ALWAYS if fused else NEVER
+    try:
+        started = time.process_time()
+        logits = model(tokens[:, :-1], dtype=dtype)
+        F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        return time.process_time() - started
+    finally:
+        attention_layer.SDPA_FROM = usual
 
 
 def report(shape: str, dtype: str, arm: str, values: list[float], tensor: float) -> dict:

@@ -1,0 +1,82 @@
+"""The benchmarks: their floor is right, their arms are of equal size, and each of them runs for a few steps."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import ablation, gpt2_baseline, recipes, time_to_loss, training_step
+from benchmarks.ngrams import DISCOUNT, ngram_loss
+from tensorlm.data import TokenData
+from tensorlm.model import TensorTransformer
+from tensorlm.training import train
+
+
+def corpus(count=4000, vocab=5):
+    tokens = np.random.default_rng(0).integers(0, vocab, count).astype(np.uint16)
+    tokens[1::2] = tokens[::2]  # pairs, so that a history of one token helps
+    return TokenData("pairs", "numbers", vocab, "", train=tokens[:3000], valid=tokens[3000:])
+
+
+def by_the_formula(train_tokens, history, token, vocab):
+    """p_n of absolute discounting for one token, straight from its definition."""
+    lower = by_the_formula(train_tokens, history[1:], token, vocab) if history else 1 / vocab
+    n = len(history)
+    follow = [int(train_tokens[i + n]) for i in range(len(train_tokens) - n) if tuple(train_tokens[i : i + n]) == history]
+    if not follow:
+        return lower
+    return (max(follow.count(token) - DISCOUNT, 0) + DISCOUNT * len(set(follow)) * lower) / len(follow)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_ngram_counts_match_the_formula(order):
+    data = corpus()
+    windows = data.valid_windows(8)[:2].numpy()
+    losses = []
+    for row, place in itertools.product(windows, range(1, 9)):
+        history = tuple(int(token) for token in row[max(0, place - order) : place])
+        losses.append(-math.log(by_the_formula(data.train, history, int(row[place]), 5)))
+    assert ngram_loss(data.train, windows, 5, order)[0] == pytest.approx(np.mean(losses), rel=1e-9)
+
+
+@pytest.mark.parametrize("target", recipes.TARGETS)
+def test_the_arms_of_a_target_have_equal_blocks(target):
+    counts = []
+    for arm in recipes.TARGETS[target][3]:
+        model = TensorTransformer(recipes.settings(target, arm, seed=0)[0])
+        counts.append(sum(parameter.numel() for _, parameter in model.parameter_groups()["matrix"]))
+    assert max(counts) <= 1.02 * min(counts)
+
+
+def test_unknown_targets_and_arms_are_named():
+    with pytest.raises(ValueError, match="unknown target '1.5'"):
+        recipes.settings("1.5", "tensor", 0)
+    with pytest.raises(ValueError, match="unknown arm 'lstm'"):
+        recipes.settings("1.60", "lstm", 0)
+
+
+@pytest.mark.parametrize("change", ablation.CHANGES)
+def test_every_ablation_changes_something_and_trains(change):
+    model, training = ablation.CHANGES[change]
+    config, plan = recipes.settings(ablation.TARGET, ablation.ARM, 0, {**model, "vocab_size": 5, "context": 8}, training)
+    base = recipes.settings(ablation.TARGET, ablation.ARM, 0, {"vocab_size": 5, "context": 8})
+    assert ((config, plan) == base) == (change == "none")
+    assert math.isfinite(train(config, plan.replace(steps=2, batch_size=2, precision="float32"), corpus()).loss_valid)
+
+
+def test_the_peer_learns():
+    tokens = torch.from_numpy(corpus().train.astype(np.int64))
+    model, loop = gpt2_baseline.train_baseline(tokens, tokens, 5, seed=0, iterations=30)
+    batch = tokens[:650].view(10, 65)
+    assert gpt2_baseline._loss(model, batch).item() < math.log(5) - 0.1 and loop > 0
+
+
+def test_jobs_are_interleaved_by_seed():
+    options = time_to_loss.parse(["--corpus", "x.txt", "--targets", "1.60", "--seeds", "0", "1"])
+    assert [job["seed"] for job in time_to_loss.jobs(options)][1:] == [0] * 4 + [1] * 4
+
+
+def test_a_step_of_every_arm_can_be_timed():
+    assert len(training_step.measure("d=64, T=64, batch 32", "float32", repeats=1)) == len(training_step.ARMS)

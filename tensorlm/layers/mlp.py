@@ -181,7 +181,7 @@ def mlp_parameters(kind: str, width: int, hidden: int, out: int | None = None, e
 def matched_hidden(kind: str, width: int, parameters: int, encoders: int = 3) -> int:
     """The hidden width whose parameter count is nearest to `parameters`, rounded to a multiple of 8 (above 8).
 
-    This is the rule of every parameter-matched comparison in the book. For square layers of 8 width^2 parameters it
+    This is the book's rule for matching layers in size. For square layers of 8 width^2 parameters it
     gives 4 width for one encoder and 8 width / 3 for two.
 
     >>> matched_hidden("relu", 64, 8 * 64**2), matched_hidden("bilinear", 64, 6 * 64**2)

@@ -40,7 +40,7 @@ def test_squared_attention_is_bilinear_attention_with_equal_branches():
     torch.testing.assert_close(squared(random_input())[0], bilinear(random_input())[0], rtol=1e-11, atol=1e-12)
 
 
-def test_multiplicative_mask_equals_minus_infinity_for_softmax_only_where_both_are_zero():
+def test_without_its_causal_mask_the_layer_is_another_function():
     layer, x = make(), random_input()
     whole = layer(x)[0]
     layer.positions._build_mask = lambda count: torch.ones(4, count, count, dtype=torch.float64)

@@ -69,6 +69,11 @@ class Norm(nn.Module):
         """1 / c in the dtype of x, shaped to multiply it."""
         return torch.exp(-self._aligned(self.log_constant)).to(x.dtype)
 
+    @property
+    def anneal_fraction(self) -> float:
+        """a, the share of the constant, as a number: reading the buffer would wait for the device."""
+        return self._fraction
+
     def set_fraction(self, a: float) -> None:
         """Set a, the share of the constant: 0 is a per-token norm, 1 is a constant."""
         if not 0.0 <= a <= 1.0:

@@ -42,7 +42,7 @@ class Positions(nn.Module):
         self.row_power = ROW_SCALES[row_scale]
         if "toeplitz" in features:
             self.toeplitz = nn.Parameter(torch.zeros(heads, context))
-        self._constants: dict[tuple, Tensor] = {}
+        self._constants: dict[str, tuple[tuple, Tensor]] = {}
 
     def slopes(self, like: Tensor | None = None) -> Tensor:
         """m_h, the decay per token of each head: (heads,); zeros without the decay feature."""
@@ -57,20 +57,20 @@ class Positions(nn.Module):
 
     def mask(self, count: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
         """The constant c_h[i, j], zero above the diagonal: (heads, count, count). Cached."""
-        return self._cached(("mask", count, dtype, device), self._build_mask)
+        return self._cached("mask", (count,), dtype, device, self._build_mask)
 
     def _build_mask(self, count: int) -> Tensor:
         ages = torch.arange(count)[:, None] - torch.arange(count)
         mask = torch.exp(-self.slopes()[:, None, None] * ages.clamp(min=0)) * (ages >= 0)
         return mask / self.row_sums(count).pow(self.row_power)[..., None]
 
-    def _cached(self, key: tuple, build) -> Tensor:
-        """The constant of this key, built outside inference mode, so that training may use it later."""
-        if key not in self._constants:
-            _, count, dtype, device = key
+    def _cached(self, kind: str, sizes: tuple, dtype: torch.dtype, device: torch.device | None, build) -> Tensor:
+        """The last constant of its kind; built outside inference mode, so that training may use it later."""
+        key = (sizes, dtype, device)
+        if kind not in self._constants or self._constants[kind][0] != key:
             with torch.inference_mode(False):
-                self._constants = {key: build(count).to(device=device, dtype=dtype)}
-        return self._constants[key]
+                self._constants[kind] = (key, build(*sizes).to(device=device, dtype=dtype))
+        return self._constants[kind][1]
 
     def multiplier(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a polynomial score is multiplied by: c_h[i, j] (1 + t_h[i - j]), (heads, count, count)."""
@@ -81,7 +81,7 @@ class Positions(nn.Module):
 
     def bias(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a softmax score is shifted by: -m_h (i - j) + t_h[i - j], -inf above the diagonal."""
-        bias = self._cached(("bias", count, dtype, device), self._build_bias)
+        bias = self._cached("bias", (count,), dtype, device, self._build_bias)
         return bias + self.toeplitz_matrix(count, 0.0).to(dtype) if "toeplitz" in self.features else bias
 
     def _build_bias(self, count: int) -> Tensor:
@@ -104,12 +104,15 @@ class Positions(nn.Module):
         """Rotate pairs of features of x (..., time, head_dim) by their position (no-op without rope)."""
         if "rope" not in self.features:
             return x
+        cos, sin = self._cached("rotation", (start, x.shape[-2]), x.dtype, x.device, self._build_rotation)
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+    def _build_rotation(self, start: int, count: int) -> Tensor:
         half = self.head_dim // 2
         rates = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
-        angles = (start + torch.arange(x.shape[-2], dtype=torch.float64))[:, None] * rates
-        cos, sin = angles.cos().to(x), angles.sin().to(x)
-        a, b = x[..., :half], x[..., half:]
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+        angles = (start + torch.arange(count, dtype=torch.float64))[:, None] * rates
+        return torch.stack([angles.cos(), angles.sin()])
 
     def offset(self, keys: Tensor, before: Tensor | None = None) -> Tensor:
         """Take the second half of each key (..., time, head_dim) from the position before (no-op without key_offset).

@@ -141,7 +141,7 @@ class TensorTransformer(nn.Module):
             site.update(reduce)
 
     def anneal_fraction(self) -> float:
-        return min((site._fraction for site in self.norm_sites() if site.kind == "anneal"), default=1.0)
+        return min((site.anneal_fraction for site in self.norm_sites() if site.kind == "anneal"), default=1.0)
 
     def fold_norms(self) -> "TensorTransformer":
         """A model with norm "none" and the same logits: the constants are folded into the matrices that follow."""

@@ -6,6 +6,7 @@ colour scale. The alt text of a figure says its finding and stands in the metada
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -63,6 +64,38 @@ def diverging(ax: Axes, matrix: Any, label: str = "", limit: float | None = None
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)
     return image
+
+
+def images(pictures: Any, titles: Sequence[str] = (), names: Sequence[str] = (), limit: float | None = None, size: float = 0.66) -> Figure:
+    """A table of small signed images (rows, columns, height, width), all on one scale: blue below zero, white at zero, red above.
+
+    ``titles`` stand over the columns and ``names`` before the rows; ``limit`` is the end of the scale (default: the largest
+    absolute entry), ``size`` the width of an image in inches. Raises ``ValueError`` for another number of axes, for entries that
+    are not finite, and for titles or names that are too few or too many.
+
+    >>> fig = images([[[[1.0, -1.0]], [[0.0, 2.0]]]], titles=["a", "b"])
+    >>> [ax.get_title() for ax in fig.axes]
+    ['a', 'b']
+    >>> plt.close(fig)
+    """
+    values = np.asarray(pictures.detach().cpu() if hasattr(pictures, "detach") else pictures, dtype=float)
+    if values.ndim != 4 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"pictures: got shape {values.shape}, allowed: (rows, columns, height, width), not empty, finite")
+    rows, columns = values.shape[:2]
+    for name, words, count in (("titles", titles, columns), ("names", names, rows)):
+        if len(words) not in (0, count):
+            raise ValueError(f"{name}: got {len(words)}, allowed: {count} or none")
+    bound = float(np.abs(values).max() or 1.0) if limit is None else limit
+    fig, axes = plt.subplots(rows, columns, figsize=(size * columns + 0.3 * bool(names), size * rows + 0.25 * bool(titles)), squeeze=False)
+    for (row, column), ax in np.ndenumerate(axes):
+        ax.imshow(values[row, column], cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        if names and column == 0:
+            ax.set_ylabel(names[row], fontsize=9)
+        if titles and row == 0:
+            ax.set_title(titles[column], fontsize=9)
+    return fig
 
 
 def show(fig: Figure) -> None:

@@ -1,0 +1,237 @@
+"""Drawing of tensor networks with matplotlib: shapes, wires, open legs, frames and their words. The figures themselves: ``networks``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib import patches
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.path import Path
+from matplotlib.text import Text
+
+from tensorlm.notebook.figures import palette
+
+DIRECTIONS = {"right": 0, "up-right": 60, "up": 90, "up-left": 120, "left": 180, "down-left": 240, "down": 270, "down-right": 300}
+SIZES = {"circle": 0.32, "box": 0.3, "isometry": 0.4, "dot": 0.08}
+COLOURS = {"D": "blue", "L": "orange", "R": "green", "T": "sky", "Q": "orange", "K": "green", "V": "pink", "O": "blue", "C": "amber"}
+INCH, LEG = 0.62, 0.42                               # inches a unit of a canvas; units that an open line reaches beyond its shape
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A sum over a shared index: two nodes, the name of the index, how far the line bends to its left, whether it is dashed."""
+
+    start: str
+    end: str
+    label: str = ""
+    bend: float = 0.0
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A free index: its node, the direction (a name of ``DIRECTIONS`` or degrees), the name of the index, whether it is dashed."""
+
+    node: str
+    direction: str | float
+    label: str = ""
+    dashed: bool = False
+
+    @property
+    def angle(self) -> float:
+        return math.radians(DIRECTIONS[self.direction] if isinstance(self.direction, str) else self.direction)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What was drawn: shapes by node, lines and words. ``order`` is that of the tensor the network stands for."""
+
+    nodes: dict[str, patches.Patch]
+    wires: list[patches.PathPatch]
+    legs: list[patches.PathPatch]
+    words: list[Text]
+
+    @property
+    def order(self) -> int:
+        return len(self.legs)
+
+
+def draw(ax: Axes, nodes: Mapping[str, Point], wires: Iterable[Wire | Sequence[Any]] = (), legs: Iterable[Leg | Sequence[Any]] = (),
+         kinds: Mapping[str, str] | None = None, labels: Mapping[str, str] | None = None, groups: Mapping[str, Sequence[str]] | None = None,
+         at: Point = (0.0, 0.0)) -> Drawing:
+    """Draw the network of ``nodes`` (name to position) on ``ax``, moved by ``at``.
+
+    ``wires`` are :class:`Wire` or their arguments, such as ``("L", "dot", "h")``; ``legs`` are :class:`Leg` or theirs, such as
+    ``("L", "down", "i")``. ``kinds`` gives a node the shape ``"circle"`` (the default), ``"box"``, ``"isometry"`` or ``"dot"``. A node
+    shows its name up to the first space, as mathematics, unless ``labels`` says otherwise; a dot shows nothing. ``groups`` maps a caption
+    to the nodes that a dashed frame goes around.
+    Raises ``ValueError`` naming what does not fit. A matrix product has two free indices left:
+
+    >>> _, ax = canvas(4, 2)
+    >>> draw(ax, {"A": (1, 1), "B": (2.5, 1)}, wires=[("A", "B", "k")], legs=[("A", "left", "i"), ("B", "right", "j")]).order
+    2
+    >>> plt.close("all")
+    """
+    wires, legs = _lines("wires", Wire, wires), _lines("legs", Leg, legs)
+    kinds = {name: (kinds or {}).get(name, "circle") for name in nodes} | dict(kinds or {})
+    groups = groups or {}
+    _check(nodes, wires, legs, kinds, labels or {}, groups, at)
+    place = {name: (float(x) + at[0], float(y) + at[1]) for name, (x, y) in nodes.items()}
+    captions = {name: "" if kinds[name] == "dot" else f"${name.split(' ')[0]}$" for name in nodes} | dict(labels or {})
+    middle = tuple(sum(axis) / len(place) for axis in zip(*place.values()))
+    ax.set_axis_off()
+    ax.set_aspect("equal")
+    words = [_frame(ax, caption, [place[name] for name in members]) for caption, members in groups.items()]
+    sizes = {name: SIZES[kinds[name]] for name in nodes}
+    lines = [_wire(ax, wire, (place[wire.start], place[wire.end]), (sizes[wire.start], sizes[wire.end]), middle, words) for wire in wires]
+    ends = [_leg(ax, leg, place[leg.node], sizes[leg.node], words) for leg in legs]
+    shapes = {name: _shape(ax, name, place[name], kinds[name], captions[name], words) for name in nodes}
+    ax.autoscale_view()
+    return Drawing(shapes, lines, ends, words)
+
+
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white figure whose axes are ``width`` by ``height`` units, at one size of shapes and letters for all diagrams.
+
+    >>> fig, ax = canvas(10, 5); fig.get_size_inches().tolist()
+    [6.2, 3.1]
+    >>> plt.close(fig)
+    """
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise ValueError(f"canvas: got width={width}, height={height}, allowed: finite numbers above 0")
+    fig = plt.figure(figsize=(INCH * width, INCH * height), facecolor="white", layout="none")
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+    ax.set_axis_off()
+    return fig, ax
+
+
+def say(ax: Axes, x: float, y: float, words: str, size: float = 14, va: str = "center") -> Text:
+    """Words or a sign such as ``"$=$"`` between two networks, centred at (x, y), or hanging from there with ``va="top"``."""
+    return ax.text(x, y, words, fontsize=size, ha="center", va=va, color="#1a1a1a", linespacing=1.35, zorder=5)
+
+
+def tint(colour: str, strength: float = 0.22) -> tuple[float, ...]:
+    """``colour`` on white paper, as light as black letters need it.
+
+    >>> tint("#000000", 0.5)
+    (0.5, 0.5, 0.5)
+    """
+    return tuple(round(1 - strength * (1 - part), 4) for part in to_rgb(colour))
+
+
+def _lines(argument: str, line: type, entries: Iterable[Any]) -> list[Any]:
+    """Each entry as the line that it is or whose arguments it holds."""
+    lines = []
+    for entry in entries:
+        try:
+            lines.append(entry if isinstance(entry, line) else line(*entry))
+        except TypeError:
+            what = f"{line.__name__} or its arguments {tuple(line.__annotations__)}"
+            raise ValueError(f"{argument}: got {entry!r}, allowed: {what}") from None
+    return lines
+
+
+def _check(nodes: Mapping[str, Point], wires: list[Wire], legs: list[Leg], kinds: Mapping[str, str], labels: Mapping[str, str],
+           groups: Mapping[str, Sequence[str]], at: Point) -> None:
+    if not nodes:
+        raise ValueError("nodes: got none, allowed: at least one name with its position (x, y)")
+    for what, place in [*((f"nodes: got position {place} of {name!r}", place) for name, place in nodes.items()), (f"at: got {at}", at)]:
+        if len(place) != 2 or not all(map(math.isfinite, place)):
+            raise ValueError(f"{what}, allowed: two finite numbers (x, y)")
+    if unknown := [(name, kind) for name, kind in kinds.items() if kind not in SIZES]:
+        raise ValueError(f"kinds: got {unknown[0][1]!r} for {unknown[0][0]!r}, allowed: {', '.join(SIZES)}")
+    for leg in legs:
+        if leg.direction not in DIRECTIONS if isinstance(leg.direction, str) else not math.isfinite(leg.direction):
+            raise ValueError(f"legs: got direction {leg.direction!r} at {leg.node!r}, allowed: {', '.join(DIRECTIONS)}, or finite degrees")
+    if empty := [caption for caption, members in groups.items() if not members]:
+        raise ValueError(f"groups: got no node for {empty[0]!r}, allowed: one at least")
+    used = {"wires": [end for wire in wires for end in (wire.start, wire.end)], "legs": [leg.node for leg in legs], "kinds": kinds,
+            "labels": labels, "groups": [name for members in groups.values() for name in members]}
+    for argument, names in used.items():
+        if strangers := [name for name in names if name not in nodes]:
+            raise ValueError(f"{argument}: got unknown node {strangers[0]!r}, allowed: {', '.join(map(repr, nodes))}")
+    _check_apart(nodes, wires, legs)
+
+
+def _check_apart(nodes: Mapping[str, Point], wires: list[Wire], legs: list[Leg]) -> None:
+    """Nothing lies on top of another thing of its kind, and no wire is a point."""
+    drawn = {"nodes": [(tuple(place), name) for name, place in nodes.items()],
+             "wires": [((frozenset((wire.start, wire.end)), wire.bend), f"{wire.start} to {wire.end}") for wire in wires],
+             "legs": [((leg.node, round(math.degrees(leg.angle), 6)), f"{leg.node} {leg.direction}") for leg in legs]}
+    for argument, things in drawn.items():
+        places = [place for place, _ in things]
+        if twice := [name for i, (place, name) in enumerate(things) if place in places[:i]]:
+            raise ValueError(f"{argument}: got {twice[0]!r} on top of another one, allowed: each in a place of its own (a wire may bend)")
+    if loops := [wire.start for wire in wires if wire.start == wire.end]:
+        raise ValueError(f"wires: got one from {loops[0]!r} to itself, allowed: wires between two nodes")
+    if bent := [wire for wire in wires if not math.isfinite(wire.bend)]:
+        raise ValueError(f"wires: got bend {bent[0].bend} from {bent[0].start!r} to {bent[0].end!r}, allowed: finite numbers")
+
+
+def _wire(ax: Axes, wire: Wire, ends: tuple[Point, Point], sizes: tuple[float, float], middle: Point,
+          words: list[Text]) -> patches.PathPatch:
+    """A line or a curve between two centres; its name stands on the outer side, to the right or above where there is none."""
+    (start, end), length = ends, math.dist(*ends)
+    along = tuple((b - a) / length for a, b in zip(start, end))
+    across = (-along[1], along[0])                                                        # to the left of the way from start to end
+    seen = (length + sizes[0] - sizes[1]) / 2                                             # the middle of what the shapes leave to be seen
+    control = tuple((a + b) / 2 + 2 * wire.bend * n for a, b, n in zip(start, end, across))
+    if wire.label:
+        top = tuple(a + seen * step + wire.bend * n for a, step, n in zip(start, along, across))
+        outward = sum(n * (t - m) for n, t, m in zip(across, top, middle))
+        side = math.copysign(0.21, outward if abs(outward) > 1e-6 else across[0] + 1e-3 * across[1])
+        _name(ax, top[0] + side * across[0], top[1] + side * across[1], wire.label, words)
+    return _line(ax, [start, control, end], wire.dashed, f"wire {wire.start} - {wire.end}")
+
+
+def _leg(ax: Axes, leg: Leg, place: Point, size: float, words: list[Text]) -> patches.PathPatch:
+    along, reach = (math.cos(leg.angle), math.sin(leg.angle)), size + LEG
+    end = tuple(p + reach * a for p, a in zip(place, along))
+    if leg.label:
+        _name(ax, *(p + (reach + 0.2) * a for p, a in zip(place, along)), leg.label, words)
+    return _line(ax, [place, end, end], leg.dashed, f"leg {leg.node} {leg.direction}")
+
+
+def _line(ax: Axes, points: list[Point], dashed: bool, gid: str) -> patches.PathPatch:
+    look = {"edgecolor": "#6a6a6a", "linewidth": 1.3, "linestyle": (0, (3, 2))} if dashed else {"edgecolor": "#1a1a1a", "linewidth": 1.7}
+    path = Path(points, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
+    return ax.add_patch(patches.PathPatch(path, fill=False, capstyle="butt" if dashed else "round", zorder=1, gid=gid, **look))
+
+
+def _name(ax: Axes, x: float, y: float, label: str, words: list[Text]) -> None:
+    words.append(say(ax, x, y, f"${label}$", 12.5))
+
+
+def _shape(ax: Axes, name: str, place: Point, kind: str, caption: str, words: list[Text]) -> patches.Patch:
+    size, (x, y) = SIZES[kind], place
+    colour = palette.get(COLOURS.get(caption.strip("$")[:1], ""), "#5a5a5a")
+    look = {"facecolor": tint(colour), "edgecolor": colour, "linewidth": 1.6, "zorder": 3, "gid": f"node {name}"}
+    base = y - 0.7 * size
+    corner, side = (x - size + 0.06, y - size + 0.06), 2 * size - 0.12
+    shape = {
+        "circle": lambda: patches.Circle(place, size, **look),
+        "box": lambda: patches.FancyBboxPatch(corner, side, side, boxstyle="round,pad=0.06", **look),
+        "isometry": lambda: patches.Polygon([(x - size, base), (x + size, base), (x, y + size)], joinstyle="round", **look),
+        "dot": lambda: patches.Circle(place, size, **look | {"facecolor": "black", "edgecolor": "black"}),
+    }[kind]()
+    if caption:
+        words.append(say(ax, x, y - (0.16 * size if kind == "isometry" else 0.02), caption, 14))
+    return ax.add_patch(shape)
+
+
+def _frame(ax: Axes, caption: str, places: list[Point]) -> Text:
+    """A dashed frame around some nodes, its caption above."""
+    pad = max(SIZES.values()) + 0.14
+    (left, low), (right, high) = ([edge(axis) for axis in zip(*places)] for edge in (min, max))
+    corner, width, height = (left - pad, low - pad), right - left + 2 * pad, high - low + 2 * pad
+    ax.add_patch(patches.FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.2", fill=False, edgecolor="#6a6a6a",
+                                        linestyle=(0, (4, 3)), linewidth=1.2, zorder=0, gid=f"group {caption}"))
+    return say(ax, (left + right) / 2, high + pad + 0.2, caption, 11.5)

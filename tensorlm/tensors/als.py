@@ -1,0 +1,210 @@
+"""CP decomposition of stacked layers by alternating least squares, from their factors.
+
+Fits T_oij... ~ sum_c A0_oc A1_ic A2_jc ... One sweep updates every factor in turn, A_n = M_n V_n^-1, where M_n is T contracted with
+the other factors and V_n the elementwise product of their Gram matrices (Kolda & Bader 2009, section 3.4). M_n comes from
+the tree: what is below each branch is kept, so a sweep is O(2^N hidden width rank), never width^(2^N).
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_finite, require_last_axis, require_rank, require_same_kind
+from tensorlm.tensors.composition import ComposedTensor, as_composed
+from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.trees import Tree, join, tree_distance
+
+MOST = 2**20  # columns or sweeps beyond which a number is taken for a slip
+NEAR = 0.4  # where error^2 / |T|^2 < eps^NEAR, 6e-7 in float64, it would come from a cancellation: measured otherwise
+DEPENDENT = 0.75  # eigenvalues of V_n below eps^DEPENDENT of the largest, 2e-12 in float64, count as zero
+
+
+@dataclass(frozen=True, eq=False)
+class CPFit:
+    """Factors A_0 (out, r), A_1, A_2, ... (width, r) of a CP decomposition, and |T - fit| / |T| after every sweep."""
+
+    factors: tuple[Tensor, ...]
+    errors: tuple[float, ...]
+
+    @property
+    def rank(self) -> int:
+        return self.factors[0].shape[1]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The fitted function, sum_c A0_oc (A1_c . x) (A2_c . x) ...: x (..., width) -> (..., out)."""
+        output, first, *others = self.factors
+        require_same_kind(factors=output, x=x)
+        require_last_axis("x", x, len(first))
+        values = x @ first
+        for factor in others:
+            values = values * (x @ factor)
+        return values @ output.mT
+
+    def dense(self, limit: float = DENSE_LIMIT) -> Tensor:
+        """The fit as a dense tensor (out, width, ...); raises ValueError where it takes more than `limit` bytes."""
+        output, *leaves = self.factors
+        shape = tuple(len(factor) for factor in self.factors)
+        require_affordable(shape, output.dtype, "the factors", limit)
+        columns = leaves[0]
+        for factor in leaves[1:-1]:
+            columns = (columns.unsqueeze(1) * factor).flatten(0, 1)
+        return join(output, columns.mT, leaves[-1].mT).view(shape)
+
+    def layer(self) -> CPTensor:
+        """The fit of one layer as a layer of hidden width r; ValueError for a deeper network."""
+        if len(self.factors) != 3:
+            raise ValueError(f"only a fit of order 3 is one bilinear layer, this one has order {len(self.factors)}")
+        return CPTensor(self.factors[0], self.factors[1].mT, self.factors[2].mT)
+
+    def tree(self) -> Tree:
+        """The fit as a tree of elementwise products."""
+        output, *leaves = self.factors
+        unit = torch.eye(self.rank, dtype=output.dtype, device=output.device)
+        nodes = [Tree(unit, left.mT, right.mT) for left, right in zip(leaves[::2], leaves[1::2])]
+        while len(nodes) > 1:
+            nodes = [Tree(unit, unit, unit, pair) for pair in zip(nodes[::2], nodes[1::2])]
+        return Tree(output, nodes[0].left, nodes[0].right, nodes[0].below)
+
+
+def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start: list[Tensor] | None = None, seed: int = 0) -> CPFit:
+    """CP decomposition of T at this rank, of one layer (order 3) or a network (order 2^N + 1), after `steps` sweeps.
+
+    `start` holds a matrix (size of the mode, rank) for each mode, the output first; None draws Gaussian ones from `seed`. Modes
+    are updated in order and nothing is normalised, as in TensorLy's `parafac`. Where columns are dependent, so that an
+    update has no one solution, it takes the nearest to the factor before; no sweep makes the fit worse.
+    Errors come from |T|^2 - 2 <T, fit> + |fit|^2, or, so near to an exact fit that this would cancel, from
+    `tree_distance`, which costs more than a sweep. ALS finds a local minimum, and at some ranks none exists: the factors
+    then grow without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
+    Raises ValueError for a rank, steps or start that do not fit, and for NaN or infinity.
+
+    >>> layer = CPTensor(torch.eye(2), torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    >>> fit = cp_als(layer, rank=1, steps=2)  # x1 x2 and 2 x1 x2
+    >>> fit.errors[-1] < 1e-6, fit(torch.tensor([1.0, 3.0])).round(decimals=3)
+    (True, tensor([3., 6.]))
+    """
+    network = as_composed(tensor)
+    require_rank(rank, MOST)
+    require_rank(steps, MOST, "steps")
+    start = _drawn(network, rank, seed) if start is None else _checked(network, rank, start)
+    with torch.inference_mode():
+        squared, sweep = network.squared_norm().item(), _Sweep(network, start)
+        if not math.isfinite(squared):
+            network.refuse()
+        if not math.isfinite(sweep.units.sum() + sweep.grams[0].sum()):
+            _refuse(start)
+        errors = [sweep.run(squared) for _ in range(steps)]
+    return CPFit(tuple(factor.mT.clone() for factor in sweep.factors), tuple(errors))  # out of inference mode
+
+
+def _drawn(network: ComposedTensor, rank: int, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, rank, dtype=network.dtype, generator=generator).to(network.device) for size in network.shape]
+
+
+def _checked(network: ComposedTensor, rank: int, start: list[Tensor]) -> list[Tensor]:
+    if len(start) != network.order:
+        raise ValueError(f"start must hold a matrix for each of {network.order} modes, got {len(start)}")
+    require_same_kind(tensor=network.layers[0].D, **{f"start[{number}]": factor for number, factor in enumerate(start)})
+    for number, (factor, size) in enumerate(zip(start, network.shape)):
+        if factor.shape != (size, rank):
+            raise ValueError(f"start[{number}] must be ({size}, {rank}), got {tuple(factor.shape)}")
+    return list(start)
+
+
+def _refuse(start: list[Tensor]) -> None:
+    """Raise ValueError for what is not finite in `start`; one sum has told that something is."""
+    for number, factor in enumerate(start):
+        require_finite(f"start[{number}]", factor)
+    raise ValueError(f"start must be small enough for products to be finite in {start[0].dtype}")
+
+
+class _Node:
+    """One copy of a layer. `below` is what its branches read, modes or nodes; `encoders` the matrices, and transposes, they do it by.
+
+    All values here are rows: (r, hidden), (r, width). Products of few rows with large matrices are fastest that way.
+    """
+
+    def __init__(self, layers: tuple[CPTensor, ...], modes: range):
+        *lower, layer = layers
+        encoders, self.below = (layer.L, layer.R), tuple(modes)
+        if lower:
+            half = len(modes) // 2
+            encoders = (layer.L @ lower[-1].D, layer.R @ lower[-1].D)  # from hidden units straight to hidden units
+            self.below = _Node(tuple(lower), modes[:half]), _Node(tuple(lower), modes[half:])
+        self.encoders = [(encoder.contiguous(), encoder.mT.contiguous()) for encoder in encoders]
+
+    def fill(self, factors: list[Tensor]) -> Tensor:
+        """Compute the values of both branches; their product, the hidden units."""
+        inputs = [factors[below] if isinstance(below, int) else below.fill(factors) for below in self.below]
+        self.values = [value @ transposed for (_, transposed), value in zip(self.encoders, inputs)]
+        return self.values[0] * self.values[1]
+
+
+class _Sweep:
+    """The factors of the fit, as rows (r, size), with what a sweep keeps of them: Gram matrices, and values in the tree."""
+
+    def __init__(self, network: ComposedTensor, start: list[Tensor]):
+        self.network, self.factors = network, [factor.mT.contiguous() for factor in start]
+        self.output = network.layers[-1].D.contiguous(), network.layers[-1].D.mT.contiguous()
+        self.grams = [factor @ factor.mT for factor in self.factors]
+        self.root = _Node(network.layers, range(1, network.order))
+        self.units = self.root.fill(self.factors)
+        self.before: Tensor | None = None  # product of the Gram matrices of the modes that this sweep has updated
+        self.after: list[Tensor] = []  # products of those of the modes after each of the others
+
+    def run(self, squared: float) -> float:
+        """Update every factor once, the output first; |T - fit| / |T|, given |T|^2."""
+        self.before, self.after = None, list(itertools.accumulate(self.grams[:0:-1], torch.mul))
+        D, transposed = self.output
+        self.units = self._descend(self.root, self._update(0, self.units @ transposed) @ D)
+        return self._error(squared)
+
+    def _descend(self, node: _Node, above: Tensor) -> Tensor:
+        """Update the factors below a node, `above` (r, hidden) being what multiplies its hidden units; return these anew."""
+        values = node.values
+        for side, ((encoder, transposed), below) in enumerate(zip(node.encoders, node.below)):
+            inwards = (above * values[1 - side]) @ encoder
+            values[side] = (self._update(below, inwards) if isinstance(below, int) else self._descend(below, inwards)) @ transposed
+        return values[0] * values[1]
+
+    def _update(self, mode: int, contracted: Tensor) -> Tensor:
+        """A_n = M_n V_n^-1, V_n being the elementwise product of the other Gram matrices: those before, anew, and those after."""
+        after = self.after.pop() if self.after else None
+        product = after if self.before is None else self.before if after is None else self.before * after
+        factor = _solve(product, contracted, self.factors[mode])
+        gram = factor @ factor.mT
+        self.before = gram if self.before is None else self.before * gram
+        self.factors[mode], self.grams[mode] = factor, gram
+        self.last = contracted, factor
+        return factor
+
+    def _error(self, squared: float) -> float:
+        """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices."""
+        contracted, factor = self.last
+        left = squared - 2 * (contracted * factor).sum().item() + self.before.sum().item()
+        size = math.sqrt(squared) or 1.0
+        if left > torch.finfo(factor.dtype).eps ** NEAR * squared:
+            return math.sqrt(left) / size
+        fit = CPFit(tuple(factor.mT for factor in self.factors), ())
+        return tree_distance(self.network.tree(), fit.tree()).item() / size
+
+
+def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
+    """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where columns depend on each other, the nearest to `old`.
+
+    Then only the directions in which V is not zero to rounding are solved for, at unit diagonal, which tells dependent columns
+    from short ones, and `old` is kept in the others: so a sweep never makes the fit worse, as a plain V^+ M would.
+    """
+    least = torch.finfo(product.dtype).eps ** DEPENDENT
+    lower, failed = torch.linalg.cholesky_ex(product)
+    pivots = lower.diagonal().tolist()
+    if not failed and min(pivots) > least**0.5 * max(pivots):
+        return torch.cholesky_inverse(lower) @ contracted
+    sizes = product.diagonal().sqrt()
+    sizes = torch.where(sizes > 0, sizes, 1.0)
+    scales = sizes * sizes.unsqueeze(1)
+    inverse = torch.linalg.pinv(product / scales, rtol=least, hermitian=True) / scales
+    return old + inverse @ (contracted - product @ old)

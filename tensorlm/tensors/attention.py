@@ -1,0 +1,219 @@
+"""Polynomial attention: one function of queries, keys and values, and three algorithms that compute it.
+
+With one branch (q, k) or two (q1, k1), (q2, k2), and the constants c of a `Pattern`, head by head:
+
+    squared   z_i = sum_{j <= i} c_ij (q_i . k_j)^2 v_j,
+    bilinear  z_i = sum_{j <= i} c_ij (q1_i . k1_j)(q2_i . k2_j) v_j.
+
+Queries and keys come scaled and rotated; both are linear maps. The score is an inner product of features, so a sum over
+all past keys can be carried as a state of d^2 x d numbers (linear attention: Katharopoulos et al. arXiv 2006.16236; in
+chunks: Hua et al. arXiv 2202.10447, section 3).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tensorlm.tensors.checks import DTYPES
+from tensorlm.tensors.costs import ALGORITHMS, CHUNK, choose, chunks_back
+from tensorlm.tensors.patterns import BLOCK, Pattern
+
+Branches = Sequence[Tensor]  # one tensor (squared) or two (bilinear), each (..., heads, time, head_dim)
+
+
+def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, algorithm: str = "auto") -> Tensor:
+    """Polynomial attention by the named algorithm: "quadratic", "row_blocks", "recurrent", or "auto" for the cheapest.
+
+    Shapes: queries and keys one or two tensors (..., heads, time, head_dim), values (..., heads, time, value_dim) ->
+    (..., heads, time, value_dim). The three are one function, gradients included: they differ in rounding, in time and
+    in memory (`choose`, `multiply_adds`, `working_memory`). In half precision "auto" leaves the recurrent one out, since
+    it adds up a state over all tokens. Raises TypeError or ValueError naming the argument, its value and what fits.
+
+    >>> x = torch.eye(2).view(1, 2, 2)
+    >>> attend([x], [x], x, Pattern(torch.tensor([0.0]), row_power=0.0))
+    tensor([[[1., 0.],
+             [0., 1.]]])
+    """
+    if algorithm not in ("auto", *ALGORITHMS):
+        raise ValueError(f"algorithm must be one of {('auto', *ALGORITHMS)}, got {algorithm!r}")
+    _check(queries, keys, values, pattern)
+    if algorithm == "auto":
+        algorithm = _cheapest(queries, values, pattern)
+    return {"quadratic": quadratic, "row_blocks": row_blocks, "recurrent": recurrent}[algorithm](queries, keys, values, pattern)
+
+
+def quadratic(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
+    """The whole pattern of scores at once: time^2 of them, half of which the mask sets to zero. Shapes as in `attend`.
+
+    >>> q, k, v = torch.tensor([[[2.0]]]), torch.tensor([[[3.0]]]), torch.tensor([[[1.0]]])
+    >>> quadratic([q, q], [k, k], v, Pattern(torch.tensor([1.0])))
+    tensor([[[36.]]])
+    """
+    _check(queries, keys, values, pattern)
+    return _product(queries, keys, pattern.rows(0, values.shape[-2], values)) @ values
+
+
+def row_blocks(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, block: int = BLOCK) -> Tensor:
+    """Block by block of queries, each with the keys up to its end: half the work, and memory for one block of scores.
+
+    Shapes as in `attend`.
+
+    >>> q, k, v = torch.randn(3, 1, 100, 4, dtype=torch.float64)
+    >>> fading = Pattern(torch.tensor([0.1]))
+    >>> torch.allclose(row_blocks([q], [k], v, fading), quadratic([q], [k], v, fading), rtol=1e-12)
+    True
+    """
+    _check(queries, keys, values, pattern)
+    _require_size("block", block)
+    time, blocks = values.shape[-2], []
+    block = min(block, time)
+    reach = -(-time // block) * block
+    band = pattern.band(block, reach, values)
+    for start in range(0, time, block):
+        end, column = min(start + block, time), reach - block - start
+        weights = band[:, : end - start, column : column + end]
+        scores = _product([query[..., start:end, :] for query in queries], [key[..., :end, :] for key in keys], weights)
+        blocks.append(scores @ values[..., :end, :])
+    return _rows_scaled(torch.cat(blocks, dim=-2), pattern)
+
+
+def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, chunk: int = CHUNK) -> Tensor:
+    """Chunk by chunk: all pairs within a chunk, and a state S = sum_j exp(-m (s - j)) phi(k_j) v_j for the keys before it.
+
+    S has `feature_count` x value_dim numbers a head, whatever the time. The share of a table reaches back over its
+    window only, so there pairs are taken one by one. Every exponent is at most 0, so no decay is too strong.
+    Shapes as in `attend`; float32 or float64.
+
+    >>> q, k, v = torch.randn(3, 1, 100, 4, dtype=torch.float64)
+    >>> fading = Pattern(torch.tensor([0.1]), table=torch.randn(1, 8))
+    >>> torch.allclose(recurrent([q], [k], v, fading), quadratic([q], [k], v, fading), rtol=1e-9)
+    True
+    """
+    _check(queries, keys, values, pattern)
+    _require_size("chunk", chunk)
+    if values.dtype not in DTYPES:
+        raise TypeError(f"values must be torch.float32 or torch.float64 for a sum carried over all tokens, got {values.dtype}; "
+                        "use row_blocks")
+    chunk = min(chunk, values.shape[-2])
+    flat_queries, flat_keys = [query.flatten(0, -3) for query in queries], [key.flatten(0, -3) for key in keys]
+    return _rows_scaled(_chunks(flat_queries, flat_keys, values.flatten(0, -3), pattern, chunk).view(values.shape), pattern)
+
+
+def features(*branches: Tensor) -> Tensor:
+    """phi, with phi(q) . phi(k) = (q1 . k1)(q2 . k2) for two branches, (q . k)^2 for one.
+
+    Shapes: one or two tensors (..., d) -> (..., d^2) for two branches, all products of their entries; (..., d (d + 1) / 2)
+    for one, each unordered pair once, times sqrt(2) where the two differ.
+
+    >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    >>> features(q) @ features(k), features(q, q) @ features(k, k)
+    (tensor(121.), tensor(121.))
+    """
+    if len(branches) not in (1, 2) or any(branch.shape != branches[0].shape or branch.ndim == 0 for branch in branches):
+        raise ValueError(f"features need one or two tensors of one shape (..., d), got shapes {[tuple(b.shape) for b in branches]}")
+    if len(branches) == 2:
+        return _outer(*branches)
+    rows, columns, count = _unordered_pairs(branches[0], branches[0].shape[-1])
+    return branches[0][..., rows] * branches[0][..., columns] * count.sqrt()
+
+
+def _product(queries: Branches, keys: Branches, weights: Tensor) -> Tensor:
+    times = torch.bmm if queries[0].ndim == 3 else torch.matmul  # the same product; it spares the small ones some time
+    scores = [times(query, key.mT) for query, key in zip(queries, keys)]
+    product = scores[0] * scores[1] if len(scores) == 2 else scores[0].square()
+    del scores  # their memory is free for the next product
+    return product * weights
+
+
+def _rows_scaled(z: Tensor, pattern: Pattern) -> Tensor:
+    return z if pattern.row_power == 0 else z * pattern.row_scale(z.shape[-2], z)[..., None]
+
+
+def _chunks(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, chunk: int) -> Tensor:
+    """The recurrent algorithm without row scale, on tensors (sequences * heads, time, size)."""
+    sequences = values.shape[0] // pattern.heads
+    pairs = _unordered_pairs(values, queries[0].shape[-1]) if len(queries) == 1 else None
+    queries, keys = (list(zip(*(part.split(chunk, dim=1) for part in parts))) for parts in (queries, keys))
+    values = values.split(chunk, dim=1)
+    back = min(chunks_back(pattern.window, chunk), len(values) - 1)
+    band = pattern.near_band(chunk, (back + 1) * chunk, values[0]).repeat(sequences, 1, 1)
+    fading = pattern.fading(chunk + 1).to(values[0]).repeat(sequences, 1)[..., None]
+    to_end, from_start, whole = fading[:, :chunk].flip(1), fading[:, 1:], fading[:, chunk:]
+    outputs, state = [], None
+    for index, (query, key, value) in enumerate(zip(queries, keys, values)):
+        near, rows = slice(max(0, index - back), index + 1), value.shape[1]
+        weights = band[:, :rows, (back - index + near.start) * chunk : back * chunk + rows]
+        z = torch.bmm(_product(query, [_joined(branch) for branch in zip(*keys[near])], weights), _joined(values[near]))
+        if state is not None:
+            z = torch.addcmul(z, torch.bmm(_products(query, pairs), state), from_start[:, :rows])
+        outputs.append(z)
+        if index + 1 < len(values):
+            new = _written(key, value * to_end, pairs)
+            state = new if state is None else torch.addcmul(new, state, whole)
+    return torch.cat(outputs, dim=1)
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+
+def _written(keys: Branches, values: Tensor, pairs) -> Tensor:
+    """What a chunk adds to the state: sum_j phi(k_j) v_j, (heads, features, value_dim)."""
+    if pairs is None:
+        return torch.bmm(keys[0].mT, _outer(keys[1], values)).view(len(values), keys[0].shape[-1] ** 2, values.shape[-1])
+    return torch.bmm(_products(keys, pairs).mT, values) * pairs[2][:, None]
+
+
+def _products(branches: Branches, pairs) -> Tensor:
+    """Features without their weights sqrt(2), which `_written` counts twice instead; selected as rows, which is fast."""
+    if pairs is None:
+        return _outer(*branches)
+    rows = branches[0].mT.contiguous()
+    return (rows.index_select(1, pairs[0]) * rows.index_select(1, pairs[1])).mT
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    return (a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2)
+
+
+def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of all pairs i <= j below `size`, and how often each stands for an ordered pair: 1 or 2."""
+    rows, columns = torch.triu_indices(size, size, device=like.device)
+    return rows, columns, 1.0 + (rows != columns).to(like.dtype)
+
+
+def _cheapest(queries: Branches, values: Tensor, pattern: Pattern) -> str:
+    chosen = choose(*queries[0].shape[-2:], len(queries), pattern.window)
+    return "row_blocks" if chosen == "recurrent" and values.dtype not in DTYPES else chosen
+
+
+def _check(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> None:
+    if not isinstance(pattern, Pattern):
+        raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
+    for name, branches in (("queries", queries), ("keys", keys)):
+        if not isinstance(branches, list | tuple) or not all(isinstance(branch, Tensor) for branch in branches):
+            raise TypeError(f"{name} must be a list or tuple of tensors, got {type(branches).__name__}")
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        raise TypeError(f"values must be a floating-point tensor, got {getattr(values, 'dtype', type(values).__name__)}")
+    if len(queries) not in (1, 2) or len(keys) != len(queries):
+        raise ValueError(f"queries and keys must both have one branch or both two, got {len(queries)} and {len(keys)}")
+    for name, branch in [("queries", query) for query in queries] + [("keys", key) for key in keys]:
+        _check_branch(name, branch, queries[0], values)
+    if values.ndim < 3 or values.shape[-3] != pattern.heads or 0 in values.shape[-2:]:
+        raise ValueError(f"values must have shape (..., heads, time, value_dim) with {pattern.heads} heads like the pattern, time "
+                         f"and value_dim at least 1, got {tuple(values.shape)}")
+
+
+def _check_branch(name: str, branch: Tensor, query: Tensor, values: Tensor) -> None:
+    if (branch.dtype, branch.device) != (values.dtype, values.device):
+        raise TypeError(f"{name} must be {values.dtype} on {values.device} like values, got {branch.dtype} on {branch.device}")
+    if branch.shape != query.shape or branch.shape[:-1] != values.shape[:-1] or branch.shape[-1] == 0:
+        raise ValueError(f"{name} must have shape {(*values.shape[:-1], 'head_dim')} like values, the same for every branch, "
+                         f"got {tuple(branch.shape)}")
+
+
+def _require_size(name: str, size: int) -> None:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")

@@ -1,0 +1,108 @@
+"""One head of polynomial attention as a sixth-order tensor: one output, two copies of the query, three of the key token.
+
+    z_i = sum_{j <= i} c_ij H(x_i, x_i, x_j, x_j, x_j),   H_oabcde = (q1' k1)_ac (q2' k2)_bd (o v)_oe
+
+with q' the transpose of q: two bilinear forms and a matrix, multiplied. Mask, decay and row scale are the constants c.
+Rotary positions turn queries and keys by constant matrices R_i and R_j: H then depends on the pair of positions, and is a
+constant tensor all the same.
+"""
+
+import torch
+from torch import Tensor
+
+from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_last_axis, require_matrix, require_same_kind
+
+
+def head_tensor(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, o: Tensor, limit: float = DENSE_LIMIT) -> Tensor:
+    """H_oabcde, (out, width, width, width, width, width): axes a, b for the query's token, c, d, e for the key's.
+
+    Shapes: q1, k1, q2, k2, v (head_dim, width), o (out, head_dim); scale the queries first (`head_weights` does).
+    Squared attention has q1 = q2 and k1 = k2. Exchanging the two branches exchanges a with b and c with d, and leaves the
+    function as it is. Raises ValueError where shapes do not fit, or where H takes more than `limit` bytes.
+    Source: the graphical form in Nissen Gonzalez et al. arXiv 2605.15183.
+
+    >>> one = torch.ones(1, 1)
+    >>> head_tensor(2 * one, one, one, one, one, 3 * one).shape, head_tensor(2 * one, one, one, one, one, 3 * one).item()
+    (torch.Size([1, 1, 1, 1, 1, 1]), 6.0)
+    """
+    _check(q1=q1, k1=k1, q2=q2, k2=k2, v=v, o=o)
+    require_affordable((o.shape[0],) + (v.shape[1],) * 5, v.dtype, "attend, which never needs the tensor", limit)
+    return torch.einsum("ac,bd,oe->oabcde", q1.mT @ k1, q2.mT @ k2, o @ v)
+
+
+def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rotations: Tensor | None = None) -> Tensor:
+    """z_i = sum_j c_ij H_ij(x_i, x_i, x_j, x_j, x_j) from the dense tensors, pair by pair: to read, not to compute with.
+
+    Shapes: x (time, width), `weights` the arguments of `head_tensor`, `coefficients` c (time, time), `rotations` R (time,
+    head_dim, head_dim) or None -> (time, out). H_ij has R_i q1 and R_i q2 for its queries, R_j k1 and R_j k2 for its keys.
+
+    >>> one = torch.ones(1, 1)
+    >>> weights = dict(q1=one, k1=one, q2=one, k2=one, v=one, o=one)
+    >>> head_output(torch.tensor([[2.0], [3.0]]), weights, torch.ones(2, 2).tril())  # 2^5, and 3^2 2^3 + 3^5
+    tensor([[ 32.],
+            [315.]])
+    """
+    require_matrix("x", x)
+    require_same_kind(x=x, coefficients=coefficients, **weights)
+    require_last_axis("x", x, weights["v"].shape[1])
+    time = x.shape[0]
+    if tuple(coefficients.shape) != (time, time):
+        raise ValueError(f"coefficients must have shape {(time, time)}, one for each pair of tokens, got {tuple(coefficients.shape)}")
+    z = x.new_zeros(time, weights["o"].shape[0])
+    for i, j in coefficients.nonzero().tolist():
+        tensor = head_tensor(**(weights if rotations is None else rotated(weights, rotations[i], rotations[j])))
+        z[i] += coefficients[i, j] * torch.einsum("oabcde,a,b,c,d,e->o", tensor, x[i], x[i], x[j], x[j], x[j])
+    return z
+
+
+def rotated(weights: dict[str, Tensor], query_rotation: Tensor, key_rotation: Tensor) -> dict[str, Tensor]:
+    """The weights of a head whose query stands at one position and whose key at another: R_i q1, R_j k1 and so on.
+
+    >>> weights = {name: torch.eye(2) for name in ("q1", "k1", "q2", "k2", "v", "o")}
+    >>> quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> rotated(weights, quarter, torch.eye(2))["q1"]
+    tensor([[ 0., -1.],
+            [ 1.,  0.]])
+    """
+    size = weights["q1"].shape[0]
+    for name, rotation in (("query_rotation", query_rotation), ("key_rotation", key_rotation)):
+        if tuple(rotation.shape) != (size, size):
+            raise ValueError(f"{name} must have shape {(size, size)}, got {tuple(rotation.shape)}")
+    queries = {name: query_rotation @ weights[name] for name in ("q1", "q2")}
+    return {**weights, **queries, **{name: key_rotation @ weights[name] for name in ("k1", "k2")}}
+
+
+def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
+    """Detached weights of one head of an attention layer: the arguments of `head_tensor`, queries divided by sqrt(head_dim).
+
+    `layer` has kind "bilinear" or "squared", no norm on queries and keys, and no key_offset (which mixes two positions).
+    Raises ValueError for other layers and for an index that is no head.
+
+    >>> from tensorlm.layers import Attention
+    >>> {name: tuple(weight.shape) for name, weight in head_weights(Attention("squared", 4, 2, context=8), 1).items()}
+    {'q1': (2, 4), 'k1': (2, 4), 'q2': (2, 4), 'k2': (2, 4), 'v': (2, 4), 'o': (4, 2)}
+    """
+    if getattr(layer, "kind", None) not in ("bilinear", "squared"):
+        raise ValueError(f"layer must be attention of kind 'bilinear' or 'squared', got kind {getattr(layer, 'kind', None)!r}")
+    if any(norm.kind != "none" for norm in layer.qk_norms) or "key_offset" in layer.positions.features:
+        raise ValueError("layer must have qk_norm 'none' and no key_offset: its head is no tensor of one pair of tokens otherwise")
+    if not 0 <= index < layer.heads:
+        raise ValueError(f"index must be from 0 to {layer.heads - 1}, got {index}")
+    rows = slice(index * layer.head_dim, (index + 1) * layer.head_dim)
+    names = {name: name if layer.kind == "bilinear" else name[0] for name in ("q1", "k1", "q2", "k2")}
+    weights = {name: getattr(layer, source).detach()[rows] for name, source in names.items()}
+    scaled = {name: weights[name] / layer.head_dim**0.5 for name in ("q1", "q2")}
+    return {**weights, **scaled, "v": layer.v.detach()[rows], "o": layer.o.detach()[:, rows]}
+
+
+def _check(**weights: Tensor) -> None:
+    for name, weight in weights.items():
+        require_matrix(name, weight)
+    require_same_kind(**weights)
+    wanted = weights["q1"].shape
+    for name in ("k1", "q2", "k2"):
+        if weights[name].shape != wanted:
+            raise ValueError(f"{name} must have shape {tuple(wanted)} like q1, got {tuple(weights[name].shape)}")
+    if weights["v"].shape[1] != wanted[1] or weights["o"].shape[1] != weights["v"].shape[0]:
+        raise ValueError(f"v must be (head_dim, {wanted[1]}) and o (out, head_dim), got v {tuple(weights['v'].shape)} and "
+                         f"o {tuple(weights['o'].shape)}")

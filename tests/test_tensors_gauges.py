@@ -1,0 +1,203 @@
+"""Gauges leave the function as it is, other mixings do not, and the canonical form is one for all that gauges reach."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tensorlm.tensors import CPTensor, canonical, permute, rescale, swap
+
+SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
+size = st.integers(1, 6)
+seed = st.integers(0, 2**16)
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_cp(out=3, hidden=5, width=4, seed=0) -> CPTensor:
+    source, shapes = generator(seed), ((out, hidden), (hidden, width), (hidden, width))
+    return CPTensor(*(torch.randn(*shape, dtype=torch.float64, generator=source) for shape in shapes))
+
+
+def integer_cp(out, hidden, width, seed) -> CPTensor:
+    """Small whole numbers: full of equal sizes, equal units, zero rows."""
+    source = generator(seed)
+    shapes = ((out, hidden), (hidden, width), (hidden, width))
+    return CPTensor(*(torch.randint(-1, 2, shape, generator=source).double() for shape in shapes))
+
+
+def close(actual, expected, tolerance=1e-10):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()) + 1e-13)
+
+
+def factors_close(a: CPTensor, b: CPTensor):
+    for name in "DLR":
+        close(getattr(a, name), getattr(b, name))
+
+
+def random_gauge(cp: CPTensor, seed) -> CPTensor:
+    """Units permuted, rescaled over many orders of magnitude with signs, and swapped one by one."""
+    source = generator(seed)
+    scale = 10 ** torch.empty(2, cp.hidden, dtype=torch.float64).uniform_(-4, 4, generator=source)
+    scale *= torch.randint(0, 2, (2, cp.hidden), generator=source) * 2 - 1
+    turned = permute(rescale(cp, *scale), torch.randperm(cp.hidden, generator=source))
+    exchanged = torch.randint(0, 2, (cp.hidden, 1), generator=source).bool()
+    return CPTensor(turned.D, torch.where(exchanged, turned.R, turned.L), torch.where(exchanged, turned.L, turned.R))
+
+
+cps = st.builds(random_cp, out=size, hidden=size, width=size, seed=seed)
+
+
+@SETTINGS
+@given(cps, seed)
+def test_permutation_and_rescaling_leave_the_tensor(cp, seed):
+    source = generator(seed)
+    close(permute(cp, torch.randperm(cp.hidden, generator=source)).dense(), cp.dense())
+    left, right = torch.randn(2, cp.hidden, dtype=torch.float64, generator=source)
+    close(rescale(cp, left, right).dense(), cp.dense())
+
+
+@SETTINGS
+@given(cps)
+def test_swap_transposes_the_tensor_and_leaves_the_function(cp):
+    close(swap(cp).dense(), cp.dense().mT)
+    close(swap(cp).symmetric(), cp.symmetric())
+
+
+@SETTINGS
+@given(cps, seed)
+def test_any_gauge_leaves_the_function(cp, seed):
+    x = torch.randn(5, cp.width, dtype=torch.float64, generator=generator(seed))
+    turned = random_gauge(cp, seed)
+    close(turned(x), cp(x))
+    close(turned.symmetric(), cp.symmetric())
+
+
+def test_swap_does_not_leave_the_tensor():
+    cp = random_cp()
+    assert not torch.allclose(swap(cp).dense(), cp.dense(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_mixing_hidden_units_is_no_gauge(orthogonal):
+    cp = random_cp()
+    mixing = torch.randn(5, 5, dtype=torch.float64, generator=generator(1))
+    mixing = torch.linalg.qr(mixing).Q if orthogonal else mixing
+    mixed = CPTensor(cp.D @ torch.linalg.inv(mixing), mixing @ cp.L, mixing @ cp.R)
+    assert not torch.allclose(mixed.symmetric(), cp.symmetric(), rtol=1e-3, atol=1e-3)
+
+
+def test_permute_says_where_each_unit_comes_from():
+    cp = random_cp(hidden=3)
+    assert torch.equal(permute(cp, [2, 0, 1]).L, cp.L[[2, 0, 1]])
+    back = permute(permute(cp, [2, 0, 1]), torch.tensor([2, 0, 1]).argsort())
+    assert all(torch.equal(getattr(back, name), getattr(cp, name)) for name in "DLR")
+
+
+# The canonical form
+
+@SETTINGS
+@given(cps, seed)
+def test_gauges_meet_in_one_canonical_form(cp, seed):
+    factors_close(canonical(random_gauge(cp, seed)), canonical(cp))
+    factors_close(canonical(swap(cp)), canonical(cp))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.builds(integer_cp, out=size, hidden=size, width=size, seed=seed), seed)
+def test_gauges_meet_in_one_canonical_form_where_units_are_equal_or_zero(cp, seed):
+    factors_close(canonical(random_gauge(cp, seed)), canonical(cp))
+
+
+@SETTINGS
+@given(cps)
+def test_canonical_form_is_the_same_function_in_the_stated_form(cp):
+    fixed = canonical(cp)
+    close(fixed.symmetric(), cp.symmetric())
+    factors_close(canonical(fixed), fixed)
+    sizes = fixed.D.norm(dim=0)
+    assert (sizes.diff() <= 1e-7 * sizes.max()).all()
+    for encoder in (fixed.L, fixed.R):
+        close(encoder.norm(dim=1), torch.ones(cp.hidden, dtype=torch.float64))
+        assert (encoder.gather(1, encoder.abs().argmax(dim=1, keepdim=True)) > 0).all()
+
+
+def test_units_that_contribute_nothing_become_zero_and_last():
+    cp = random_cp(hidden=4)
+    cp.L[0], cp.R[1], cp.D[:, 2] = 0, 0, 0
+    fixed = canonical(cp)
+    assert fixed.hidden == 4 and all(factor.isfinite().all() for factor in fixed.factors().values())
+    assert not any(part.any() for part in (fixed.D[:, 1:], fixed.L[1:], fixed.R[1:]))
+    close(fixed.symmetric(), cp.symmetric())
+
+
+def test_all_units_zero():
+    fixed = canonical(CPTensor(*(torch.zeros(2, 2) for _ in range(3))))
+    assert not any(factor.any() for factor in fixed.factors().values())
+
+
+def test_tiny_and_huge_rows_do_not_underflow():
+    cp = random_cp()
+    scale = torch.full((5,), 1e200, dtype=torch.float64)
+    factors_close(canonical(rescale(cp, scale, 1 / scale)), canonical(cp))
+
+
+def test_entries_that_differ_by_rounding_alone_decide_nothing():
+    """0.49 and the number after it become equal where both are scaled; and 0.6 comes out of two norms differently."""
+    L = [[-0.49, math.nextafter(0.49, 1), 0], [3, 4, 0]]
+    cp = CPTensor(*(torch.tensor(rows, dtype=torch.float64) for rows in ([[1, 2]], L, [[1, 0, 0], [3, 0, 4]])))
+    for scale in torch.linspace(0.1, 3, 30, dtype=torch.float64):
+        factors_close(canonical(swap(rescale(cp, scale.expand(2), 1 / scale.expand(2)))), canonical(cp))
+
+
+def test_single_precision():
+    cp = random_cp().to(torch.float32)
+    fixed, turned = canonical(cp), canonical(random_gauge(cp.double(), 3).to(torch.float32))
+    for name in "DLR":
+        torch.testing.assert_close(getattr(turned, name), getattr(fixed, name), rtol=1e-5, atol=1e-5)
+
+
+def test_other_functions_have_other_canonical_forms():
+    cp = random_cp()
+    assert not torch.allclose(canonical(cp).D, canonical(CPTensor(-cp.D, cp.L, cp.R)).D)
+
+
+def test_one_function_can_have_cp_forms_that_no_gauge_connects():
+    """x1^2 + x2^2 from any orthonormal pair: the reason why functions are compared by S and never by factors."""
+    turn = torch.linalg.qr(torch.randn(2, 2, dtype=torch.float64, generator=generator(0))).Q
+    a, b = (CPTensor(torch.ones(1, 2, dtype=torch.float64), rows, rows) for rows in (torch.eye(2, dtype=torch.float64), turn))
+    close(a.symmetric(), b.symmetric())
+    assert not torch.allclose(canonical(a).L, canonical(b).L, atol=1e-3)
+
+
+CP = random_cp(hidden=2)
+ONES = torch.ones(2, dtype=torch.float64)
+CALLS = [
+    (lambda: swap("cp"), TypeError, "cp must be a CPTensor, got str"),
+    (lambda: canonical(CP.D), TypeError, "cp must be a CPTensor, got Tensor"),
+    (lambda: canonical(CPTensor(CP.D, CP.L * float("nan"), CP.R)), ValueError, "L of cp must be finite, got 8 of 8 entries"),
+    (lambda: permute(CP, [0, 0]), ValueError, r"order must be a permutation of 0 .. 1, got \[0, 0\]"),
+    (lambda: permute(CP, [0]), ValueError, "order must be a permutation"),
+    (lambda: permute(CP, [-1, 0]), ValueError, "order must be a permutation"),
+    (lambda: permute(CP, torch.tensor([[0, 1]])), ValueError, "order must be a permutation"),
+    (lambda: permute(CP, []), TypeError, "order must hold whole numbers"),
+    (lambda: permute(CP, [0.0, 1.0]), TypeError, "order must hold whole numbers, got torch.float32"),
+    (lambda: permute(CP, [True, False]), TypeError, "order must hold whole numbers, got torch.bool"),
+    (lambda: permute(CP, "01"), TypeError, "order must hold whole numbers, got '01'"),
+    (lambda: permute(CP, None), TypeError, "order must hold whole numbers, got None"),
+    (lambda: rescale(CP, ONES, ONES[:1]), ValueError, r"right must have shape \(2,\), .* got \(1,\)"),
+    (lambda: rescale(CP, ONES, torch.tensor([1.0, 0.0]).double()), ValueError, "right must not be zero, got 0 for unit 1"),
+    (lambda: rescale(CP, ONES * float("inf"), ONES), ValueError, "left must be finite"),
+    (lambda: rescale(CP, ONES.float(), ONES), TypeError, "left must be torch.float64 like D, got torch.float32"),
+    (lambda: rescale(CP, 2.0, ONES), TypeError, "left must be a Tensor, got float"),
+]
+
+
+@pytest.mark.parametrize("call, error, message", CALLS)
+def test_wrong_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

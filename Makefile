@@ -18,7 +18,7 @@ help:
 	@echo "make test          unit tests and doctests, then run every chapter and compare it with its stored outputs"
 	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters"
 	@echo "make notebooks     run the chapters and store their outputs (only some: CHAPTERS='01 03')"
-	@echo "make bench         time to loss against named peers; needs a text: ARGS='--corpus FILE' (more: ARGS=--help)"
+	@echo "make bench         speed beside named peers; with a text, time to loss too: CORPUS=FILE (its options: ARGS=...)"
 	@echo "make check-html    the checks of the built pages, with Chromium where it is installed"
 	@echo "make clean         remove what was built (make distclean: the virtual environment too)"
 	@echo "Another Python, 3.11 to 3.13: make book PYTHON=python3.12"
@@ -64,6 +64,9 @@ notebooks: $(STAMP)
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks.training_step
+	$(RUN) -m benchmarks.tensor_form
+	$(RUN) -m benchmarks.tensor_form --growth
+	$(RUN) -m benchmarks.attention_scaling
 	@test -n "$(CORPUS)" || { echo "For the time to a stated loss, name tiny-shakespeare as a text file: make bench CORPUS=input.txt"; exit 0; }
 	@test -z "$(CORPUS)" || $(RUN) -m benchmarks.time_to_loss --corpus "$(CORPUS)" $(ARGS)
 

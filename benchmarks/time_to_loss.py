@@ -98,14 +98,11 @@ def work(job: dict) -> dict:
 
 def read_corpus(path: str, split: str):
     """(validation windows, training tokens, TokenData); the tuning split never sees the validation text."""
-    from dataclasses import replace
-
-    from tensorlm.data import load
+    from tensorlm.data import load, tuning_split
 
     data = load("text", path=path, tokenizer="chars")
     if split == "tuning":
-        edge = int(0.9 * len(data.train))
-        data = replace(data, train=data.train[:edge], valid=data.train[edge:])
+        data = tuning_split(data)
     return data.valid_windows(64), data.train, data
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tensorlm.data import ToyData, load
-from tensorlm.data.source import SOURCES, TokenData, as_ids, checked_ids
+from tensorlm.data.source import SOURCES, TokenData, as_ids, checked_ids, tuning_split
 from tensorlm.data.tokenizer import CharTokenizer
 
 
@@ -32,6 +32,19 @@ def test_shards_and_arrays_are_the_same_corpus():
     assert torch.equal(whole.train_batch(3, 4, 8, 0), parts.train_batch(3, 4, 8, 0))
     assert torch.equal(whole.valid_windows(8), parts.valid_windows(8))
     assert whole.describe() == parts.describe()
+
+
+def test_a_tuning_split_holds_out_training_text_alone():
+    whole = corpus(train=np.repeat(np.arange(8), 10), valid=np.full(30, 9))  # no token of one is in the other
+    tuned = tuning_split(whole)
+    assert (tuned.train.tolist(), tuned.valid.tolist()) == (whole.train[:72].tolist(), whole.train[72:].tolist())
+    assert (tuned.name, tuned.sha256, tuned.bytes_per_token) == ("letters, tuning split", whole.sha256, None)
+    shards = tuning_split(corpus(train=(np.arange(10), np.arange(10)[::-1].copy())), 0.2)
+    assert [part.tolist() for part in shards.valid] == [[8, 9], [1, 0]] and [len(part) for part in shards.train] == [8, 8]
+    with pytest.raises(ValueError, match="share=1.0: must lie between 0 and 1"):
+        tuning_split(whole, 1.0)
+    with pytest.raises(ValueError, match="toy has no training text"):
+        tuning_split(ToyData())
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])

@@ -1,9 +1,13 @@
 """Attention and positions: formulas, causality, degree, masks, rotation, errors."""
 
+import functools
+
 import pytest
 import torch
 
 from tensorlm.layers import ATTENTION_KINDS, Attention, Positions
+from tensorlm.tensors.attention import attend
+from tensorlm.tensors.costs import ALGORITHMS
 
 ALL_POSITIONS = ("rope", "decay", "toeplitz", "key_offset")
 
@@ -40,11 +44,10 @@ def test_squared_attention_is_bilinear_attention_with_equal_branches():
     torch.testing.assert_close(squared(random_input())[0], bilinear(random_input())[0], rtol=1e-11, atol=1e-12)
 
 
-def test_without_its_causal_mask_the_layer_is_another_function():
+def test_without_its_causal_mask_the_layer_is_another_function(monkeypatch):
     layer, x = make(), random_input()
     whole = layer(x)[0]
-    layer.positions._build_mask = lambda count: torch.ones(4, count, count, dtype=torch.float64)
-    layer.positions._constants.clear()
+    monkeypatch.setattr("tensorlm.tensors.patterns.Pattern.rows", lambda self, start, end, like: like.new_ones(4, end, end))
     assert not torch.allclose(layer(x)[0], whole)
 
 
@@ -59,16 +62,18 @@ def test_the_future_changes_nothing(kind, positions):
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "squared"])
-def test_row_blocks_and_the_whole_pattern_are_one_function(kind, monkeypatch):
-    layer, x = make(kind, ALL_POSITIONS, "sqrt"), random_input()
+def test_the_layer_is_one_function_by_every_algorithm(kind, monkeypatch):
+    layer, x = make(kind, ALL_POSITIONS, "sqrt"), random_input(time=150)
     x.requires_grad_()
     results = []
-    for block in (5, 100):
-        monkeypatch.setattr("tensorlm.layers.attention.ROW_BLOCK", block)
+    for algorithm in (*ALGORITHMS, "auto"):
+        monkeypatch.setattr("tensorlm.layers.attention.attend", functools.partial(attend, algorithm=algorithm))
         out = layer(x)[0]
-        results.append((out, *torch.autograd.grad(out.square().sum(), [x, layer.q1 if kind == "bilinear" else layer.q])))
-    for blocked, whole in zip(*results):
-        torch.testing.assert_close(blocked, whole, rtol=1e-11, atol=1e-12)
+        wanted = [x, layer.q1 if kind == "bilinear" else layer.q, layer.positions.toeplitz]
+        results.append((out, *torch.autograd.grad(out.square().sum(), wanted)))
+    for others in results[1:]:
+        for one, other in zip(results[0], others):
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12 * one.abs().max().item())
 
 
 @pytest.mark.parametrize("kind, qk_norm, holds", [

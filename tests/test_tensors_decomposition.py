@@ -247,11 +247,12 @@ def test_als_agrees_with_tensorly_step_by_step(widths, rank):
 def test_a_fit_is_consistent_and_never_gets_worse(network, rank, seed):
     fit = cp_als(network, rank, steps=6, seed=seed)
     dense, size = network.dense(), float(network.dense().norm())
+    columns = float(math.prod(factor.norm(dim=0) for factor in fit.factors).sum()) / size  # they may cancel
     assert fit.rank == rank and [tuple(factor.shape) for factor in fit.factors] == [(extent, rank) for extent in network.shape]
-    assert float((fit.dense() - dense).norm()) / size == pytest.approx(fit.errors[-1], rel=1e-6, abs=1e-9)
+    assert float((fit.dense() - dense).norm()) / size == pytest.approx(fit.errors[-1], rel=1e-6, abs=1e-9 * (1 + columns))
     close(tree_norm(fit.tree()), fit.dense().norm())
     for before, after in zip(fit.errors, fit.errors[1:]):
-        assert after <= before + 1e-9
+        assert after <= before + 1e-7 * (1 + columns)  # half of the digits, as normal equations have it
     x = randn(3, network.width)
     close(fit(x)[1], evaluate(fit.dense(), x[1]), scale=1)
 
@@ -281,6 +282,8 @@ def test_dependent_columns_do_no_harm(widths):
     assert cp_als(network, 2, 5, dead).errors == pytest.approx(single.errors)
     over = cp_als(network, 40, 3, seed=1)  # more columns than the Gram matrices have room for
     assert all(math.isfinite(error) for error in over.errors) and float(torch.stack([f.abs().max() for f in over.factors]).max()) < 1e6
+    plain = random_network(widths, hidden=1)  # rank 1: the second column comes to depend on the first, and the fit stays exact
+    assert max(max(cp_als(plain, 2, 8, seed=seed).errors[2:]) for seed in range(20)) < 1e-6
     scaled = [factor * torch.tensor([1.0, 1e-9]) for factor in starts(network, 2)]
     assert cp_als(network, 2, 4, scaled).errors == pytest.approx(cp_als(network, 2, 4, starts(network, 2)).errors)
 

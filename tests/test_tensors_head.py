@@ -82,6 +82,8 @@ def test_equal_branches_make_squared_attention_symmetric_in_its_queries():
     (lambda: head_tensor(**weights(width=100)), "would need 223.5 GiB, more than the limit of 1.0 GiB; use attend"),
     (lambda: head_output(draw(4, 3), weights(), draw(3, 4)), r"coefficients must have shape \(4, 4\)"),
     (lambda: head_output(draw(4, 5), weights(), draw(4, 4)), "x must have 3 entries in its last axis"),
+    (lambda: head_output(draw(4, 3), {"q1": draw(2, 3)}, draw(4, 4)), r"weights must have the names .* got \('q1',\)"),
+    (lambda: head_output(draw(4, 3), weights(), draw(4, 4), draw(3, 2, 2)), r"rotations must have shape \(4, 2, 2\)"),
     (lambda: rotated(weights(), torch.eye(3), torch.eye(2)), r"query_rotation must have shape \(2, 2\), got \(3, 3\)"),
     (lambda: head_weights(make("softmax")), "kind 'bilinear' or 'squared', got kind 'softmax'"),
     (lambda: head_weights(make(qk_norm="rms")), "qk_norm 'none'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Iterable, Protocol, Sequence
@@ -97,6 +98,28 @@ class TokenData:
         if self.codec is None:
             raise ValueError(f"{self.name}: the tokenizer {self.tokenizer!r} is not at hand, only its token ids are")
         return self.codec
+
+
+def tuning_split(data: TokenData, share: float = 0.1) -> TokenData:
+    """The same corpus with the end of its *training* text held out, to choose settings on.
+
+    The last ``share`` of each part becomes the held-out text, and no token of the real one is seen. Raises
+    ValueError unless 0 < share < 1, and for a corpus that is not a text, such as the toy language.
+
+    >>> data = TokenData("count", "numbers", 100, "0" * 64, train=np.arange(80), valid=np.arange(80, 100))
+    >>> tuning_split(data).describe()
+    'count, tuning split: 72 training and 8 validation tokens, tokenizer numbers (100 entries), sha256 000000000000'
+    """
+    if not isinstance(data, TokenData):
+        raise ValueError(f"data: {getattr(data, 'name', data)} has no training text of which a part could be held out")
+    if not 0 < share < 1:
+        raise ValueError(f"share={share!r}: must lie between 0 and 1")
+    cuts = [int((1 - share) * len(part)) for part in as_parts(data.train)]
+    train = tuple(part[:cut] for part, cut in zip(as_parts(data.train), cuts))
+    valid = tuple(part[cut:] for part, cut in zip(as_parts(data.train), cuts))
+    if isinstance(data.train, np.ndarray):
+        train, valid = train[0], valid[0]
+    return dataclasses.replace(data, name=f"{data.name}, tuning split", train=train, valid=valid, bytes_per_token=None)
 
 
 def as_parts(tokens: np.ndarray | Sequence[np.ndarray]) -> Sequence[np.ndarray]:

@@ -8,10 +8,10 @@ from tensorlm.layers.init import init_weights
 from tensorlm.layers.linear import project
 from tensorlm.layers.norm import Norm
 from tensorlm.layers.positions import Positions
+from tensorlm.tensors.attention import attend
 
 ATTENTION_KINDS = ("softmax", "squared", "bilinear")
 BRANCHES = {"softmax": 1, "squared": 1, "bilinear": 2}
-ROW_BLOCK = 64  # queries that polynomial attention takes at a time
 SDPA_FROM = 256  # shortest sequence for which the fused kernel wins in float32 on a CPU
 
 
@@ -27,7 +27,8 @@ class Attention(nn.Module):
     | softmax | sum_j softmax_j(s_ij + log-constants) v_j | none |
 
     Each score is scaled before the product, so that half precision does not overflow. The mask multiplies: nothing is
-    set to minus infinity, and keys do not compete. `qk_norm` puts a norm site on every q and k of a head.
+    set to minus infinity, and keys do not compete. `tensorlm.tensors.attend` computes it, by the algorithm that should take
+    the least time. `qk_norm` puts a norm site on every q and k of a head.
     Parameters: 4 width^2, or 6 width^2 for bilinear. `forward` returns (output, values); `values` (batch, heads,
     time, head_dim) of the first layer may be mixed into later ones (value residual, arXiv 2410.17897).
 
@@ -60,7 +61,10 @@ class Attention(nn.Module):
         queries = [self.positions.rotate(query) for query in queries]
         keys = [self.positions.offset(self.positions.rotate(key)) for key in keys]
         mixed = self.mix_values(values, first_values)
-        z = self._softmax(queries[0], keys[0], mixed) if self.kind == "softmax" else self._product(queries, keys, mixed)
+        if self.kind == "softmax":
+            z = self._softmax(queries[0], keys[0], mixed)
+        else:
+            z = attend(queries, keys, mixed, self.positions.pattern())
         return self.merge_heads(z), values
 
     def project_heads(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -87,19 +91,6 @@ class Attention(nn.Module):
     def merge_heads(self, z: Tensor) -> Tensor:
         return project(z.transpose(1, 2).flatten(-2), self.o)
 
-    def _product(self, queries: list[Tensor], keys: list[Tensor], values: Tensor) -> Tensor:
-        """Row blocks: block by block of queries, only the keys up to its end; what the mask zeroes is not computed."""
-        time = values.shape[-2]
-        multiplier = self.positions.multiplier(time, values.dtype, values.device)
-        if time <= ROW_BLOCK:
-            return _row_block(queries, keys, values, multiplier)
-        blocks = []
-        for start in range(0, time, ROW_BLOCK):
-            end = min(start + ROW_BLOCK, time)
-            blocks.append(_row_block([query[..., start:end, :] for query in queries], [key[..., :end, :] for key in keys],
-                                     values[..., :end, :], multiplier[:, start:end, :end]))
-        return torch.cat(blocks, dim=-2)
-
     def _softmax(self, query: Tensor, key: Tensor, values: Tensor) -> Tensor:
         bias = self.positions.bias(values.shape[-2], query.dtype, query.device)
         if use_fused_softmax(query):
@@ -109,12 +100,6 @@ class Attention(nn.Module):
     @property
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
-
-
-def _row_block(queries: list[Tensor], keys: list[Tensor], values: Tensor, multiplier: Tensor) -> Tensor:
-    scores = [query @ key.mT for query, key in zip(queries, keys)]
-    product = scores[0] * scores[1] if len(scores) == 2 else scores[0].square()
-    return (product * multiplier) @ values
 
 
 def use_fused_softmax(query: Tensor) -> bool:

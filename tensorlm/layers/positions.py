@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensorlm.tensors.patterns import Pattern, keep_last, skew
+
 POSITIONS = ("rope", "decay", "toeplitz", "key_offset")
 ROW_SCALES = {"none": 0.0, "sqrt": 0.5, "mean": 1.0}
 ROPE_BASE = 10_000.0
@@ -42,46 +44,32 @@ class Positions(nn.Module):
         self.row_power = ROW_SCALES[row_scale]
         if "toeplitz" in features:
             self.toeplitz = nn.Parameter(torch.zeros(heads, context))
+        self._slopes = self._build_slopes()
         self._constants: dict[str, tuple[tuple, Tensor]] = {}
 
     def slopes(self, like: Tensor | None = None) -> Tensor:
         """m_h, the decay per token of each head: (heads,); zeros without the decay feature."""
-        heads = torch.arange(self.heads, dtype=torch.float64)
-        slopes = 2.0 ** (-8.0 * heads / self.heads) if "decay" in self.features else torch.zeros_like(heads)
-        return slopes if like is None else slopes.to(like)
+        return self._slopes if like is None else self._slopes.to(like)
 
-    def row_sums(self, count: int) -> Tensor:
-        """Sum of the causal, decaying mask over row i, for i = 0 .. count - 1: (heads, count), float64."""
-        ages = torch.arange(count, dtype=torch.float64)
-        return torch.exp(-self.slopes()[:, None] * ages).cumsum(-1)
+    def _build_slopes(self) -> Tensor:
+        heads = torch.arange(self.heads, dtype=torch.float64, device="cpu")
+        return 2.0 ** (-8.0 * heads / self.heads) if "decay" in self.features else torch.zeros_like(heads)
+
+    def pattern(self) -> Pattern:
+        """The constants of polynomial attention, with what has been computed of them so far."""
+        return Pattern(self._slopes, self.row_power, getattr(self, "toeplitz", None), self._constants)
 
     def mask(self, count: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
-        """The constant c_h[i, j], zero above the diagonal: (heads, count, count). Cached."""
-        return self._cached("mask", (count,), dtype, device, self._build_mask)
-
-    def _build_mask(self, count: int) -> Tensor:
-        ages = torch.arange(count)[:, None] - torch.arange(count)
-        mask = torch.exp(-self.slopes()[:, None, None] * ages.clamp(min=0)) * (ages >= 0)
-        return mask / self.row_sums(count).pow(self.row_power)[..., None]
-
-    def _cached(self, kind: str, sizes: tuple, dtype: torch.dtype, device: torch.device | None, build) -> Tensor:
-        """The last constant of its kind; built outside inference mode, so that training may use it later."""
-        key = (sizes, dtype, device)
-        if kind not in self._constants or self._constants[kind][0] != key:
-            with torch.inference_mode(False):
-                self._constants[kind] = (key, build(*sizes).to(device=device, dtype=dtype))
-        return self._constants[kind][1]
+        """The constant c_h[i, j] without the learned table, zero above the diagonal: (heads, count, count)."""
+        return Pattern(self._slopes, self.row_power, None, self._constants).rows(0, count, torch.empty((), dtype=dtype, device=device))
 
     def multiplier(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a polynomial score is multiplied by: c_h[i, j] (1 + t_h[i - j]), (heads, count, count)."""
-        mask = self.mask(count, dtype, device)
-        if "toeplitz" not in self.features:
-            return mask
-        return mask * self.toeplitz_matrix(count, 1.0).to(dtype)
+        return self.pattern().rows(0, count, torch.empty((), dtype=dtype, device=device))
 
     def bias(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """What a softmax score is shifted by: -m_h (i - j) + t_h[i - j], -inf above the diagonal."""
-        bias = self._cached("bias", (count,), dtype, device, self._build_bias)
+        bias = keep_last(self._constants, "bias", count, dtype, device, lambda: self._build_bias(count))
         return bias + self.toeplitz_matrix(count, 0.0).to(dtype) if "toeplitz" in self.features else bias
 
     def _build_bias(self, count: int) -> Tensor:
@@ -89,24 +77,23 @@ class Positions(nn.Module):
         return (-self.slopes()[:, None, None] * ages.clamp(min=0)).masked_fill(ages < 0, -math.inf)
 
     def toeplitz_matrix(self, count: int, plus: float) -> Tensor:
-        """plus + t_h[i - j] on and below the diagonal (0 above): (heads, count, count).
-
-        Row i of the matrix is the reversed table shifted by i, so the whole is one strided view of a repeated row.
-        """
-        table = self.toeplitz
-        if count > self.context:
-            table = F.pad(table, (0, count - self.context))
-        row = F.pad(table[:, :count].flip(-1) + plus, (0, count))
-        skewed = row.repeat(1, count)[:, count - 1 : count - 1 + count * (2 * count - 1)]
-        return skewed.view(self.heads, count, 2 * count - 1)[..., :count]
+        """plus + t_h[i - j] on and below the diagonal (0 above): (heads, count, count)."""
+        table = F.pad(self.toeplitz, (0, max(0, count - self.context)))
+        return skew(table[:, :count] + plus, 0, count)
 
     def rotate(self, x: Tensor, start: int = 0) -> Tensor:
         """Rotate pairs of features of x (..., time, head_dim) by their position (no-op without rope)."""
         if "rope" not in self.features:
             return x
-        cos, sin = self._cached("rotation", (start, x.shape[-2]), x.dtype, x.device, self._build_rotation)
+        where = (start, x.shape[-2])
+        cos, sin = keep_last(self._constants, "rotation", where, x.dtype, x.device, lambda: self._build_rotation(*where))
         a, b = x.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+    def rotation_matrices(self, count: int) -> Tensor:
+        """R_i with R_i x = `rotate`(x) at position i: (count, head_dim, head_dim), float64, the identity without rope."""
+        rows = torch.eye(self.head_dim, dtype=torch.float64)[:, None].expand(-1, count, -1)
+        return self.rotate(rows).permute(1, 2, 0)
 
     def _build_rotation(self, start: int, count: int) -> Tensor:
         half = self.head_dim // 2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tensorlm.layers.attention import Attention
+from tensorlm.tensors.attention import features
 
 
 @dataclass
@@ -25,22 +26,6 @@ class AttentionState:
     before: list[Tensor] = field(default_factory=list)  # last unshifted keys, for key_offset
     window_keys: list[Tensor] = field(default_factory=list)  # a branch: (batch, heads, <= context, head_dim)
     window_values: Tensor | None = None
-
-
-def features(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Features whose inner product is the product of two scores (b given) or the square of one.
-
-    Shapes: (..., d) -> (..., d * d), or (..., d * (d + 1) / 2) for the square.
-
-    >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
-    >>> features(q) @ features(k), features(q, q) @ features(k, k)
-    (tensor(121.), tensor(121.))
-    """
-    if b is not None:
-        return (a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2)
-    rows, columns = torch.triu_indices(a.shape[-1], a.shape[-1], device=a.device)
-    weight = 1.0 + (rows != columns).to(a) * (math.sqrt(2.0) - 1.0)
-    return a[..., rows] * a[..., columns] * weight
 
 
 def attention_step(layer: Attention, x: Tensor, state: AttentionState, first_values: Tensor | None = None):

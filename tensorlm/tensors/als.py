@@ -18,7 +18,7 @@ from tensorlm.tensors.cp import CPTensor
 from tensorlm.tensors.trees import Tree, join, tree_distance
 
 MOST = 2**20  # columns or sweeps beyond which a number is taken for a slip
-NEAR = 0.4  # where error^2 / |T|^2 < eps^NEAR, 6e-7 in float64, it would come from a cancellation: measured otherwise
+NEAR = 0.5  # an error^2 below eps^NEAR, 1.5e-8 in float64, of the terms it is the sum of is a cancellation, and measured otherwise
 DEPENDENT = 0.75  # eigenvalues of V_n below eps^DEPENDENT of the largest, 2e-12 in float64, count as zero
 
 
@@ -72,9 +72,10 @@ class CPFit:
 def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start: list[Tensor] | None = None, seed: int = 0) -> CPFit:
     """CP decomposition of T at this rank, of one layer (order 3) or a network (order 2^N + 1), after `steps` sweeps.
 
-    `start` holds a matrix (size of the mode, rank) for each mode, the output first; None draws Gaussian ones from `seed`. Modes
-    are updated in order and nothing is normalised, as in TensorLy's `parafac`. Where columns are dependent, so that an
-    update has no one solution, it takes the nearest to the factor before; no sweep makes the fit worse.
+    `start` holds a matrix (size of the mode, rank) for each mode, the output first, which the first update replaces; None draws
+    Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`. Where columns are dependent, so that an
+    update has no one solution, it takes the nearest to the factor before; no sweep makes the fit worse, up to the 1e-8 or so
+    that normal equations leave of it.
     Errors come from |T|^2 - 2 <T, fit> + |fit|^2, or, so near to an exact fit that this would cancel, from
     `tree_distance`, which costs more than a sweep. ALS finds a local minimum, and at some ranks none exists: the factors
     then grow without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
@@ -100,8 +101,10 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
 
 
 def _drawn(network: ComposedTensor, rank: int, seed: int) -> list[Tensor]:
+    """Gaussian factors of the inputs; that of the output, which the first update finds, is zero."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(size, rank, dtype=network.dtype, generator=generator).to(network.device) for size in network.shape]
+    drawn = [torch.randn(size, rank, dtype=network.dtype, generator=generator) for size in network.shape[1:]]
+    return [factor.to(network.device) for factor in (torch.zeros(network.out, rank, dtype=network.dtype), *drawn)]
 
 
 def _checked(network: ComposedTensor, rank: int, start: list[Tensor]) -> list[Tensor]:
@@ -186,7 +189,7 @@ class _Sweep:
         contracted, factor = self.last
         left = squared - 2 * (contracted * factor).sum().item() + self.before.sum().item()
         size = math.sqrt(squared) or 1.0
-        if left > torch.finfo(factor.dtype).eps ** NEAR * squared:
+        if left > torch.finfo(factor.dtype).eps ** NEAR * (squared + self.before.abs().sum().item()):
             return math.sqrt(left) / size
         fit = CPFit(tuple(factor.mT for factor in self.factors), ())
         return tree_distance(self.network.tree(), fit.tree()).item() / size
@@ -195,13 +198,13 @@ class _Sweep:
 def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
     """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where columns depend on each other, the nearest to `old`.
 
-    Then only the directions in which V is not zero to rounding are solved for, at unit diagonal, which tells dependent columns
-    from short ones, and `old` is kept in the others: so a sweep never makes the fit worse, as a plain V^+ M would.
+    A pivot^2 is what a column keeps of its squared length, on V's diagonal, beside the columns before. Where one keeps nothing,
+    only the directions in which V is not zero to rounding are solved for (at unit diagonal, lest short columns seem
+    dependent), and `old` is kept in the others: so a sweep never makes the fit worse, as a plain V^+ M would.
     """
     least = torch.finfo(product.dtype).eps ** DEPENDENT
     lower, failed = torch.linalg.cholesky_ex(product)
-    pivots = lower.diagonal().tolist()
-    if not failed and min(pivots) > least**0.5 * max(pivots):
+    if not failed and all(pivot**2 > least * size for pivot, size in zip(lower.diagonal().tolist(), product.diagonal().tolist())):
         return torch.cholesky_inverse(lower) @ contracted
     sizes = product.diagonal().sqrt()
     sizes = torch.where(sizes > 0, sizes, 1.0)

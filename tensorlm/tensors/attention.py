@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import DTYPES
+from tensorlm.tensors.checks import DTYPES, require_instance
 from tensorlm.tensors.costs import ALGORITHMS, CHUNK, choose, chunks_back
 from tensorlm.tensors.patterns import BLOCK, Pattern
 
@@ -111,6 +111,8 @@ def features(*branches: Tensor) -> Tensor:
     >>> features(q) @ features(k), features(q, q) @ features(k, k)
     (tensor(121.), tensor(121.))
     """
+    for branch in branches:
+        require_instance("branches", branch, Tensor)
     if len(branches) not in (1, 2) or any(branch.shape != branches[0].shape or branch.ndim == 0 for branch in branches):
         raise ValueError(f"features need one or two tensors of one shape (..., d), got shapes {[tuple(b.shape) for b in branches]}")
     if len(branches) == 2:

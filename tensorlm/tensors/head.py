@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_last_axis, require_matrix, require_same_kind
 
+NAMES = ("q1", "k1", "q2", "k2", "v", "o")
+
 
 def head_tensor(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, o: Tensor, limit: float = DENSE_LIMIT) -> Tensor:
     """H_oabcde, (out, width, width, width, width, width): axes a, b for the query's token, c, d, e for the key's.
@@ -43,11 +45,15 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
             [315.]])
     """
     require_matrix("x", x)
+    _check(**weights)
     require_same_kind(x=x, coefficients=coefficients, **weights)
     require_last_axis("x", x, weights["v"].shape[1])
     time = x.shape[0]
     if tuple(coefficients.shape) != (time, time):
         raise ValueError(f"coefficients must have shape {(time, time)}, one for each pair of tokens, got {tuple(coefficients.shape)}")
+    if rotations is not None and tuple(rotations.shape) != (time, *(weights["q1"].shape[0],) * 2):
+        raise ValueError(f"rotations must have shape {(time, *(weights['q1'].shape[0],) * 2)}, one matrix for each position, got "
+                         f"{tuple(rotations.shape)}")
     z = x.new_zeros(time, weights["o"].shape[0])
     for i, j in coefficients.nonzero().tolist():
         tensor = head_tensor(**(weights if rotations is None else rotated(weights, rotations[i], rotations[j])))
@@ -96,6 +102,8 @@ def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
 
 
 def _check(**weights: Tensor) -> None:
+    if set(weights) != set(NAMES):
+        raise ValueError(f"weights must have the names {NAMES}, got {tuple(weights)}")
     for name, weight in weights.items():
         require_matrix(name, weight)
     require_same_kind(**weights)

@@ -40,7 +40,9 @@ class Pattern:
 
     def __post_init__(self):
         _require_slopes(self.slopes)
-        if not isinstance(self.row_power, int | float) or not 0 <= self.row_power < math.inf:
+        if self.kept is not None:
+            require_instance("kept", self.kept, dict)
+        if not isinstance(self.row_power, int | float) or isinstance(self.row_power, bool) or not 0 <= self.row_power < math.inf:
             raise ValueError(f"row_power must be a finite number of at least 0, got {self.row_power!r}")
         if self.table is not None:
             _require_table(self.table, self.heads)
@@ -104,8 +106,15 @@ class Pattern:
         return _in_blocks(start, end, lambda first, last: (skew(fading[:, :last], first, last) / scale[:, first:last]).to(like))
 
     def _kept(self, kind: str, size, like: Tensor, build) -> Tensor:
-        store = None if self.slopes.requires_grad else self.kept
-        return keep_last(store, kind, size, like.dtype, like.device, build)
+        """`keep_last` in `kept`, which is emptied where it holds the constants of other slopes or another power."""
+        if self.kept is None or self.slopes.requires_grad:
+            return keep_last(None, kind, size, like.dtype, like.device, build)
+        version = 0 if self.slopes.is_inference() else self.slopes._version  # of changes in place
+        slopes, *others = self.kept.get("of", (None,))
+        if slopes is not self.slopes or others != [version, self.row_power]:
+            self.kept.clear()
+            self.kept["of"] = (self.slopes, version, self.row_power)
+        return keep_last(self.kept, kind, size, like.dtype, like.device, build)
 
     def _one_plus_table(self, count: int, like: Tensor) -> Tensor:
         """1 + t_h[n], in the wider of the table's own precision and that of `like`."""

@@ -66,15 +66,15 @@ class RationalBlock:
 
     def numerator(self, x: Tensor) -> Tensor:
         """x (s(x) + eps) + f(x), or f(x) without residual: (..., out)."""
-        return self.advance(x, torch.ones_like(x[..., 0]))[0]
+        return self.advance(x, _ones(x))[0]
 
     def denominator(self, x: Tensor) -> Tensor:
         """s(x) + eps = x.x / width + eps: (...)."""
-        return self.advance(x, torch.ones_like(x[..., 0]))[1]
+        return self.advance(x, _ones(x))[1]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Numerator over denominator, the block's output: (..., width) -> (..., out)."""
-        numerator, denominator = self.advance(x, torch.ones_like(x[..., 0]))
+        numerator, denominator = self.advance(x, _ones(x))
         return numerator / denominator[..., None]
 
     def advance(self, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,6 +105,8 @@ class RationalStack:
     blocks: tuple[RationalBlock, ...]
 
     def __post_init__(self):
+        if not isinstance(self.blocks, tuple | list):
+            raise TypeError(f"blocks must be a tuple of RationalBlock, got {type(self.blocks).__name__}")
         object.__setattr__(self, "blocks", tuple(self.blocks))
         if not self.blocks:
             raise ValueError("blocks must hold at least one block, got none")
@@ -113,7 +115,8 @@ class RationalStack:
         for index, (below, above) in enumerate(zip(self.blocks, self.blocks[1:])):
             require_same_kind(**{f"blocks[{index}].cp.D": below.cp.D, f"blocks[{index + 1}].cp.D": above.cp.D})
             if below.cp.out != above.cp.width:
-                raise ValueError(f"blocks[{index + 1}] must have width {below.cp.out}, the out of the block before it, got {above.cp.width}")
+                raise ValueError(f"blocks[{index + 1}] must have width {below.cp.out}, the out of the block before it, "
+                                 f"got {above.cp.width}")
 
     @property
     def degrees(self) -> tuple[int, int]:
@@ -129,7 +132,7 @@ class RationalStack:
         With residuals both are homogeneous of degree 3^L in (x, q) together, so that their ratio depends on x / q only.
         They soon leave the number range.
         """
-        numerator, denominator = x, torch.ones_like(x[..., 0]) if q is None else q
+        numerator, denominator = x, _ones(x) if q is None else q
         for block in self.blocks:
             numerator, denominator = block.advance(numerator, denominator)
         return numerator, denominator
@@ -189,6 +192,8 @@ def rational_scores(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor) -> Tensor:
     tensor([[1.]])
     """
     require_same_kind(q1=q1, k1=k1, q2=q2, k2=k2)
+    if min(q1.ndim, k1.ndim) < 2:
+        raise ValueError(f"q1 and k1 must have shapes (..., tokens, head_dim), got {tuple(q1.shape)} and {tuple(k1.shape)}")
     for name, one, other in (("q2", q2, q1), ("k2", k2, k1)):
         if one.shape != other.shape:
             raise ValueError(f"{name} must have shape {tuple(other.shape)} like the first branch, got {tuple(one.shape)}")
@@ -223,3 +228,11 @@ def copy_tensor(width: int, dtype: torch.dtype = torch.float64) -> Tensor:
     require_rank(width, 1 << 20, "width")
     require_affordable((width,) * 3, dtype, "x * x")
     return torch.diag_embed(torch.eye(width, dtype=dtype))
+
+
+def _ones(x: Tensor) -> Tensor:
+    """The denominator that x starts with."""
+    require_same_kind(x=x)
+    if x.ndim == 0:
+        raise ValueError("x must have shape (..., width), got a single number")
+    return torch.ones_like(x[..., 0])

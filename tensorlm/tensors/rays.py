@@ -90,10 +90,10 @@ def along(stack: RationalStack | RationalBlock, x: Tensor, s: Tensor) -> Rationa
     >>> ray.degrees, torch.allclose(ray(torch.tensor(0.7)), block(x + 0.7 * s))
     ((3, 2), True)
     """
-    blocks = (stack,) if isinstance(stack, RationalBlock) else stack
-    if isinstance(blocks, RationalStack):
-        blocks = blocks.blocks
-    require_instance("stack", blocks, tuple)
+    if isinstance(stack, RationalBlock):
+        stack = RationalStack((stack,))
+    require_instance("stack", stack, RationalStack)
+    blocks = stack.blocks
     for name, vector in (("x", x), ("s", s)):
         require_same_kind(**{"stack": blocks[0].cp.D, name: vector})
         if tuple(vector.shape) != (blocks[0].cp.width,):
@@ -105,6 +105,9 @@ def along(stack: RationalStack | RationalBlock, x: Tensor, s: Tensor) -> Rationa
     for block in blocks:
         numerator, denominator = _advance(block, numerator, denominator)
         size = denominator.abs().max()
+        if not 0 < size < math.inf or not torch.isfinite(numerator).all():
+            raise ValueError(f"x and s must leave coefficients within the number range and a denominator other than 0, got {size.item()} "
+                             "for the largest coefficient of the denominator: vectors of ordinary size, or eps above 0, will do")
         numerator, denominator = numerator / size, denominator / size
     return RationalRay(numerator, denominator, unit)
 
@@ -141,8 +144,12 @@ def rational_misfit(function: Callable[[Tensor], Tensor], degrees: tuple[int, in
         require_rank(count, 200, f"1 + {name}")
     points = _nodes(4 * (numerator + denominator) + 1)
     fitted, between = points[::2], points[1::2]
-    coefficients = _null_vector(fitted, function(reach * fitted), numerator, denominator)
-    truth = function(reach * between)
+    values, truth = function(reach * fitted), function(reach * between)
+    require_same_kind(values=values, alphas=points)
+    require_finite("values", values)
+    if values.shape != fitted.shape or not values.any():
+        raise ValueError(f"function must return a number for each of {len(fitted)} alphas, not all 0, got shape {tuple(values.shape)}")
+    coefficients = _null_vector(fitted, values, numerator, denominator)
     ratio = _chebyshev(between, numerator) @ coefficients[:numerator] / (_chebyshev(between, denominator) @ coefficients[numerator:])
     return ((ratio - truth).abs().max() / truth.abs().max()).item()
 

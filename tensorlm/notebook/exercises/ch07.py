@@ -1,4 +1,4 @@
-"""Exercises of chapter 07: counting legs, composing tensors, symmetrising, a norm from the factors, the values of a wire."""
+"""Exercises of chapter 07: counting legs, contracting, symmetrising, an inner product from the factors, the values of a wire."""
 
 from __future__ import annotations
 
@@ -38,16 +38,22 @@ def _composed(T1: Tensor, T2: Tensor) -> Tensor:
     return torch.einsum("omn,mij,nkl->oijkl", T2, T1, T1)
 
 
-def _check_composed(answer: Any) -> None:
-    T1, T2, x = _random(3, 2, 2, seed=1), _random(4, 3, 3, seed=2), _random(4, 2, seed=3)
-    got = _as_tensor(answer(T1, T2))
-    assert got.shape == (4, 2, 2, 2, 2), f"One output leg (4) and four input legs (2 each): expected (4, 2, 2, 2, 2), got {tuple(got.shape)}."
-    middle = torch.einsum("mij,i,j->m", T1, x[0], x[0])
-    value = torch.einsum("omn,m,n->o", T2, middle, middle)
-    at_x = torch.einsum("oijkl,i,j,k,l->o", got, *[x[0]] * 4)
-    assert _near(at_x, value), "Contracted with one vector four times, your tensor does not give the output of the two layers."
-    assert _near(got, _composed(T1, T2)), ("The function is right, but the legs are in another order: i and j belong to the left copy of the first layer "
-                                           "(index m), k and l to the right one (index n).")
+def _contracted(T1: Tensor, T2: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    left, right = torch.einsum("mij,i,j->m", T1, a, b), torch.einsum("mij,i,j->m", T1, c, d)
+    return torch.einsum("omn,m,n->o", T2, left, right)
+
+
+def _check_contracted(answer: Any) -> None:
+    T1, T2, vectors = _random(3, 2, 2, seed=1), _random(4, 3, 3, seed=2), _random(4, 2, seed=3)
+    got, expected = _as_tensor(answer(T1, T2, *vectors)), torch.einsum("oijkl,i,j,k,l->o", _composed(T1, T2), *vectors)
+    assert got.shape == (4,), f"One number for each output, here 4: got shape {tuple(got.shape)}."
+    assert not _near(got, torch.einsum("oijkl,i,j,k,l->o", _composed(T1, T2), *vectors[[0, 2, 1, 3]])), (
+        "Legs i and j belong to one copy of the first layer, so a and b go into the same T1.")
+    assert _near(got, expected), "Another value: each copy of T1 takes two vectors, the first into leg i and the second into leg j, and T2 takes both results."
+
+
+def _first_twice(T1, T2, a, b, c, d):
+    return _contracted(T1, T2, a, b, a, b)
 
 
 # 07.3 -----------------------------------------------------------------------------------------------------------------
@@ -89,35 +95,38 @@ def _same_size_somewhere(T: Tensor, U: Tensor) -> bool:
 # 07.4 -----------------------------------------------------------------------------------------------------------------
 
 
-def _squared_size(lower: tuple, upper: tuple) -> float:
-    D, L, R = lower
-    G = D @ ((L @ L.mT) * (R @ R.mT)) @ D.mT
-    D, L, R = upper
-    return float((D @ ((L @ G @ L.mT) * (R @ G @ R.mT)) @ D.mT).trace())
+def _inner(first: tuple, second: tuple) -> float:
+    G = torch.eye(first[0][1].shape[1], dtype=DTYPE)
+    for (D, L, R), (D2, L2, R2) in zip(first, second):
+        G = D @ ((L @ G @ L2.mT) * (R @ G @ R2.mT)) @ D2.mT
+    return float(G.trace())
 
 
-def _check_squared_size(answer: Any) -> None:
-    for seed in (10, 20):
-        lower = _random(3, 5, seed=seed), _random(5, 4, seed=seed + 1), _random(5, 4, seed=seed + 2)
-        upper = _random(2, 6, seed=seed + 3), _random(6, 3, seed=seed + 4), _random(6, 3, seed=seed + 5)
-        T = _composed(*(torch.einsum("ok,ki,kj->oij", *factors) for factors in (lower, upper)))
-        got, expected = float(answer(lower, upper)), float(T.square().sum())
-        assert not _near(got, expected**0.5), "That is the root: the sum of squares itself is wanted."
-        assert _near(got, expected), (f"Got {got:.2f}, expected {expected:.2f}. Carry the Gram matrix of the first layer's outputs upwards: "
-                                      "it stands between L and its transpose, and between R and its transpose.")
+def _network(seed: int, units: int) -> tuple:
+    """Factors of two layers, 4 -> 3 -> 2."""
+    lower = _random(3, units, seed=seed), _random(units, 4, seed=seed + 1), _random(units, 4, seed=seed + 2)
+    return lower, (_random(2, 6, seed=seed + 3), _random(6, 3, seed=seed + 4), _random(6, 3, seed=seed + 5))
 
 
-def _squared_size_without_middle(lower: tuple, upper: tuple) -> float:
-    identity = torch.eye(lower[0].shape[0], dtype=DTYPE)
-    D, L, R = upper
-    return float((D @ ((L @ identity @ L.mT) * (R @ identity @ R.mT)) @ D.mT).trace())
+def _check_inner(answer: Any) -> None:
+    for first, second in ((_network(10, 5), _network(20, 7)), (_network(30, 5), _network(30, 5))):
+        T, U = (_composed(*(torch.einsum("ok,ki,kj->oij", *factors) for factors in network)) for network in (first, second))
+        got, expected = float(answer(first, second)), float((T * U).sum())
+        assert not _near(got, expected / float(T.norm() * U.norm())), "That is the cosine: the plain sum of products is wanted."
+        assert _near(got, expected), (f"Got {got:.2f}, expected {expected:.2f}. Carry the inner products of the first layers' outputs upwards, one row for "
+                                      "each output of the first network and one column for each of the second, through L on one side and R on the other.")
 
 
-def _squared_size_one_side(lower: tuple, upper: tuple) -> float:
-    D, L, R = lower
-    G = D @ ((L @ L.mT) * (R @ R.mT)) @ D.mT
-    D, L, R = upper
-    return float((D @ ((L @ G @ L.mT) * (R @ R.mT)) @ D.mT).trace())
+def _inner_without_middle(first: tuple, second: tuple) -> float:
+    (D, L, R), (D2, L2, R2) = first[1], second[1]
+    return float((D @ ((L @ L2.mT) * (R @ R2.mT)) @ D2.mT).trace())
+
+
+def _inner_one_side(first: tuple, second: tuple) -> float:
+    (D, L, R), (D2, L2, R2) = first[0], second[0]
+    G = D @ ((L @ L2.mT) * (R @ R2.mT)) @ D2.mT
+    (D, L, R), (D2, L2, R2) = first[1], second[1]
+    return float((D @ ((L @ G @ L2.mT) * (R @ R2.mT)) @ D2.mT).trace())
 
 
 # 07.5 -----------------------------------------------------------------------------------------------------------------
@@ -133,8 +142,9 @@ def _check_wire_values(answer: Any) -> None:
     expected = torch.linalg.svdvals(upper @ lower)[:3]
     assert got.shape == expected.shape, f"A wire of size 3 has 3 singular values, got {tuple(got.shape)}."
     assert not _near(got, expected.square()), "These are the squares of the singular values."
+    assert _near(got, expected) or not _near(got.sort(descending=True).values, expected), "The right values, in another order: the largest first, please."
     assert _near(got, expected), ("Checked on two matrices, upper @ lower, whose singular values are known: yours differ. Neither Gram matrix alone "
-                                  "knows them. Largest first, please.")
+                                  "knows them.")
 
 
 def _roots(matrix: Tensor) -> Tensor:
@@ -147,17 +157,18 @@ EXERCISES = (
                       lambda layers, encoders: 2**layers + 1,
                       lambda layers, encoders: encoders * layers + 1,
                       lambda layers, encoders: encoders**layers)),
-    Exercise("07.2", "Compose two tensors", _check_composed,
-             mutants=(lambda T1, T2: torch.einsum("omn,mij,nkl->oikjl", T2, T1, T1),
-                      lambda T1, T2: torch.einsum("omn,mij,mkl->oijkl", T2, T1, T1),
-                      lambda T1, T2: torch.einsum("omn,mij->oijn", T2, T1))),
+    Exercise("07.2", "Four different inputs", _check_contracted,
+             mutants=(lambda T1, T2, a, b, c, d: _contracted(T1, T2, a, c, b, d), _first_twice,
+                      lambda T1, T2, a, b, c, d: _contracted(T1, T2, b, a, d, c))),
     Exercise("07.3", "The same function?", _check_same,
              mutants=(_equal_after(TREE), _equal_after(CYCLES), _equal_after([(0, 1, 2, 3)]), _same_size_somewhere, lambda T, U: True)),
-    Exercise("07.4", "A size without the tensor", _check_squared_size,
-             mutants=(_squared_size_without_middle, _squared_size_one_side, lambda lower, upper: _squared_size(lower, upper) ** 0.5)),
+    Exercise("07.4", "An inner product without the tensors", _check_inner,
+             mutants=(_inner_without_middle, _inner_one_side, lambda first, second: _inner(first, first),
+                      lambda first, second: _inner(first, second) / (_inner(first, first) * _inner(second, second)) ** 0.5)),
     Exercise("07.5", "The singular values of a wire", _check_wire_values,
              mutants=(lambda below, above: _roots(below), lambda below, above: _roots(above),
                       lambda below, above: _roots(below) * _roots(above),
-                      lambda below, above: _wire_values(below, above).square())),
+                      lambda below, above: _wire_values(below, above).square(),
+                      lambda below, above: _wire_values(below, above).flip(0))),
 )
 

@@ -1,0 +1,221 @@
+"""The compositionality spectrum: which parts of a model are polynomial, which rational, which neither, and how large."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tensorlm.layers.attention import BRANCHES, attention_parameters
+from tensorlm.layers.mlp import GATED_KINDS, build_mlp, mlp_parameters
+from tensorlm.model.config import ModelConfig
+from tensorlm.model.degree import Degree, degree_of
+from tensorlm.tensors.rational import remaining_root
+
+KINDS = ("polynomial", "rational", "neither")
+# How often a MLP reads its input: its degree, also where only a ReLU keeps it from being a polynomial (a > 0 comes out of it).
+HOMOGENEOUS = {"relu": 1, "relu2": 2, "reglu": 2}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model, summed over its `count` occurrences. Shares are those of the whole model, from 0 to 1.
+
+    `multiply_adds` are per token; `degree` is the degree in what the part reads, None where it is no polynomial.
+    """
+
+    name: str
+    kind: str
+    why: str
+    count: int = 1
+    parameters: int = 0
+    multiply_adds: float = 0.0
+    degree: int | None = None
+    parameter_share: float = 0.0
+    work_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Compositionality:
+    """The parts of a model, and the degree of the whole in its input rows. `print` shows them as a table."""
+
+    parts: tuple[Part, ...]
+    degree: Degree
+
+    @property
+    def parameters(self) -> int:
+        """All parameters: equal to `TensorTransformer.parameter_count()`."""
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def multiply_adds(self) -> float:
+        """Multiply-adds per token of a sequence of `context` tokens."""
+        return sum(part.multiply_adds for part in self.parts)
+
+    def shares(self, kind: str) -> tuple[float, float]:
+        """Shares of the parameters and of the multiply-adds that parts of this kind have."""
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        mine = [part for part in self.parts if part.kind == kind]
+        return sum(part.parameter_share for part in mine), sum(part.work_share for part in mine)
+
+    def __getitem__(self, name: str) -> Part:
+        """The part of this name; KeyError names those there are."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(f"no part {name!r}; there are {[part.name for part in self.parts]}")
+
+    def __str__(self) -> str:
+        lines = [f"{'part':23} {'':>4} {'kind':10} {'parameters':>12} {'':>6} {'multiply-adds':>13} {'':>6} {'degree':>6}  why"]
+        for part in self.parts:
+            lines.append(f"{part.name:23} {f'x{part.count}':>4} {part.kind:10} {part.parameters:12,} {part.parameter_share:6.1%} "
+                         f"{part.multiply_adds:13,.0f} {part.work_share:6.1%} {part.degree or '':>6}  {part.why}")
+        for kind in KINDS:
+            parameters, work = self.shares(kind)
+            lines.append(f"{'all that is ' + kind:54} {parameters:6.1%} {work:20.1%}")
+        return "\n".join([*lines, str(self.degree)])
+
+
+def compositionality(config: ModelConfig, anneal_fraction: float = 0.0) -> Compositionality:
+    """Sort the parts of a model at evaluation; `anneal_fraction` is a of the annealed sites, constants at 1 only.
+
+    A part is a polynomial in what it reads, or a ratio of polynomials, or neither. A norm's kind depends on its reader:
+    read an even number of times its square root is squared away (`tensorlm.tensors.remaining_root`). The model has a
+    degree exactly when every part is a polynomial.
+
+    Multiply-adds per token count products of numbers (the elementwise work on one pair of query and key as one, sums and
+    look-ups as none) for sequences of T = `context` tokens, each token with (T + 1) / 2 keys on average:
+
+    | part | multiply-adds per token |
+    | --- | --- |
+    | attention, b branches (softmax: 1), width d, head_dim e | (2b + 2) d^2 + (d / e) (T + 1) / 2 ((b + 1) e + 1) |
+    | MLP of k encoders, hidden h; full | h (k + 1) d + (k - 1) h, a square h more; d^3 + d^2 |
+    | rotary positions | 4 b d |
+    | norm site; row norm; shortcut; value residual; smear | 2d each, smear d; QK-norm 4 b d |
+    | head | vocabulary x d |
+
+    Raises ValueError for a fraction outside [0, 1], TypeError for anything but a ModelConfig.
+
+    >>> table = compositionality(ModelConfig(norm="anneal"), anneal_fraction=1.0)
+    >>> table.shares("polynomial"), int(table.degree)
+    ((1.0, 1.0), 100)
+    >>> print(compositionality(ModelConfig())["norm before MLP"].why)
+    read twice, so the root is squared away: x + f(norm x) is of degree 3 over 2
+    """
+    if not isinstance(config, ModelConfig):
+        raise TypeError(f"config must be a ModelConfig, got {type(config).__name__}")
+    if not isinstance(anneal_fraction, int | float) or not 0.0 <= anneal_fraction <= 1.0:
+        raise ValueError(f"anneal_fraction must be a number in [0, 1], got {anneal_fraction!r}")
+    parts = [*_input_parts(config, anneal_fraction), *_attention_parts(config, anneal_fraction),
+             *_mlp_parts(config, anneal_fraction), *_output_parts(config, anneal_fraction)]
+    parameters, work = sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)
+    shared = [replace(part, parameter_share=part.parameters / parameters, work_share=part.multiply_adds / work) for part in parts]
+    return Compositionality(tuple(shared), degree_of(config, anneal_fraction))
+
+
+def _input_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
+    size, width = config.vocab_size, config.width
+    yield Part("input table", "polynomial", "a row for each token: linear in one-hot tokens", 1, size * width, degree=1)
+    if config.bigram == "table":
+        yield Part("bigram table", "polynomial", "a row for each pair of tokens: a product of two one-hot tokens", 1,
+                   (size + 1) * size * width, degree=2)
+    if config.input_norm == "rows":
+        yield Part("row norm", "polynomial", "a property of the table: each row is normed once and for all", 1, 0, 2 * width, 1)
+    if config.smear == "learned":
+        yield Part("smear", "polynomial", "linear: a learned multiple of the row before", 1, 1, width, 1)
+    reader = "the residual stream reads it once" + ("" if config.smear == "learned" else " (of the table's rows, so it could be folded in)")
+    yield from _norm_site("norm of the input", config, fraction, 1, 1, reader)
+
+
+def _attention_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
+    if config.attention == "none":
+        return
+    kind, width, layers, branches = config.attention, config.width, config.layers, BRANCHES[config.attention]
+    reads, reader = (None, "inside an exponential") if kind == "softmax" else (3, "keys and values of a token read it 3 times")
+    yield from _norm_site("norm before attention", config, fraction, layers - 1, reads, reader)
+    if config.qk_norm != "none":
+        reads, reader = _score_reads(kind)
+        yield _norm("QK-norm", config.qk_norm, fraction, layers, reads, reader, 4 * branches * width)
+    table = config.heads * config.context * layers if "toeplitz" in config.positions else 0
+    turning = 4 * branches * width * layers if "rope" in config.positions else 0
+    yield Part("positions", "polynomial", f"constants ({', '.join(('mask', *config.positions))})", layers, table, turning, 1)
+    pairs = config.heads * (config.context + 1) / 2 * ((branches + 1) * config.head_dim + 1)
+    parameters = attention_parameters(kind, width)
+    yield Part("attention", "neither" if kind == "softmax" else "polynomial", _ATTENTION_REASONS[kind], layers, parameters * layers,
+               (parameters + pairs) * layers, None if kind == "softmax" else 5)
+    if config.value_residual == "learned" and layers > 1:
+        yield Part("value residual", "polynomial", "linear: values of the first layer mixed in", layers - 1, 2 * (layers - 1),
+                   2 * width * (layers - 1), 1)
+
+
+def _mlp_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
+    if config.mlp == "none":
+        return
+    layers, width, hidden = config.layers, config.width, config.hidden
+    layer = build_mlp(config.mlp, 1, 1, encoders=config.encoders)
+    reads = layer.degree or HOMOGENEOUS.get(config.mlp)
+    reader = "inside a nonlinear function" if reads is None else f"the {config.mlp} MLP reads it {_times(reads)}"
+    then = f": x + f(norm x) is of degree {reads + 1} over {reads}" if layer.degree else ""
+    yield from _norm_site("norm before MLP", config, fraction, layers, reads, reader, then)
+    parameters = mlp_parameters(config.mlp, width, hidden, encoders=config.encoders)
+    why = f"degree {layer.degree}" if layer.degree else f"{config.mlp} is no polynomial"
+    yield Part("MLP", "polynomial" if layer.degree else "neither", why, layers, parameters * layers,
+               (parameters + _elementwise(config)) * layers, layer.degree)
+
+
+def _output_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
+    width, layers = config.width, config.layers
+    sums = layers * ((config.attention != "none") + (config.mlp != "none"))
+    if sums:
+        yield Part("residual sums", "polynomial", "x + f(x): sums only", sums, degree=1)
+    if config.shortcut == "learned" and layers > 1:
+        yield Part("shortcut", "polynomial", "linear: the first block's input mixed in", layers - 1, 2 * (layers - 1),
+                   2 * width * (layers - 1), 1)
+    if config.head_norm == "same":
+        yield from _norm_site("norm before head", config, fraction, 1, 1, "the head reads it once (a temperature for each token)")
+    tied = config.head == "tied"
+    yield Part("head", "polynomial", "linear" + (", with the matrix of the input table" if tied else ""), 1,
+               0 if tied else config.vocab_size * width, config.vocab_size * width, 1)
+
+
+_ATTENTION_REASONS = {
+    "softmax": "exponentials, divided by their sum",
+    "squared": "degree 2 in the query's token, 3 in the keys'",
+    "bilinear": "degree 2 in the query's token, 3 in the keys'",
+}
+
+
+def _score_reads(attention: str) -> tuple[int | None, str]:
+    """How often a score reads a normed query or key."""
+    return {"softmax": (None, "inside an exponential"), "squared": (2, "the squared score reads it twice"),
+            "bilinear": (1, "each score reads its own query and key once")}[attention]
+
+
+def _norm_site(name: str, config: ModelConfig, fraction: float, count: int, reads: int | None, reader: str,
+               then: str = "") -> Iterator[Part]:
+    if config.norm != "none" and count:
+        yield _norm(name, config.norm, fraction, count, reads, reader, 2 * config.width, then)
+
+
+def _norm(name: str, site: str, fraction: float, count: int, reads: int | None, reader: str, work: int, then: str = "") -> Part:
+    """A norm site of kind "rms" or "anneal" whose output enters each term `reads` times (None: not as a power)."""
+    kind, why = "neither", f"{reader}: a square root remains"
+    if site == "anneal" and fraction == 1.0:
+        kind, why = "polynomial", "a constant by now: it folds into the matrices that follow"
+    elif site == "anneal" and fraction > 0.0:
+        why = f"{1 - fraction:.0%} of a norm for each token: a fractional power"
+    elif reads is None:
+        why = f"a square root, {reader}"
+    elif not remaining_root(reads):
+        kind, why = "rational", f"read {_times(reads)}, so the root is squared away{then}"
+    return Part(name, kind, why, count, 0, work * count, 1 if kind == "polynomial" else None)
+
+
+def _elementwise(config: ModelConfig) -> int:
+    """Products of numbers in one MLP that are no products with a weight."""
+    if config.mlp == "full":
+        return config.width**2
+    encoders = {"product": config.encoders, "square": 2, "relu2": 2}.get(config.mlp, 2 if config.mlp in GATED_KINDS else 1)
+    return (encoders - 1) * config.hidden
+
+
+def _times(reads: int) -> str:
+    return {1: "once", 2: "twice"}.get(reads, f"{reads} times")

@@ -1,0 +1,458 @@
+"""Experiments: what is run, what survives a kill, what is refused, and what the numbers allow to be said."""
+
+import csv
+import dataclasses
+import functools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from tensorlm import released
+from tensorlm.data import load
+from tensorlm.training.compare import (EXPERIMENTS, Arm, Experiment, bootstrap_ratio, check_again, compare, crossing, curve,
+                                       equal_seconds, finals, ladder, loss_at, open_data, paired, smallest_difference,
+                                       step_seconds, steps_ratio, steps_ratios, summary, t_quantile, to_target)
+from tensorlm.training.compare.__main__ import main
+from tensorlm.training.compare.plan import plan
+from tensorlm.training.compare.runs import SpreadWindows, execute
+from tensorlm.training.compare.table import COLUMNS
+from tensorlm.training.evaluation import evaluate
+from tensorlm.training.files import write_json
+from tensorlm.training.loop import train
+from tensorlm.training.provenance import code_state
+
+CLOCKS = ("seconds", "cpu_seconds")
+TINY = Experiment(
+    name="tiny", question="Does it run?", data={"name": "toy", "valid_documents": 40}, preset="nano",
+    model={"width": 16, "layers": 1, "context": 8, "bigram": "none"},
+    train={"steps": 12, "batch_size": 4, "precision": "float32", "log_every": 2}, seeds=(0, 1),
+    arms=(Arm("ReLU layer", {"mlp": "relu"}), Arm("bilinear", budgets=(0.5, 1.0))), baseline="ReLU layer",
+    evaluations=3, curve_windows=8, targets=(3.2,), check="bilinear", matched=0.0)
+TOY = open_data(TINY)
+
+
+def without_clocks(rows):
+    return [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows]
+
+
+def from_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{name: released._value(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json") if path.parent.name == "runs"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder and the rows of the whole tiny experiment, undisturbed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return folder, compare(TINY, folder, device="cpu")
+
+
+# --- the runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_interleaved_seed_by_seed():
+    assert [(run.seed, run.arm, run.train.steps) for run in plan(TINY, 54)] == [
+        (seed, *run) for seed in (0, 1) for run in (("ReLU layer", 12), ("bilinear", 6), ("bilinear", 12))]
+    assert [run.name for run in plan(TINY, 54, ["ReLU layer"], [7])] == ["ReLU-layer_12_seed7"]
+    halved = dataclasses.replace(TINY, steps_scale=0.5)
+    assert {run.train.steps for run in plan(halved, 54)} == {6, 3}
+
+
+def test_a_row_is_what_training_that_arm_alone_gives(tiny):
+    _, rows = tiny
+    run = plan(TINY, TOY.vocab_size, ["bilinear"], [1])[-1]
+    alone = train(run.model, run.train, SpreadWindows(TOY, 8))
+    mine = [row for row in rows if (row["arm"], row["seed"], row["steps"]) == ("bilinear", 1, 12)]
+    assert [(row["step"], row["row"]) for row in mine] == [(4, "curve"), (8, "curve"), (12, "curve"), (12, "final")]
+    assert [row["loss"] for row in mine[:3]] == [round(row["loss_valid"], 5) for row in alone.history if row["loss_valid"]]
+    assert mine[-1]["loss"] == round(evaluate(alone.model, TOY.valid_windows(8)), 5) != mine[-2]["loss"]
+    assert {row["parameters"] for row in mine} == {alone.model.parameter_count()}
+    assert [row["tokens"] for row in mine] == [128, 256, 384, 384] and mine[0]["cpu_seconds"] < mine[2]["cpu_seconds"]
+
+
+def test_the_table_on_disk_is_the_rows_with_their_provenance(tiny):
+    folder, rows = tiny
+    assert from_csv(folder / "tiny.csv") == rows and tuple(rows[0]) == COLUMNS
+    record = json.loads((folder / "tiny.json").read_text())
+    assert record["command"] == "python -m tensorlm.training.compare tiny --out FOLDER"
+    assert (record["runs"], record["corpus_sha256"], record["failures"]) == (6, TOY.sha256, {})
+    assert {"commit", "torch", "threads"} <= set(record["environments"][0]) and len(record["environments"]) == 1
+    assert str(folder) not in json.dumps(record)
+    again = Experiment.from_dict(record["declaration"])
+    assert plan(again, 54) == plan(TINY, 54) and again.to_dict() == TINY.to_dict()
+
+
+def test_finished_runs_are_kept_and_new_seeds_join_them(tiny):
+    folder, rows = tiny
+    before, told = files(folder), []
+    assert compare(TINY, folder, device="cpu", told=told.append) == rows and told == []
+    compare(TINY, folder, ["bilinear"], [2], device="cpu", told=told.append)
+    assert [line.split(":")[0] for line in told] == ["1/2  bilinear, 6 steps, seed 2", "2/2  bilinear, 12 steps, seed 2"]
+    assert before.items() <= files(folder).items() and len(files(folder)) == 8
+    for path in (folder / "tiny" / "runs").glob("*_seed2.json"):
+        path.unlink()
+    assert compare(TINY, folder, device="cpu") == rows
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(train={**TINY.train, "lr_matrix": 0.5}), r"train.lr_matrix = 0.02, the declaration says 0.5; name another folder"),
+    (dict(model={**TINY.model, "layers": 2}), "model.layers = 1, the declaration says 2"),
+    (dict(data={"name": "toy", "valid_documents": 41}), "source.sha256 = "),
+    (dict(curve_windows=9), "curve_windows = 8, the declaration says 9"),
+    (dict(evaluations=2), "train.validate_every = 4, the declaration says 6"),
+    (dict(steps_scale=0.25), "12 steps, arm 'ReLU layer' is now declared with 3"),
+    (dict(arms=TINY.arms[:1], check=None), "has no arm 'bilinear'; arms: ReLU layer"),
+    (dict(arms=(TINY.arms[0], Arm("bilinear", {"mlp_hidden": 64})), matched=0.05),
+     "arm 'bilinear' has 6,345 parameters, 'ReLU layer' has 4,809; they may differ by 5.0%"),
+])
+def test_a_changed_declaration_is_refused(tiny, changes, message):
+    folder, _ = tiny
+    before = files(folder)
+    with pytest.raises(ValueError, match=message):
+        compare(dataclasses.replace(TINY, **changes), folder, device="cpu")
+    assert files(folder) == before
+
+
+def test_a_file_that_is_no_run_is_named(tmp_path):
+    (tmp_path / "tiny" / "runs").mkdir(parents=True)
+    (tmp_path / "tiny" / "runs" / "a.json").write_text('{"name": "b"}')
+    with pytest.raises(ValueError, match="a.json: is not the file of a finished run"):
+        compare(TINY, tmp_path, device="cpu")
+
+
+def test_an_arm_that_diverges_is_a_result(tmp_path, capsys):
+    arms = (*TINY.arms[:1], Arm("too fast", train={"lr_matrix": 1e30, "optimizer": "adamw", "log_every": 1}))
+    experiment = dataclasses.replace(TINY, arms=arms, check=None, evaluations=12)
+    rows = compare(experiment, tmp_path, device="cpu")
+    failed = [row for row in rows if row["row"] == "failed"]
+    assert [(row["arm"], row["seed"], row["loss"]) for row in failed] == [("too fast", 0, None), ("too fast", 1, None)]
+    assert math.isnan(finals(rows)["too fast"][0]) and math.isfinite(finals(rows)["ReLU layer"][0])
+    why = json.loads((tmp_path / "tiny.json").read_text())["failures"]["too-fast_12_seed0"]["why"]
+    assert "the loss" in why and str(tmp_path) not in why
+    assert "| too fast | 4,809 | 2 of 2 FAILED |" in summary(rows, experiment)
+    assert compare(experiment, tmp_path, device="cpu") == rows  # nor is it run again
+
+
+KILLED = dataclasses.replace(TINY, train={**TINY.train, "steps": 180, "checkpoint_every": 30}, seeds=(0,))
+SCRIPT = """
+import json, sys
+from tensorlm.training.compare import Experiment
+from tensorlm.training.compare.__main__ import main
+sys.exit(main(["tiny", "--out", sys.argv[2], "--device", "cpu"], {"tiny": Experiment.from_dict(json.loads(sys.argv[1]))}))
+"""
+
+
+def kill_when(folder, happened, seconds=90):
+    """Start the command line in a process of its own and SIGKILL it as soon as ``happened()``."""
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(KILLED.to_dict()), str(folder)], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the process did not get there"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+
+
+def test_killed_and_started_again_it_makes_the_same_table(tmp_path):
+    folder, home, told = tmp_path / "killed", tmp_path / "killed" / "tiny", []
+    kill_when(folder, lambda: list(home.glob("running/bilinear_180_seed0/checkpoints/step_*.safetensors")))
+    kept = files(folder)
+    assert sorted(path.name for path in kept) == ["ReLU-layer_180_seed0.json", "bilinear_90_seed0.json"]
+    assert len(from_csv(folder / "tiny.csv")) == 8  # the table is there after every run
+    rows = compare(KILLED, folder, device="cpu", told=told.append)
+    assert [line.split(":")[0] for line in told] == ["3/3  bilinear, 180 steps, seed 0"]
+    assert kept.items() <= files(folder).items() and not list(home.glob("running/*"))
+    assert without_clocks(rows) == without_clocks(compare(KILLED, tmp_path / "whole", device="cpu"))
+
+
+@pytest.mark.parametrize("left", ["trained but not recorded", "recorded but not tidied", "hardly begun"])
+def test_a_death_between_two_files_is_no_obstacle(tiny, tmp_path, left):
+    _, rows = tiny
+    run = plan(TINY, TOY.vocab_size, ["bilinear"], [0])[-1]
+    working = tmp_path / "tiny" / "running" / run.name
+    if left == "hardly begun":
+        working.mkdir(parents=True)
+        (working / ".run.json.77.tmp").write_text("half")
+    else:
+        record = execute(run, TINY, TOY, working, "cpu")
+    if left == "recorded but not tidied":
+        write_json(tmp_path / "tiny" / "runs" / f"{run.name}.json", {**record, "environment": {}})
+    found = compare(TINY, tmp_path, ["bilinear"], [0], device="cpu")
+    undisturbed = [row for row in rows if (row["arm"], row["seed"]) == ("bilinear", 0)]
+    assert without_clocks(found) == without_clocks(undisturbed) and not list((tmp_path / "tiny" / "running").glob("*"))
+
+
+def test_the_windows_of_a_curve_are_spread_over_the_whole_text():
+    whole = TOY.valid_windows(8)
+    assert torch.equal(SpreadWindows(TOY, 4).valid_windows(8), whole[[0, 10, 20, 30]])
+    assert torch.equal(SpreadWindows(TOY, 100).valid_windows(8), whole)
+    assert SpreadWindows(TOY, 4).vocab_size == TOY.vocab_size
+
+
+# --- running a table's check again ------------------------------------------------------------------------------------
+
+
+def stated(rows, again):
+    return next(row for row in rows if all(row[key] == again[key] for key in ("arm", "seed", "steps", "step", "row")))
+
+
+def test_a_check_finds_the_loss_of_the_table_and_would_notice_another_model(tiny):
+    _, rows = tiny
+    again = check_again(TINY, device="cpu")
+    assert (again["arm"], again["seed"], again["steps"], again["step"]) == ("bilinear", 0, 6, 2)
+    assert again["loss"] == stated(rows, again)["loss"]
+    other = check_again(dataclasses.replace(TINY, model={**TINY.model, "row_scale": "none"}), device="cpu")
+    assert other["loss"] != again["loss"]
+    with pytest.raises(ValueError, match="declares no check"):
+        check_again(dataclasses.replace(TINY, check=None))
+
+
+TABLES = {path.stem: json.loads(path.read_text(encoding="utf-8"))
+          for path in sorted((released.checkpoint("micro-tensor").parent.parent / "results").glob("*.json"))}
+
+
+@pytest.mark.parametrize("name", [name for name, record in TABLES.items() if record.get("declaration", {}).get("check")])
+def test_a_released_table_can_be_made_again(name):
+    """One arm of it, at its seed, to the first point of its curve."""
+    experiment = Experiment.from_dict(TABLES[name]["declaration"])
+    again = check_again(experiment, device="cpu")
+    assert again["loss"] == pytest.approx(stated(released.results(name), again)["loss"], abs=experiment.tolerance)
+
+
+# --- the declared experiments -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def vocabulary(**data):
+    return load(**data).vocab_size
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_arms_of_a_declared_experiment_are_of_equal_size_and_differ(name):
+    experiment = EXPERIMENTS[name]
+    vocab_size = vocabulary(**experiment.data)
+    experiment.require_matched(vocab_size)
+    runs = plan(experiment, vocab_size, seeds=[0])
+    assert len({(run.model, run.train) for run in runs}) == len(runs)
+    assert experiment.check and experiment.baseline and len(experiment.seeds) >= 3
+    wider = Arm("wider", {**experiment.arms[-1].model, "mlp_hidden": 512})
+    with pytest.raises(ValueError, match=f"experiment '{name}': arm 'wider' has .* parameters"):
+        dataclasses.replace(experiment, arms=(*experiment.arms, wider)).require_matched(vocab_size)
+    dataclasses.replace(experiment, arms=(*experiment.arms, dataclasses.replace(wider, size="free"))).require_matched(vocab_size)
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(arms=()), "experiment 'tiny': arms = .*: must be at least one"),
+    (dict(arms=(Arm("a b"), Arm("A-B")), baseline="a b"), r"arms = \['a b', 'A-B'\]: must be .* names that differ"),
+    (dict(baseline="gelu"), "has no arm 'gelu'; arms: ReLU layer, bilinear"),
+    (dict(check="gelu"), "has no arm 'gelu'"),
+    (dict(split="test"), "split = 'test': must be one of validation, tuning"),
+    (dict(seeds=(1, 1)), r"seeds = \(1, 1\): must be different"),
+    (dict(budgets=(1.0, 0.0)), r"budgets = \(1.0, 0.0\): must be at least one number above 0"),
+    (dict(evaluations=0), "evaluations = 0: must be at least 1"),
+])
+def test_a_declaration_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **changes)
+
+
+def test_fields_that_do_not_exist_are_named():
+    with pytest.raises(ValueError, match="wdith"):
+        plan(dataclasses.replace(TINY, model={"wdith": 3}), 54)
+    with pytest.raises(ValueError, match="no field 'stepz'"):
+        plan(dataclasses.replace(TINY, train={"stepz": 3}), 54)
+    with pytest.raises(ValueError, match="arm 'a': size = 'any': must be one of matched, free"):
+        Arm("a", size="any")
+    with pytest.raises(ValueError, match="Experiment has no field 'colour'"):
+        Experiment.from_dict({**TINY.to_dict(), "colour": "red"})
+
+
+def test_only_a_text_can_be_split_for_tuning():
+    with pytest.raises(ValueError, match="toy has no training text"):
+        open_data(dataclasses.replace(TINY, split="tuning"))
+
+
+def test_the_command_line_lists_tables_and_refuses(tiny, capsys):
+    folder, _ = tiny
+    tables = {"tiny": TINY}
+    assert main([], tables) == 0 and "tiny  Does it run?" in capsys.readouterr().out
+    assert main(["tiny", "--list"], tables) == 0
+    assert "6 runs over seeds (0, 1), 60 steps in all" in capsys.readouterr().out
+    assert main(["tiny", "--out", str(folder), "--table"], tables) == 0
+    assert "| bilinear | 4,809 | 2.9" in capsys.readouterr().out
+    for arguments, complaint in ((["tiny"], "--out is missing"), (["tiny", "--out", str(folder / "x"), "--table"], "no finished runs"),
+                                 (["tiny", "--out", str(folder), "--arms", "gelu"], "has no arm 'gelu'")):
+        assert main(arguments, tables) == 2 and complaint in capsys.readouterr().err
+
+
+def test_the_state_of_the_code_is_told(tmp_path):
+    assert code_state(tmp_path) == (None, [])
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "a.py").write_text("1")
+    for arguments in (["init", "-q"], ["add", "a.py"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *arguments], check=True)
+    commit, changed = code_state(tmp_path)
+    assert len(commit) == 40 and changed == []
+    (tmp_path / "a.py").write_text("2")
+    assert code_state(tmp_path) == (commit, ["a.py"])
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_crossing_lies_between_its_neighbours():
+    points = [(10, 5.0), (20, 4.0), (30, 4.2), (50, 3.8)]
+    assert crossing(points, 4.25) == 17.5 and crossing(points, 4.0) == 20.0 and crossing(points, 5.0) == 10.0
+    assert crossing(points, 3.9) == pytest.approx(45)
+    assert crossing([(10, 5.0), (40, 4.0)], 4.5, "log") == pytest.approx(20)
+    assert crossing(points, 3.7) is None and crossing([], 3.7) is None
+    with pytest.raises(ValueError, match="loss 6: the first point, at 10, is at 5.0000 already"):
+        crossing(points, 6)
+    with pytest.raises(ValueError, match="'cubic': must be one of linear, log"):
+        crossing(points, 4, "cubic")
+
+
+def test_a_loss_is_read_between_points_and_never_beyond_them():
+    points = [(10, 5.0), (20, 4.0), (40, 3.0)]
+    assert [loss_at(points, x) for x in (10, 15, 20, 30, 40)] == [5.0, 4.5, 4.0, 3.5, 3.0]
+    assert loss_at(points, 20 * math.sqrt(2), "log") == pytest.approx(3.5)
+    assert loss_at([(10, 5.0)], 10) == 5.0
+    for x in (9, 41):
+        with pytest.raises(ValueError, match="must lie within the points, 10 to 40"):
+            loss_at(points, x)
+
+
+def test_the_ratio_of_steps_is_that_of_the_law_behind_the_curves():
+    def law(scale):  # loss = 3 + 2 / sqrt(steps / scale): `scale` times the steps for the same loss
+        return [(steps, 3 + 2 / math.sqrt(steps / scale)) for steps in (600, 700, 850, 1000)]
+
+    assert steps_ratio(law(1), law(1)) == pytest.approx(1, abs=1e-12)
+    assert steps_ratio(law(1.04), law(1)) == pytest.approx(1.04, abs=0.004)
+    assert steps_ratio(law(1), law(1.04)) == pytest.approx(1 / 1.04, abs=0.004)
+    assert steps_ratio(law(1.3)[-1:], law(1)) == pytest.approx(1.3, abs=0.02)  # one budget of the worse arm is enough
+    with pytest.raises(ValueError, match="already"):
+        steps_ratio(law(3), law(1))
+
+
+def table(arm, seed, steps, points, kind="final"):
+    """Rows of one run whose curve has these (step, loss, seconds), with a final loss 0.1 above the last."""
+    rows = [dict(arm=arm, seed=seed, steps=steps, row="curve", step=step, tokens=8 * step, seconds=s, cpu_seconds=2 * s,
+                 loss=loss, parameters=100) for step, loss, s in points]
+    return [*rows, {**rows[-1], "row": kind, "loss": rows[-1]["loss"] + 0.1 if kind == "final" else None}]
+
+
+ROWS = [*table("a", 0, 20, [(10, 5.0, 1.0), (20, 4.0, 2.0)]), *table("a", 0, 40, [(20, 4.5, 2.0), (40, 3.5, 9.0)]),
+        *table("a", 1, 20, [(10, 5.2, 1.0), (20, 4.2, 2.0)]), *table("a", 1, 40, [(20, 4.7, 2.0), (40, 3.7, 4.0)]),
+        *table("b", 0, 20, [(10, 5.0, 2.0), (20, 4.0, 4.0)]), *table("b", 0, 40, [(20, 4.4, 4.0), (40, 3.4, 8.0)]),
+        *table("b", 1, 20, [(10, 5.0, 2.0), (20, 4.0, 4.0)]), *table("b", 1, 40, [(20, 4.4, 4.0), (30, 4.3, 6.0)], "failed")]
+WHOLE = [*ROWS[:-3], *table("b", 1, 40, [(20, 4.4, 4.0), (40, 3.6, 8.0)])]
+
+
+def test_curves_and_ladders_are_picked_from_the_rows():
+    assert curve(ROWS, "a", 0) == [(20, 4.5), (40, 3.5)]
+    assert curve(ROWS, "a", 0, "cpu_seconds") == [(4.0, 4.5), (18.0, 3.5)] and curve(ROWS, "c", 0) == []
+    assert ladder(ROWS, "a", 1) == [(20, pytest.approx(4.3)), (40, pytest.approx(3.8))]
+    assert ladder(ROWS, "b", 1, "tokens") == [(160, pytest.approx(4.1))]  # the failed run is no point
+    assert to_target(ROWS, "a", 4.0) == {0: 30.0, 1: 34.0} and to_target(ROWS, "b", 4.0, "seconds") == {0: pytest.approx(5.6), 1: None}
+    assert finals(ROWS)["a"] == {0: pytest.approx(3.6), 1: pytest.approx(3.8)}
+    assert finals(ROWS)["b"][0] == pytest.approx(3.5) and math.isnan(finals(ROWS)["b"][1])
+    with pytest.raises(ValueError, match="'hours': must be one of step, tokens, seconds, cpu_seconds"):
+        curve(ROWS, "a", 0, "hours")
+
+
+def test_seconds_a_step_do_not_follow_a_disturbed_piece():
+    assert step_seconds(ROWS, "a", "seconds") == pytest.approx(0.1) and step_seconds(ROWS, "b") == pytest.approx(0.4)
+    with pytest.raises(ValueError, match="no run with two points"):
+        step_seconds(ROWS[:1], "a")
+
+
+def test_ratios_pair_the_ladders_of_two_arms_by_seed():
+    # seed 0: b ends at 3.5, a at 3.6 (40 steps); b crosses 3.6 at the share (4.1 - 3.6) / (4.1 - 3.5) of the way from 20 to 40
+    assert steps_ratios(WHOLE, "a", "b")[0] == pytest.approx(40 / (20 * 2 ** (5 / 6)))
+    assert steps_ratios(WHOLE, "b", "a")[0] == pytest.approx(1 / steps_ratios(WHOLE, "a", "b")[0])
+    half = steps_ratios(WHOLE, "a", "b", "seconds")[0]  # b's steps take twice as long
+    assert half == pytest.approx(steps_ratios(WHOLE, "a", "b")[0] / 2)
+    assert set(steps_ratios(WHOLE, "a", "b")) == {0, 1} and set(steps_ratios(WHOLE, "a", "c")) == set()
+    with pytest.raises(ValueError, match="no points of one of the two"):
+        steps_ratio([], [(1, 2.0)])
+
+
+def test_losses_at_equal_seconds_come_from_whole_schedules():
+    seconds, found = equal_seconds(WHOLE, "seconds")
+    assert seconds == pytest.approx(4.0)  # arm a: 40 steps of 0.1 s; arm b: 20 steps of 0.2 s
+    assert found["a"][0] == pytest.approx(3.6) and found["b"] == {0: pytest.approx(4.1), 1: pytest.approx(4.1)}
+    with pytest.raises(ValueError, match=r"arms \['b'\]: need runs at two budgets"):
+        equal_seconds(ROWS)
+
+
+# --- seeds ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
+def test_t_quantiles_are_those_of_an_independent_library(level):
+    for freedom in (1, 2, 3, 4, 5, 7, 16, 31, 200):
+        assert t_quantile(level, freedom) == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-9)
+    with pytest.raises(ValueError, match="freedom = 0"):
+        t_quantile(level, 0)
+
+
+def test_a_paired_difference_by_hand():
+    found = paired({0: 4.2, 1: 4.5, 2: 4.3, 9: 1.0}, {0: 4.0, 1: 4.1, 2: 4.0, 5: 9.0})  # differences 0.2, 0.4, 0.3
+    assert found.mean == pytest.approx(0.3) and found.deviation == pytest.approx(0.1) and found.count == 3
+    assert found.smallest == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6) and found.told_apart
+    assert not paired({0: 4.2, 1: 4.0}, {0: 4.0, 1: 4.1}).told_apart
+    with pytest.raises(ValueError, match=r"seeds \[0\]: a spread needs at least two"):
+        paired({0: 4.0, 1: 4.2}, {0: 3.9})
+
+
+def test_both_tests_of_a_difference_are_wrong_one_time_in_twenty():
+    """Equal arms whose losses share a large effect of the seed: 95 % of the differences stay below the smallest."""
+    rng, alone, together, unpaired = np.random.default_rng(0), 0, 0, 0
+    for _ in range(600):
+        x = rng.normal(size=(4, 3)) * 0.01 + rng.normal(size=3) * 0.2
+        losses = {str(i): dict(enumerate(row)) for i, row in enumerate(x.tolist())}
+        difference, error = x[0].mean() - x[1].mean(), math.sqrt((x[0].var(ddof=1) + x[1].var(ddof=1)) / 3)
+        alone += paired(losses["0"], losses["1"]).told_apart
+        together += abs(difference) > smallest_difference(losses)
+        unpaired += abs(difference) > 2.776 * error
+    assert 15 < alone < 50 and 15 < together < 50 and unpaired < 3  # without pairs nothing would be told apart
+
+
+def test_the_scatter_of_all_arms_tells_smaller_differences_apart():
+    rng, wins = np.random.default_rng(1), 0
+    for _ in range(200):
+        losses = {str(i): dict(enumerate(row)) for i, row in enumerate((rng.normal(size=(9, 3)) * 0.01).tolist())}
+        wins += smallest_difference(losses) < paired(losses["0"], losses["1"]).smallest
+    assert wins > 150
+    two = {"0": losses["0"], "1": losses["1"]}
+    assert smallest_difference(two) == pytest.approx(paired(*two.values()).smallest)  # with two arms they are the same test
+    with pytest.raises(ValueError, match="must be two arms or more with the same seeds"):
+        smallest_difference({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0}})
+
+
+def test_a_bootstrap_is_over_seeds_and_fixed_by_its_own():
+    found = bootstrap_ratio([1.0, 1.1, 1.21])
+    assert found.value == pytest.approx(1.1) and (found.low, found.high) == (pytest.approx(1.0), pytest.approx(1.21))
+    ratios = np.exp(np.random.default_rng(0).normal(0.04, 0.02, size=40))
+    many = bootstrap_ratio(ratios)
+    assert many == bootstrap_ratio(ratios) and many != bootstrap_ratio(ratios, seed=1)
+    half = 1.96 * np.log(ratios).std() / math.sqrt(40)
+    assert math.log(many.high / many.value) == pytest.approx(half, rel=0.1) == math.log(many.value / many.low)
+    with pytest.raises(ValueError, match="all above 0"):
+        bootstrap_ratio([1.0, 0.0])

@@ -85,7 +85,7 @@ def attention_head() -> Figure:
     draw(ax, nodes, [*rows.items(), *((f"X {name}", name) for name in head if name != "O"), *seats, *mask],
          [("O", "left", "o"), ("dot i", "left", "i", True)], {"dot i": "dot", "dot j": "dot", "c": "box"})
     _captions(ax, 0.95, {1.95: "the weights of a head,\norder 6",
-                         7.45: "at work: the position $i$ stays open, that of the keys\nand values is summed over; $c$ is the mask"})
+                         7.45: "at work: the position $i$ stays open, that of the keys\nand values is summed over; $c$ holds constants"})
     return fig
 
 

@@ -1,4 +1,4 @@
-"""Exercises of chapter 08: one head, its recurrent state, where the recurrence pays, a lifted layer, a rational norm."""
+"""Exercises of chapter 08: one head, its recurrent state, where the recurrence pays, a lifted layer, a rational norm, roots."""
 
 from __future__ import annotations
 
@@ -145,6 +145,17 @@ def _check_bounded(answer: Any) -> None:
         assert abs(got - expected) < 1e-9, f"Got {got:.4f}, expected {expected:.4f}. N is the mean of the two squared lengths, one N for queries and one for keys."
 
 
+# 08.6 -----------------------------------------------------------------------------------------------------------------
+
+
+def _check_is_ratio(answer: Any) -> None:
+    cases = [([2], "A bilinear layer."), ([2, 0], "A bilinear layer and a constant."), ([4, 2], "Even counts only."),
+             ([2, 1, 1, 0], "A bilinear layer with input biases has terms that read once."), ([2, 3], "One of the terms is odd."), ([5], "Five is odd.")]
+    for reads, hint in cases:
+        got, expected = bool(answer(reads)), all(count % 2 == 0 for count in reads)
+        assert got == expected, f"reads = {reads}: you said {got}, and it is {expected}. {hint}"
+
+
 EXERCISES = (
     Exercise("08.1", "One head", _check_attend,
              mutants=(lambda q1, k1, q2, k2, v, c: ((q1 @ k1.mT) * (q2 @ k2.mT)) @ v,
@@ -159,4 +170,7 @@ EXERCISES = (
              mutants=(lambda q1, k1, q2, k2: (q1 @ k1) * (q2 @ k2) / (q1.norm() * q2.norm() * k1.norm() * k2.norm()),
                       lambda q1, k1, q2, k2: (q1 @ k1) * (q2 @ k2) / ((q1 @ q1 + q2 @ q2) * (k1 @ k1 + k2 @ k2)),
                       lambda q1, k1, q2, k2: (q1 @ k1) * (q2 @ k2))),
+    Exercise("08.6", "Does a root stay?", _check_is_ratio,
+             mutants=(lambda reads: sum(reads) % 2 == 0, lambda reads: any(count % 2 == 0 for count in reads),
+                      lambda reads: max(reads) % 2 == 0)),
 )

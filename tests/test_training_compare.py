@@ -146,7 +146,7 @@ def test_an_arm_that_diverges_is_a_result(tmp_path, capsys):
     assert compare(experiment, tmp_path, device="cpu") == rows  # nor is it run again
 
 
-KILLED = dataclasses.replace(TINY, train={**TINY.train, "steps": 180, "checkpoint_every": 30}, seeds=(0,))
+KILLED = dataclasses.replace(TINY, train={**TINY.train, "steps": 120, "checkpoint_every": 30}, seeds=(0,))
 SCRIPT = """
 import json, sys
 from tensorlm.training.compare import Experiment
@@ -171,12 +171,12 @@ def kill_when(folder, happened, seconds=90):
 
 def test_killed_and_started_again_it_makes_the_same_table(tmp_path):
     folder, home, told = tmp_path / "killed", tmp_path / "killed" / "tiny", []
-    kill_when(folder, lambda: list(home.glob("running/bilinear_180_seed0/checkpoints/step_*.safetensors")))
+    kill_when(folder, lambda: list(home.glob("running/bilinear_120_seed0/checkpoints/step_*.safetensors")))
     kept = files(folder)
-    assert sorted(path.name for path in kept) == ["ReLU-layer_180_seed0.json", "bilinear_90_seed0.json"]
+    assert sorted(path.name for path in kept) == ["ReLU-layer_120_seed0.json", "bilinear_60_seed0.json"]
     assert len(from_csv(folder / "tiny.csv")) == 8  # the table is there after every run
     rows = compare(KILLED, folder, device="cpu", told=told.append)
-    assert [line.split(":")[0] for line in told] == ["3/3  bilinear, 180 steps, seed 0"]
+    assert [line.split(":")[0] for line in told] == ["3/3  bilinear, 120 steps, seed 0"]
     assert kept.items() <= files(folder).items() and not list(home.glob("running/*"))
     assert without_clocks(rows) == without_clocks(compare(KILLED, tmp_path / "whole", device="cpu"))
 

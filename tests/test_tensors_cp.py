@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tensorlm.layers import Attention, build_mlp
-from tensorlm.tensors import CPTensor
+from tensorlm.tensors import CPTensor, lift, rescale, square_form, swap, with_input_bias, with_output_bias, with_residual
 from tensorlm.tensors.checks import require_affordable, require_rank
 
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
@@ -114,6 +114,34 @@ def test_polar_form(cp, a):
     close(cp(x + a * s), cp(x) + 2 * a * cross + a**2 * cp(s))
     close((cp(x + a * s) - cp(x - a * s)) / 2, 2 * a * cross)
     close((cp(x + a * s) + cp(x - a * s)) / 2 - cp(x), a**2 * cp(s))
+
+
+# Contributions of hidden units
+
+def shares(contributions):
+    return contributions.abs() / contributions.abs().sum(-1, keepdim=True)
+
+
+@SETTINGS
+@given(cps, number.filter(lambda a: abs(a) > 0.01))
+def test_contributions_sum_to_the_output_and_their_shares_do_not_move_with_the_scale(cp, a):
+    x = inputs(5, cp.width)
+    close(cp.contributions(x).sum(-1), cp(x))
+    close(cp.contributions(a * x), a**2 * cp.contributions(x))
+    close(shares(cp.contributions(a * x)), shares(cp.contributions(x)))
+    close(shares(rescale(swap(cp), inputs(cp.hidden, seed=2), inputs(cp.hidden, seed=3)).contributions(x)), shares(cp.contributions(x)))
+
+
+def test_shares_move_with_a_bias_with_a_residual_and_with_the_factorisation():
+    cp, x = random_cp(out=4), inputs(4)
+    biased = with_input_bias(cp, inputs(5, seed=2), inputs(5, seed=3))
+    differ(shares(biased.contributions(lift(3 * x))), shares(biased.contributions(lift(x))))
+    block = with_residual(with_output_bias(with_input_bias(cp, torch.zeros(5).double(), torch.zeros(5).double()), torch.zeros(4).double()))
+    differ(shares(block.contributions(lift(3 * x))), shares(block.contributions(lift(x))))
+    squares = square_form(cp)
+    close(squares(x), cp(x))
+    paired = squares.contributions(x).unflatten(-1, (2, -1)).abs().sum(-2)
+    differ(paired / paired.sum(-1, keepdim=True), shares(cp.contributions(x)))
 
 
 def test_polar_form_broadcasts():

@@ -115,6 +115,17 @@ class CPTensor:
         crossed = (u @ self.L.mT) * (v @ self.R.mT) + (v @ self.L.mT) * (u @ self.R.mT)
         return crossed @ self.D.mT / 2
 
+    def contributions(self, x: Tensor) -> Tensor:
+        """c_k(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o: x (..., width) -> (..., out, hidden); they sum to f(x).
+
+        Scaling x leaves the shares |c_k| / sum |c| as they are. Another exact CP form of the same function has other shares.
+
+        >>> CPTensor(torch.tensor([[1.0, -2.0]]), torch.eye(2), torch.eye(2)).contributions(torch.tensor([3.0, 1.0]))
+        tensor([[ 9., -2.]])
+        """
+        self._require_input(x=x)
+        return self.D * ((x @ self.L.mT) * (x @ self.R.mT)).unsqueeze(-2)
+
     def jacobian(self, x: Tensor) -> Tensor:
         """J(x) = 2 S(., ., x), J_oi = df_o / dx_i: x (..., width) -> (..., out, width). Euler: J(x) x = 2 f(x).
 

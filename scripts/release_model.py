@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from tensorlm.data import load
 from tensorlm.training import evaluate, export_model, load_checkpoint, load_model
 
 LIMIT = 4_000_000
@@ -33,10 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
 def release(run: Path, name: str, folder: Path) -> str:
     """Export the final model of `run`; returns one line about it. Raises SystemExit if the file is too large."""
     trained = load_checkpoint(run / "model.safetensors")
-    data = load(trained.source["corpus"], tokenizer=trained.source["tokenizer"].partition("-")[0])
     path = folder / f"{name}.safetensors"
     export_model(trained.model, path, trained.card, trained.source, dtype=torch.float16)
-    loss = evaluate(load_model(path), data.valid_windows(trained.model_config.context))
+    loss = evaluate(load_model(path), trained.data().valid_windows(trained.model_config.context))
     card = {**trained.card, "loss_valid": round(loss, 4), "parameters": trained.model.parameter_count()}
     export_model(trained.model, path, card, trained.source, dtype=torch.float16)
     size = path.stat().st_size

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensorlm import released
-from tensorlm.data import load
+from tensorlm.data import kl_by_rule, load
 from tensorlm.training import evaluate, load_checkpoint
 
 FOLDER = released.checkpoint("micro-tensor").parent
@@ -19,9 +19,7 @@ def test_a_released_model_has_the_loss_on_its_card(name):
     card, checkpoint = released.card(name), load_checkpoint(released.checkpoint(name))
     assert released.checkpoint(name).stat().st_size <= 4_000_000
     assert {"corpus", "tokens", "seconds", "loss_valid", "seed", "command"} <= set(card)
-    data = load(checkpoint.source["corpus"], tokenizer=checkpoint.source["tokenizer"].partition("-")[0])
-    assert (data.tokenizer, data.sha256) == (checkpoint.source["tokenizer"], checkpoint.source["sha256"])
-    windows = data.valid_windows(checkpoint.model_config.context)
+    windows = checkpoint.data().valid_windows(checkpoint.model_config.context)
     assert evaluate(checkpoint.model, windows) == pytest.approx(card["loss_valid"], abs=2e-3)
 
 
@@ -46,3 +44,13 @@ def test_unknown_names_are_answered_with_the_known_ones():
         released.checkpoint("gpt-5")
     with pytest.raises(FileNotFoundError, match="speedrun_ablation"):
         released.results("nothing")
+
+
+def test_the_toy_model_is_one_polynomial_and_knows_every_rule():
+    checkpoint = load_checkpoint(released.checkpoint("toy-polynomial"))
+    model = checkpoint.model.eval()
+    assert int(model.polynomial_degree()) == 100
+    batch = checkpoint.data().valid_batch(checkpoint.model_config.context)
+    with torch.no_grad():
+        excess = kl_by_rule(model(batch.tokens[:, :-1]), batch)
+    assert len(excess) == 15 and max(excess.values()) < 0.01

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tensorlm.data import load
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.files import write_atomically, write_json
@@ -45,6 +46,16 @@ class Checkpoint:
     card: dict[str, Any]
     optimizer: dict[str, Tensor] = field(repr=False)
     rng: dict[str, Tensor] = field(repr=False)
+
+    def data(self) -> Any:
+        """The corpus behind the model, loaded by its name ("shakespeare" or "toy"; others need more than a name).
+
+        Raises CheckpointError where that name now stands for another text or tokenizer.
+        """
+        tokenizer = self.source["tokenizer"].partition("-")[0]
+        data = load(self.source["corpus"], **({} if self.source["corpus"] == "toy" else {"tokenizer": tokenizer}))
+        require_source(self.path, self.source, source_of(data))
+        return data
 
 
 def source_of(data: Any) -> dict[str, str]:

@@ -4,39 +4,14 @@ import cotengra
 import opt_einsum
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tensorlm.tensors import ComposedTensor, CPTensor, compose, norm, tree_distance, tree_norm
+from tensor_cases import SETTINGS, close, randn, random_network, unfolded
+from tensorlm.tensors import CPTensor, compose, norm, tree_distance, tree_norm
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 depth = st.integers(1, 2)
 seed = st.integers(0, 2**16)
-
-
-def random_network(widths=(3, 2, 4), hidden=3, seed=0, dtype=torch.float64) -> ComposedTensor:
-    """A network of layers widths[0] -> widths[1] -> ..., all of one hidden width."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def layer(width, out):
-        shapes = ((out, hidden), (hidden, width), (hidden, width))
-        return CPTensor(*(torch.randn(*shape, dtype=dtype, generator=generator) for shape in shapes))
-
-    return compose(*(layer(width, out) for width, out in zip(widths, widths[1:])))
-
-
-def randn(*shape, seed=1):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(actual, expected, scale=None):
-    """Equal to 1e-10 of the largest entry."""
-    largest = float(expected.abs().max()) if scale is None else float(scale)
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10 * largest + 1e-13)
-
-
-def unfolded(tensor, mode):
-    return tensor.movedim(mode, 0).flatten(1)
 
 
 def evaluate(tensor, x):

@@ -3,37 +3,22 @@
 import opt_einsum
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from tensor_cases import SETTINGS, close, differ, random_cp
 from tensorlm.layers import Attention, build_mlp
 from tensorlm.tensors import CPTensor, lift, rescale, square_form, swap, with_input_bias, with_output_bias, with_residual
 from tensorlm.tensors.checks import require_affordable, require_rank
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 size = st.integers(1, 6)
 seed = st.integers(0, 2**16)
 number = st.floats(-8, 8)
 
 
-def random_cp(out=3, hidden=5, width=4, seed=0) -> CPTensor:
-    generator = torch.Generator().manual_seed(seed)
-    draw = [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((out, hidden), (hidden, width), (hidden, width))]
-    return CPTensor(*draw)
-
-
 def inputs(*shape, seed=1):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(actual, expected):
-    """Equal to 1e-10 of the largest entry."""
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max() if expected.numel() else 0) + 1e-13)
-
-
-def differ(actual, expected):
-    assert not torch.allclose(actual, expected, rtol=1e-3, atol=1e-3)
 
 
 cps = st.builds(random_cp, out=size, hidden=size, width=size, seed=seed)

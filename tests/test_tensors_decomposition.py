@@ -9,39 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorly.decomposition import parafac, tucker
 
-from tensorlm.tensors import ComposedTensor, CPFit, CPTensor, compose, cp_als, distance, hosvd, network_inner, odt, tree_distance, tree_norm
+from tensor_cases import close, randn, random_network, unfolded
+from tensorlm.tensors import CPFit, CPTensor, compose, cp_als, distance, hosvd, network_inner, odt, tree_distance, tree_norm
 
 SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)
 seed = st.integers(0, 2**16)
 
 
-def random_network(widths=(3, 2, 4), hidden=3, seed=0, dtype=torch.float64) -> ComposedTensor:
-    """A network of layers widths[0] -> widths[1] -> ..., all of one hidden width."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def layer(width, out):
-        shapes = ((out, hidden), (hidden, width), (hidden, width))
-        return CPTensor(*(torch.randn(*shape, dtype=dtype, generator=generator) for shape in shapes))
-
-    return compose(*(layer(width, out) for width, out in zip(widths, widths[1:])))
-
-
-def randn(*shape, seed=1):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(actual, expected, scale=None):
-    """Equal to 1e-10 of the largest entry."""
-    largest = float(expected.abs().max()) if scale is None else float(scale)
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10 * largest + 1e-13)
-
-
 def identity(size):
     return torch.eye(size, dtype=torch.float64)
-
-
-def unfolded(tensor, mode):
-    return tensor.movedim(mode, 0).flatten(1)
 
 
 def evaluate(tensor, x):

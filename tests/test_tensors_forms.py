@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tensor_cases import SETTINGS, close, differ, random_cp
 from tensorlm.tensors import (
     CPTensor,
     from_dense,
@@ -17,7 +18,6 @@ from tensorlm.tensors import (
     with_residual,
 )
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 size = st.integers(1, 6)
 seed = st.integers(0, 2**16)
 
@@ -27,21 +27,9 @@ def draw(*shapes, seed=0):
     return [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in shapes]
 
 
-def random_cp(out=3, hidden=5, width=4, seed=0) -> CPTensor:
-    return CPTensor(*draw((out, hidden), (hidden, width), (hidden, width), seed=seed))
-
-
 def zero_lifted(cp: CPTensor) -> CPTensor:
     zeros = torch.zeros(cp.hidden, dtype=cp.dtype)
     return with_input_bias(cp, zeros, zeros)
-
-
-def close(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()) + 1e-13)
-
-
-def differ(actual, expected):
-    assert not torch.allclose(actual, expected, rtol=1e-3, atol=1e-3)
 
 
 cps = st.builds(random_cp, out=size, hidden=size, width=size, seed=seed)

@@ -7,20 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tensor_cases import SETTINGS, random_cp
 from tensorlm.tensors import CPTensor, canonical, permute, rescale, swap
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 size = st.integers(1, 6)
 seed = st.integers(0, 2**16)
 
 
 def generator(seed):
     return torch.Generator().manual_seed(seed)
-
-
-def random_cp(out=3, hidden=5, width=4, seed=0) -> CPTensor:
-    source, shapes = generator(seed), ((out, hidden), (hidden, width), (hidden, width))
-    return CPTensor(*(torch.randn(*shape, dtype=torch.float64, generator=source) for shape in shapes))
 
 
 def integer_cp(out, hidden, width, seed) -> CPTensor:

@@ -6,9 +6,10 @@ import numpy
 import opt_einsum
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tensor_cases import SETTINGS, close, random_cp
 from tensorlm.tensors import (
     CPTensor,
     canonical,
@@ -27,7 +28,6 @@ from tensorlm.tensors import (
     with_input_bias,
 )
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 size = st.integers(1, 6)
 seed = st.integers(0, 2**16)
 
@@ -35,10 +35,6 @@ seed = st.integers(0, 2**16)
 def draw(*shapes, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in shapes]
-
-
-def random_cp(out=3, hidden=5, width=4, seed=0) -> CPTensor:
-    return CPTensor(*draw((out, hidden), (hidden, width), (hidden, width), seed=seed))
 
 
 def random_pair(out, width, hidden_a, hidden_b, seed) -> tuple[CPTensor, CPTensor]:
@@ -49,10 +45,6 @@ def turned(cp: CPTensor, seed=5) -> CPTensor:
     """The same function after all three gauges."""
     left, right = draw((cp.hidden,), (cp.hidden,), seed=seed)
     return rescale(permute(swap(cp), torch.randperm(cp.hidden, generator=torch.Generator().manual_seed(seed))), left, right)
-
-
-def close(actual, expected, scale=1.0):
-    torch.testing.assert_close(actual, torch.as_tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-10 * float(scale))
 
 
 def scale_of(a, b):

@@ -2,30 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tensor_cases import SETTINGS, close, randn, random_cp
 from tensorlm.tensors import CPTensor, eigen, interaction, layer_hosvd, norm, symmetrised
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 size = st.integers(1, 6)
 seed = st.integers(0, 2**16)
-
-
-def random_cp(out=3, hidden=5, width=4, seed=0) -> CPTensor:
-    generator = torch.Generator().manual_seed(seed)
-    draw = [torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((out, hidden), (hidden, width), (hidden, width))]
-    return CPTensor(*draw)
-
-
-def randn(*shape, seed=1):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(actual, expected, scale=None):
-    """Equal to 1e-10 of the largest entry."""
-    largest = float(expected.abs().max()) if scale is None else float(scale)
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10 * largest + 1e-13)
 
 
 cps = st.builds(random_cp, out=size, hidden=size, width=size, seed=seed)

@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tensor_cases import SETTINGS, close, randn, random_network
 from tensorlm.tensors import (
-    ComposedTensor,
     CPTensor,
     compose,
     counterexample,
@@ -25,20 +25,8 @@ from tensorlm.tensors import (
 )
 from tensorlm.tensors.gauges import permute, rescale, swap
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
 size = st.integers(1, 4)
 seed = st.integers(0, 2**16)
-
-
-def random_network(widths=(3, 2, 4), hidden=3, seed=0, dtype=torch.float64) -> ComposedTensor:
-    """A network of layers widths[0] -> widths[1] -> ..., all of one hidden width."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def layer(width, out):
-        shapes = ((out, hidden), (hidden, width), (hidden, width))
-        return CPTensor(*(torch.randn(*shape, dtype=dtype, generator=generator) for shape in shapes))
-
-    return compose(*(layer(width, out) for width, out in zip(widths, widths[1:])))
 
 
 @st.composite
@@ -47,16 +35,6 @@ def pairs(draw, layers=2):
     ends = draw(size), draw(size)
     wires = [[draw(size) for _ in range(layers - 1)] for _ in range(2)]
     return tuple(random_network((ends[0], *inside, ends[1]), draw(size), draw(seed)) for inside in wires)
-
-
-def randn(*shape, seed=1):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def close(actual, expected, scale=None):
-    """Equal to 1e-10 of the largest entry."""
-    largest = float(expected.abs().max()) if scale is None else float(scale)
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10 * largest + 1e-13)
 
 
 def evaluate(tensor, x):

@@ -89,7 +89,7 @@ class Experiment:
     targets: tuple[float, ...] = ()
     matched: float = DEVIATION
     check: str | None = None
-    tolerance: float = 0.01
+    tolerance: float = 0.002
 
     def __post_init__(self) -> None:
         slugs = [arm.slug.casefold() for arm in self.arms]

@@ -2,12 +2,17 @@
 
 import functools
 import os
+import shutil
 from pathlib import Path
 
 import book_files
 import pytest
 from bs4 import BeautifulSoup
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
+         "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,1000", "--force-prefers-reduced-motion"]
 HTML = Path(os.environ.get("BOOK_HTML", book_files.ROOT / "_build" / "html"))
 
 
@@ -30,3 +35,21 @@ def html() -> Path:
 def read():
     """A page of the book, parsed: ``read("book/index")``."""
     return lambda page: soup(HTML / f"{page}.html")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium with the network blocked, logging what a page fetches; tests that ask for it are skipped without it."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("Chromium and its driver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()

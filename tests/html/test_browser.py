@@ -1,7 +1,6 @@
 """The built pages in headless Chromium, opened from disk with the network blocked: maths, sliders by keyboard, a phone's width."""
 
 import json
-import shutil
 import time
 
 import book_files
@@ -9,28 +8,8 @@ import pytest
 
 from tensorlm.notebook import sliders
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium and its driver are not installed")
 CHAPTERS = [f"book/{chapter.stem}" for chapter in book_files.chapters()[:2]]
 EVERY = book_files.pages()
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1200,1000", "--force-prefers-reduced-motion"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Asked of every built page that has a pad, and of a page made here, so that the s
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import book_files
@@ -14,11 +13,6 @@ import pytest
 
 from tensorlm.notebook import digit_pad, digit_pad_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium and its driver are not installed")
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking",
-         "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1000,1200", "--force-prefers-reduced-motion"]
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 
 
@@ -45,21 +39,6 @@ def addresses(html, tmp_path_factory) -> list[str]:
 
 def has_pad(path: Path) -> bool:
     return "data-tlm-pad=" in path.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_work_of_a_mlp_is_its_projections_and_its_products(kind):
     config = ModelConfig(**SMALL, mlp=kind, encoders=4, mlp_hidden=5)
     with FlopCounterMode(display=False) as counter:
         build_mlp(kind, 8, 5, encoders=4)(torch.zeros(1, 8))
-    products = {"full": 64, "product": 15, "relu": 0, "gelu": 0}.get(kind, 5)
+    products = {"full": 64, "symmetric": 36, "product": 15, "relu": 0, "gelu": 0}.get(kind, 5)
     assert compositionality(config)["MLP"].multiply_adds == config.layers * (counter.get_total_flops() / 2 + products)
 
 
@@ -97,7 +97,7 @@ def along_a_line(layer, width=4):
     return lambda alphas: layer.double()(norm(0.3 * x + alphas[:, None] * s))[..., 0].detach()
 
 
-@pytest.mark.parametrize("mlp, encoders", [("bilinear", 3), ("square", 3), ("full", 3), *(("product", k) for k in (1, 2, 3, 4))])
+@pytest.mark.parametrize("mlp, encoders", [("bilinear", 3), ("square", 3), ("full", 3), ("symmetric", 3), *(("product", k) for k in (1, 2, 3, 4))])
 def test_a_norm_before_a_polynomial_mlp_is_of_the_stated_kind(mlp, encoders):
     part = compositionality(ModelConfig(mlp=mlp, encoders=encoders))["norm before MLP"]
     torch.manual_seed(0)

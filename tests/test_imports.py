@@ -16,7 +16,7 @@ FLOORS = {
     "layers": {"layers", "tensors"},
     "model": {"model", "layers", "tensors"},
     "data": {"data"},
-    "training": {"training", "model", "data"},
+    "training": {"training", "model", "data", "tensors"},
     "steering": {"steering", "tensors", "model"},
     "notebook": {"notebook"},
     "released": {"released"},

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tensorlm.layers import MLP_KINDS, build_mlp, init_weights, matched_hidden, mlp_parameters
+from tensorlm.layers.mlp import TENSOR_KINDS
 
-POLYNOMIAL = {"bilinear": 2, "square": 2, "full": 2, "product": 3}
+POLYNOMIAL = {"bilinear": 2, "square": 2, "full": 2, "symmetric": 2, "product": 3}
 
 
 def make(kind, width=6, hidden=5, out=4, encoders=3):
@@ -62,7 +63,7 @@ def test_product_of_two_encoders_is_the_bilinear_layer():
     torch.testing.assert_close(product(x), bilinear(x), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MLP_KINDS if kind != "full"])
+@pytest.mark.parametrize("kind", [kind for kind in MLP_KINDS if kind not in TENSOR_KINDS])
 @pytest.mark.parametrize("width", [32, 64, 96, 128, 384])
 def test_matched_hidden_is_the_nearest_multiple_of_eight(kind, width):
     target = 8 * width * width
@@ -71,9 +72,10 @@ def test_matched_hidden_is_the_nearest_multiple_of_eight(kind, width):
     assert distance[1] <= min(distance) and hidden % 8 == 0
 
 
-def test_matched_hidden_refuses_the_full_tensor():
+@pytest.mark.parametrize("kind", TENSOR_KINDS)
+def test_matched_hidden_refuses_the_full_tensor(kind):
     with pytest.raises(ValueError, match="no hidden width"):
-        matched_hidden("full", 8, 512)
+        matched_hidden(kind, 8, 512)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -94,7 +96,7 @@ def test_wrong_width_names_both_shapes():
 def test_init_gives_unit_variance_hidden_values_and_unit_output():
     torch.manual_seed(0)
     x = torch.randn(4096, 64)
-    for kind in ("bilinear", "full"):
+    for kind in ("bilinear", "full", "symmetric"):
         assert build_mlp(kind, 64, 128)(x).var().item() == pytest.approx(1.0, rel=0.15)
 
 

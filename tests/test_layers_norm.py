@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tensorlm.layers import Norm
+from tensorlm.layers.norm import joint_norm
 
 
 def annealed(fraction=0.0, groups=1, batches=3):
@@ -95,3 +96,45 @@ def test_a_site_can_be_copied_in_the_middle_of_training():
     site(torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True))
     twin = copy.deepcopy(site)
     assert twin.penalty is None and torch.equal(twin.log_constant, site.log_constant)
+
+
+def test_batch_statistics_become_constants():
+    site = Norm("batch", groups=2, features=4).double().train()
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64) * torch.tensor([[1.0], [10.0]], dtype=torch.float64)
+    for _ in range(200):
+        x = sizes[:, None] * torch.randn(16, 2, 8, 4, generator=generator, dtype=torch.float64)
+        y = site(x)
+        torch.testing.assert_close(y.square().mean((0, 2)), torch.ones(2, 4, dtype=torch.float64))
+        site.update()
+    torch.testing.assert_close(1 / site.factor(), sizes, rtol=0.03, atol=0)
+    site.eval()
+    assert torch.equal(site(2 * x), 2 * site(x))
+    assert not torch.allclose(site.train()(2 * x), 2 * y)
+
+
+def test_learned_factors_and_what_has_none():
+    site = Norm("channel", features=3)
+    site.gain.data = torch.tensor([1.0, -2.0, 0.5])
+    assert torch.equal(site(torch.ones(2, 3)), torch.tensor([[1.0, -2.0, 0.5]] * 2)) and torch.equal(site.factor(), site.gain)
+    for kind in ("rms", "joint", "anneal"):
+        with pytest.raises(ValueError, match="multiplies by no constant"):
+            Norm(kind).factor()
+    with pytest.raises(ValueError, match="features must be given"):
+        Norm("channel")
+
+
+def test_the_joint_norm_bounds_scores_and_keeps_them_rational():
+    generator = torch.Generator().manual_seed(0)
+    q1, q2, k1, k2 = torch.randn(4, 50, 6, generator=generator, dtype=torch.float64)
+
+    def score(q1, q2, k1, k2):
+        (q1, q2), (k1, k2) = joint_norm(q1, q2), joint_norm(k1, k2)
+        return (q1 * k1).sum(-1) * (q2 * k2).sum(-1)
+
+    size = lambda a, b: (a.square().sum(-1) + b.square().sum(-1)) / 2  # noqa: E731
+    expected = 36 * (q1 * k1).sum(-1) * (q2 * k2).sum(-1) / (size(q1, q2) * size(k1, k2))
+    torch.testing.assert_close(score(q1, q2, k1, k2), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(score(5 * q1, 5 * q2, k1, k2), expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(score(5 * q1, q2, k1, k2), expected, rtol=0.1)
+    torch.testing.assert_close(score(q1, q1, q1, q1), torch.full((50,), 36.0, dtype=torch.float64), rtol=1e-3, atol=0)

@@ -160,8 +160,30 @@ def test_folding_keeps_the_logits_and_leaves_no_norm():
     assert not torch.allclose(TensorTransformer(folded.config).double()(tokens()), model(tokens()))
 
 
+@pytest.mark.parametrize("norm, qk_norm", [("batch", "batch"), ("channel", "none"), ("scale", "anneal"), ("anneal", "batch")])
+@pytest.mark.parametrize("mlp", ["bilinear", "full", "product"])
+def test_every_kind_that_is_constant_at_evaluation_folds(norm, qk_norm, mlp, tmp_path):
+    model = randomised(ModelConfig(**{**SMALL, "layers": 2}, norm=norm, qk_norm=qk_norm, mlp=mlp)).train()
+    generator = torch.Generator().manual_seed(3)
+    for site in model.norm_sites():
+        for parameter in site.parameters():
+            parameter.data = 0.5 + torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+    for _ in range(3):
+        model(tokens())
+        model.update_norms()
+    model.set_anneal(1.0)
+    folded, model = model.eval().fold_norms(), model.eval()
+    torch.testing.assert_close(folded(tokens()), model(tokens()), rtol=1e-9, atol=1e-9)
+    assert model.polynomial_degree().value == folded.polynomial_degree().value is not None
+    again = TensorTransformer(folded.config).double()
+    again.load_state_dict(folded.state_dict())
+    assert torch.equal(again(tokens()), folded(tokens()))
+    folded.input_scale.mul_(1.01)
+    assert not torch.allclose(folded(tokens()), model(tokens()))
+
+
 def test_folding_a_model_with_token_norms_is_refused():
-    with pytest.raises(ValueError, match="sites of kind 'rms'"):
+    with pytest.raises(ValueError, match="sites of kinds \\['rms'\\]"):
         TensorTransformer(ModelConfig(**SMALL)).fold_norms()
 
 

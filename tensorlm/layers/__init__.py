@@ -1,11 +1,11 @@
 """The layers of the book. Each states its polynomial degree, or that it has none."""
 
 from tensorlm.layers.attention import ATTENTION_KINDS, Attention
+from tensorlm.layers.full_tensor import FullTensorMLP, SymmetricMLP
 from tensorlm.layers.init import init_weights
 from tensorlm.layers.mlp import (
     MLP_KINDS,
     EncoderMLP,
-    FullTensorMLP,
     GatedMLP,
     ProductMLP,
     build_mlp,
@@ -17,6 +17,6 @@ from tensorlm.layers.positions import POSITIONS, ROW_SCALES, Positions
 
 __all__ = [
     "ATTENTION_KINDS", "Attention", "EncoderMLP", "FullTensorMLP", "GatedMLP", "MLP_KINDS", "NORM_KINDS", "Norm",
-    "POSITIONS", "Positions", "ProductMLP", "ROW_SCALES", "build_mlp", "init_weights", "matched_hidden",
-    "mlp_parameters",
+    "POSITIONS", "Positions", "ProductMLP", "ROW_SCALES", "SymmetricMLP", "build_mlp", "init_weights",
+    "matched_hidden", "mlp_parameters",
 ]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tensorlm.layers.init import init_weights
 from tensorlm.layers.linear import project
-from tensorlm.layers.norm import Norm
+from tensorlm.layers.norm import TOKEN_KINDS, Norm, joint_norm
 from tensorlm.layers.positions import Positions
 from tensorlm.tensors.attention import attend
 
@@ -28,7 +28,8 @@ class Attention(nn.Module):
 
     Each score is scaled before the product, so that half precision does not overflow. The mask multiplies: nothing is
     set to minus infinity, and keys do not compete. `tensorlm.tensors.attend` computes it, by the algorithm that should take
-    the least time. `qk_norm` puts a norm site on every q and k of a head.
+    the least time. `qk_norm` puts a norm site on every q and k of a head; "joint" norms both branches of a query (or of a
+    key) together, which keeps the scores rational, and is "rms" where there is one branch.
     Parameters: 4 width^2, or 6 width^2 for bilinear. `forward` returns (output, values); `values` (batch, heads,
     time, head_dim) of the first layer may be mixed into later ones (value residual, arXiv 2410.17897).
 
@@ -46,12 +47,12 @@ class Attention(nn.Module):
         if width % head_dim:
             raise ValueError(f"width must be a multiple of head_dim, got width={width}, head_dim={head_dim}")
         self.kind, self.width, self.head_dim, self.heads = kind, width, head_dim, width // head_dim
-        self.degree = None if kind == "softmax" or qk_norm == "rms" else 5
+        self.degree = None if kind == "softmax" or qk_norm in TOKEN_KINDS else 5
         names = ("q1", "q2", "k1", "k2", "v", "o") if kind == "bilinear" else ("q", "k", "v", "o")
         for name in names:
             setattr(self, name, nn.Parameter(torch.empty(width, width)))
         self.positions = Positions(positions, self.heads, head_dim, context, row_scale)
-        self.qk_norms = nn.ModuleList([Norm(qk_norm, groups=self.heads) for _ in range(2 * BRANCHES[kind])])
+        self.qk_norms = nn.ModuleList([Norm(qk_norm, self.heads, features=head_dim) for _ in range(2 * BRANCHES[kind])])
         if value_residual == "learned":
             self.value_mix = nn.Parameter(torch.empty(2))
         init_weights(self)
@@ -78,8 +79,13 @@ class Attention(nn.Module):
         count = len(branches)
         if after is None:
             return list(parts[:count]), list(parts[count:-1]), parts[-1]
-        normed = [norm(part) for norm, part in zip(self.qk_norms, parts)]
+        normed = self._normed(parts[:-1])
         return [query * after for query in normed[:count]], normed[count:], parts[-1]
+
+    def _normed(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
+        if self.qk_norms[0].kind == "joint" and self.kind == "bilinear":
+            return [*joint_norm(*parts[:2]), *joint_norm(*parts[2:])]
+        return [norm(part) for norm, part in zip(self.qk_norms, parts)]
 
     def mix_values(self, values: Tensor, first_values: Tensor | None) -> Tensor:
         """The value residual: a learned mix with the values of the first layer."""

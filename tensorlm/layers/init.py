@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 # last part of the parameter's name -> rule
 RULES = {
-    "L": "fan_in", "R": "fan_in", "E": "fan_in", "T": "fan_in", "D": "output",
+    "L": "fan_in", "R": "fan_in", "E": "fan_in", "T": "output", "S": "output", "D": "output",
     "q": "fan_in", "k": "fan_in", "q1": "fan_in", "k1": "fan_in", "q2": "fan_in", "k2": "fan_in", "v": "fan_in",
     "o": "output", "embedding": "unit", "bigram": "zero", "head": "output",
-    "toeplitz": "zero", "smear": "smear", "shortcut": "first_only", "value_mix": "first_only",
+    "toeplitz": "zero", "smear": "smear", "shortcut": "first_only", "value_mix": "first_only", "gain": "one",
 }
 SMEAR_START = 0.3
 OUTPUT_INITS = ("zero", "normal")
@@ -20,12 +20,13 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None, ou
     | name | value | why |
     | --- | --- | --- |
     | L, R, E, q, k, v (and q1, k1, q2, k2) | N(0, 1/in) | a unit-RMS input gives unit-variance hidden values |
-    | T (out, in * in) | N(0, 1/in^2) | unit output variance too |
+    | T (out, in^2), S (out, in (in + 1) / 2) | N(0, 1/columns) | unit output variance too |
     | D, o, head | zero, or N(0, 1/in) | zero: each block starts as the identity (the speedrun's habit) |
     | embedding | N(0, 1) | rows are brought to unit RMS afterwards |
     | bigram, toeplitz | 0 | the table starts as absent |
     | smear | 0.3 | see notes on token shift in chapter 03 |
     | shortcut, value_mix | (1, 0) | starts as absent |
+    | gain | 1 | of a norm site that is a learned factor |
 
     Zeroing D alone is safe: its own gradient is not zero. Zeroing both factors of a product (L and R) would be a
     stationary point, so no rule does it. A parameter whose name is not in the table raises ValueError.
@@ -45,6 +46,8 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None, ou
 def _fill(weight: Tensor, rule: str, generator: torch.Generator | None) -> None:
     if rule == "zero":
         weight.zero_()
+    elif rule == "one":
+        weight.fill_(1.0)
     elif rule == "smear":
         weight.fill_(SMEAR_START)
     elif rule == "first_only":

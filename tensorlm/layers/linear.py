@@ -16,3 +16,9 @@ def project(x: Tensor, *weights: Tensor) -> Tensor:
     """
     cast = [weight.to(x.dtype) for weight in weights]
     return F.linear(x, cast[0] if len(cast) == 1 else torch.cat(cast))
+
+
+def require_width(x: Tensor, width: int) -> None:
+    """Raise ValueError unless the last axis of `x` has `width` features."""
+    if x.shape[-1] != width:
+        raise ValueError(f"x must have {width} features in its last axis, got shape {tuple(x.shape)}")

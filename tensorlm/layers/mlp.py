@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons with one interface: eleven kinds, from ReLU to the full third-order tensor.
+"""Multi-layer perceptrons with one interface: twelve kinds, from ReLU to the full third-order tensor.
 
 Every class has `kind`, `width`, `hidden`, `out`, `degree` (the polynomial degree of the map, or None where it is no
 polynomial) and `parameter_count`. None has a bias: a bias breaks the scaling law f(ax) = a^degree f(x) (chapter 02).
@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensorlm.layers.full_tensor import FullTensorMLP, SymmetricMLP, symmetric_columns
 from tensorlm.layers.init import init_weights
-from tensorlm.layers.linear import project
+from tensorlm.layers.linear import project, require_width
 
 ENCODER_KINDS = {
     "relu": F.relu,
@@ -24,7 +25,8 @@ GATED_KINDS = {
     "reglu": F.relu,
     "glu": torch.sigmoid,
 }
-MLP_KINDS = (*GATED_KINDS, *ENCODER_KINDS, "product", "full")
+TENSOR_KINDS = {"full": FullTensorMLP, "symmetric": SymmetricMLP}
+MLP_KINDS = (*GATED_KINDS, *ENCODER_KINDS, "product", *TENSOR_KINDS)
 
 
 class EncoderMLP(nn.Module):
@@ -48,7 +50,7 @@ class EncoderMLP(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        _require_width(x, self.width)
+        require_width(x, self.width)
         return project(ENCODER_KINDS[self.kind](project(x, self.E)), self.D)
 
     @property
@@ -79,7 +81,7 @@ class GatedMLP(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        _require_width(x, self.width)
+        require_width(x, self.width)
         left, right = project(x, self.L, self.R).chunk(2, dim=-1)
         return project(GATED_KINDS[self.kind](left) * right, self.D)
 
@@ -109,7 +111,7 @@ class ProductMLP(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        _require_width(x, self.width)
+        require_width(x, self.width)
         first, *others = project(x, *self.E).chunk(len(self.E), dim=-1)
         for factor in others:
             first = first * factor
@@ -118,34 +120,6 @@ class ProductMLP(nn.Module):
     @property
     def parameter_count(self) -> int:
         return mlp_parameters(self.kind, self.width, self.hidden, self.out, self.degree)
-
-
-class FullTensorMLP(nn.Module):
-    """The third-order tensor itself: f(x)_o = sum_ij T_oij x_i x_j, degree 2.
-
-    `T` is stored as a matrix (out, width * width), so that optimisers of matrices apply. Memory grows with
-    out * width^2: at width 128 it is 21 times the bilinear layer of hidden width 2 * width.
-
-    >>> layer = FullTensorMLP(width=4)
-    >>> layer(torch.ones(1, 4)).shape, layer.parameter_count
-    (torch.Size([1, 4]), 64)
-    """
-
-    kind = "full"
-
-    def __init__(self, width: int, out: int | None = None):
-        super().__init__()
-        self.width, self.hidden, self.out, self.degree = width, width * width, out or width, 2
-        self.T = nn.Parameter(torch.empty(self.out, width * width))
-        init_weights(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        _require_width(x, self.width)
-        return project((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2), self.T)
-
-    @property
-    def parameter_count(self) -> int:
-        return mlp_parameters(self.kind, self.width, self.hidden, self.out)
 
 
 def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None = None, encoders: int = 3) -> nn.Module:
@@ -157,8 +131,8 @@ def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None 
     _require_kind(kind, MLP_KINDS)
     if width < 1 or (hidden is not None and hidden < 1):
         raise ValueError(f"width and hidden must be at least 1, got width={width}, hidden={hidden}")
-    if kind == "full":
-        return FullTensorMLP(width, out)
+    if kind in TENSOR_KINDS:
+        return TENSOR_KINDS[kind](width, out)
     hidden = hidden or matched_hidden(kind, width, 8 * width * width, encoders)
     if kind == "product":
         return ProductMLP(width, hidden, out, encoders)
@@ -166,15 +140,15 @@ def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None 
 
 
 def mlp_parameters(kind: str, width: int, hidden: int, out: int | None = None, encoders: int = 3) -> int:
-    """Number of parameters: hidden * (encoders * width + out), or out * width^2 for the full tensor.
+    """Number of parameters: hidden * (encoders * width + out); of the tensor out * width^2, or out * width (width + 1) / 2.
 
     >>> mlp_parameters("bilinear", width=64, hidden=128), mlp_parameters("full", width=64, hidden=0)
     (24576, 262144)
     """
     _require_kind(kind, MLP_KINDS)
     out = out or width
-    if kind == "full":
-        return out * width * width
+    if kind in TENSOR_KINDS:
+        return out * (width * width if kind == "full" else symmetric_columns(width))
     return hidden * (_encoders(kind, encoders) * width + out)
 
 
@@ -188,7 +162,7 @@ def matched_hidden(kind: str, width: int, parameters: int, encoders: int = 3) ->
     (256, 128)
     """
     _require_kind(kind, MLP_KINDS)
-    if kind == "full":
+    if kind in TENSOR_KINDS:
         raise ValueError("the full tensor has no hidden width: its size is fixed by the widths")
     exact = parameters / (width * (_encoders(kind, encoders) + 1))
     return max(1, round(exact)) if exact < 8 else 8 * round(exact / 8)
@@ -201,8 +175,3 @@ def _encoders(kind: str, encoders: int) -> int:
 def _require_kind(kind: str, allowed) -> None:
     if kind not in allowed:
         raise ValueError(f"unknown MLP kind {kind!r}; expected one of {tuple(allowed)}")
-
-
-def _require_width(x: Tensor, width: int) -> None:
-    if x.shape[-1] != width:
-        raise ValueError(f"x must have {width} features in its last axis, got shape {tuple(x.shape)}")

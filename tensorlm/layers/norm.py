@@ -1,58 +1,77 @@
-"""Normalisation sites: a per-token RMS norm, one that anneals to a constant, or none."""
+"""Normalisation sites: per-token norms, norms that are constants at evaluation, learned factors, or none."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_KINDS = ("rms", "anneal", "none")
+NORM_KINDS = ("rms", "anneal", "batch", "scale", "channel", "none")
+QK_NORM_KINDS = ("rms", "joint", "anneal", "batch", "none")
+TOKEN_KINDS = ("rms", "joint")  # divide by something that depends on the token, at evaluation too
 EPS = 1e-6
 RATE = 0.05  # of the running constants, per optimiser step
 
 
 class Norm(nn.Module):
-    """One site of normalisation, without gain.
+    """One site of normalisation.
 
-    With r the root mean square of one token's features and c a constant of the site:
+    With r the root mean square of one token's features, c a constant of the site and g learned:
 
     | kind | y | polynomial at evaluation |
     | --- | --- | --- |
     | rms | x / r | no: r depends on the token |
+    | joint | (x1 / r, x2 / r), r of both branches together | no, but a product of both is rational (`joint_norm`) |
     | anneal | x r^-(1-a) c^-a, a from 0 to 1 during training | yes, once a = 1 |
+    | batch | x / b in training, b each feature's root mean square over the batch; its running value afterwards | yes |
+    | scale, channel | g x, one g; g * x, one g a feature | yes |
     | none | x | yes |
 
     c is the running geometric mean of r over training tokens. It moves once per optimiser step, in `update`, from the
     statistics that all forward passes of that step have gathered; so micro-batches and data-parallel ranks give the
     constant that one large batch gives. It is frozen when a = 1. `penalty` of the last forward pass is
-    mean((r^2 / c^2 - 1)^2): it keeps r near c, which is what makes the replacement harmless.
+    mean((r^2 / c^2 - 1)^2): it keeps r near c, which is what makes the replacement harmless. The running value of
+    "batch" moves in the same way; its training statistics are those of one forward pass (Ioffe & Szegedy,
+    arXiv 1502.03167, without mean, gain and bias).
 
     Shapes: x (..., features). `groups` > 1 (heads): x (batch, groups, time, features), one constant a group.
+    `features` is needed for batch and channel. Raises ValueError for an unknown kind or missing features.
 
     >>> site = Norm("rms")
     >>> site(torch.full((1, 4), 3.0))
     tensor([[1.0000, 1.0000, 1.0000, 1.0000]])
     """
 
-    def __init__(self, kind: str, groups: int = 1, penalty_weight: float = 1.0):
+    def __init__(self, kind: str, groups: int = 1, penalty_weight: float = 1.0, features: int | None = None):
         super().__init__()
-        if kind not in NORM_KINDS:
-            raise ValueError(f"unknown norm {kind!r}; expected one of {NORM_KINDS}")
+        if kind not in (*NORM_KINDS, *QK_NORM_KINDS):
+            raise ValueError(f"unknown norm {kind!r}; expected one of {(*NORM_KINDS, 'joint')}")
+        if kind in ("batch", "channel") and features is None:
+            raise ValueError(f"norm {kind!r} has a number for each feature: features must be given")
         self.kind, self.groups, self.penalty_weight = kind, groups, penalty_weight
         self.penalty: Tensor | None = None
         self._gathered: list[Tensor] = []
         self._fraction, self._steps = 0.0, 0
-        if kind == "anneal":
-            self.register_buffer("log_constant", torch.zeros(groups))
-            self.register_buffer("fraction", torch.zeros(()))
+        if kind in ("scale", "channel"):
+            self.gain = nn.Parameter(torch.ones(features if kind == "channel" else 1))
+        if kind in ("anneal", "batch"):
+            self.register_buffer("log_constant", torch.zeros(groups) if kind == "anneal" else torch.zeros(groups, features))
             self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        if kind == "anneal":
+            self.register_buffer("fraction", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "none":
-            return x
-        if self.kind == "rms":
+        if self.kind in TOKEN_KINDS:
             return F.rms_norm(x, x.shape[-1:], eps=EPS)
-        if self._fraction == 1.0 and not self.training:
-            return x * self.constant_scale(x)
-        return self._annealed(x)
+        if self.kind == "batch" and self.training:
+            return self._over_batch(x)
+        if self.kind == "anneal" and (self._fraction < 1.0 or self.training):
+            return self._annealed(x)
+        return x if self.kind == "none" else x * self.constant_scale(x)
+
+    def _over_batch(self, x: Tensor) -> Tensor:
+        axes = [axis for axis in range(x.ndim - 1) if self.groups == 1 or axis != 1]
+        log_b = 0.5 * torch.log(x.to(self._statistics_dtype(x)).square().mean(axes) + EPS**2).view(self.groups, -1)
+        self._gathered.append(log_b.detach())
+        return x * torch.exp(-self._aligned(log_b)).to(x.dtype)
 
     def _annealed(self, x: Tensor) -> Tensor:
         log_r = 0.5 * torch.log(x.to(self._statistics_dtype(x)).square().mean(-1, keepdim=True) + EPS**2)
@@ -66,8 +85,21 @@ class Norm(nn.Module):
         return x * torch.exp(-(1 - self._fraction) * log_r - self._fraction * log_c).to(x.dtype)
 
     def constant_scale(self, x: Tensor) -> Tensor:
-        """1 / c in the dtype of x, shaped to multiply it."""
+        """1 / c, 1 / b or g in the dtype of x, shaped to multiply it."""
+        if self.kind in ("scale", "channel"):
+            return self.gain.to(x.dtype)
         return torch.exp(-self._aligned(self.log_constant)).to(x.dtype)
+
+    def factor(self) -> Tensor:
+        """What the site multiplies its input with at evaluation: (groups,), (groups, features), (1,) or (features,).
+
+        A number 1 for kind "none"; ValueError where there is no such constant.
+        """
+        if self.kind in TOKEN_KINDS or (self.kind == "anneal" and self._fraction < 1.0):
+            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {self._fraction:.2f}) multiplies by no constant")
+        if self.kind == "none":
+            return torch.ones(1)
+        return self.gain.detach() if self.kind in ("scale", "channel") else torch.exp(-self.log_constant)
 
     @property
     def anneal_fraction(self) -> float:
@@ -91,7 +123,7 @@ class Norm(nn.Module):
         self._gathered = []
         if reduce is not None:
             reduce(mean)
-        if self._fraction == 1.0:
+        if self.kind == "anneal" and self._fraction == 1.0:
             return
         rate = RATE if self._steps else 1.0
         self.log_constant.lerp_(mean.to(self.log_constant.dtype), rate)
@@ -107,7 +139,9 @@ class Norm(nn.Module):
         self._gathered.append(log_r.mean(axes).reshape(self.groups))
 
     def _aligned(self, constant: Tensor) -> Tensor:
-        return constant.view(-1, 1, 1) if self.groups > 1 else constant
+        if constant.ndim == 1:
+            return constant.view(-1, 1, 1) if self.groups > 1 else constant
+        return constant[:, None, :] if self.groups > 1 else constant[0]
 
     @staticmethod
     def _statistics_dtype(x: Tensor) -> torch.dtype:
@@ -115,5 +149,21 @@ class Norm(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.kind in ("anneal", "batch"):
+            self._steps = int(self.steps)
         if self.kind == "anneal":
-            self._fraction, self._steps = float(self.fraction), int(self.steps)
+            self._fraction = float(self.fraction)
+
+
+def joint_norm(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Both branches of a query (or key) divided by the root of their mean square together: two tensors (..., features).
+
+    With N = (|q1|^2 + |q2|^2) / 2 the score (q1.k1)(q2.k2) becomes head_dim^2 (q1.k1)(q2.k2) / (N_q N_k): a ratio of polynomials,
+    where two separate norms leave square roots; its size is at most head_dim^2, by Cauchy and Schwarz and |q1| |q2| <= N.
+
+    >>> q, p = joint_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0]))
+    >>> float((q**2).sum() + (p**2).sum())
+    4.0
+    """
+    scale = torch.rsqrt(0.5 * (first.square().mean(-1, keepdim=True) + second.square().mean(-1, keepdim=True)) + EPS)
+    return first * scale, second * scale

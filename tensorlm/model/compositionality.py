@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tensorlm.layers.attention import BRANCHES, attention_parameters
-from tensorlm.layers.mlp import GATED_KINDS, build_mlp, mlp_parameters
+from tensorlm.layers.full_tensor import symmetric_columns
+from tensorlm.layers.mlp import GATED_KINDS, TENSOR_KINDS, build_mlp, mlp_parameters
 from tensorlm.model.config import ModelConfig
 from tensorlm.model.degree import Degree, degree_of
 from tensorlm.tensors.rational import remaining_root
@@ -87,7 +88,7 @@ def compositionality(config: ModelConfig, anneal_fraction: float = 0.0) -> Compo
     | part | multiply-adds per token |
     | --- | --- |
     | attention, b branches (softmax: 1), width d, head_dim e | (2b + 2) d^2 + (d / e) (T + 1) / 2 ((b + 1) e + 1) |
-    | MLP of k encoders, hidden h; full | h (k + 1) d + (k - 1) h, a square h more; d^3 + d^2 |
+    | MLP of k encoders, hidden h; full; symmetric | h (k + 1) d + (k - 1) h, a square h more; d^3 + d^2; d (d + 1)^2 / 2 |
     | rotary positions | 4 b d |
     | norm site; row norm; shortcut; value residual; smear | 2d each, smear d; QK-norm 4 b d |
     | head | vocabulary x d |
@@ -211,8 +212,8 @@ def _norm(name: str, site: str, fraction: float, count: int, reads: int | None, 
 
 def _elementwise(config: ModelConfig) -> int:
     """Products of numbers in one MLP that are no products with a weight."""
-    if config.mlp == "full":
-        return config.width**2
+    if config.mlp in TENSOR_KINDS:
+        return config.width**2 if config.mlp == "full" else symmetric_columns(config.width)
     encoders = {"product": config.encoders, "square": 2, "relu2": 2}.get(config.mlp, 2 if config.mlp in GATED_KINDS else 1)
     return (encoders - 1) * config.hidden
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from tensorlm.layers.attention import ATTENTION_KINDS, attention_parameters
 from tensorlm.layers.init import OUTPUT_INITS
-from tensorlm.layers.mlp import MLP_KINDS, matched_hidden
-from tensorlm.layers.norm import NORM_KINDS
+from tensorlm.layers.mlp import MLP_KINDS, TENSOR_KINDS, matched_hidden
+from tensorlm.layers.norm import NORM_KINDS, QK_NORM_KINDS
 from tensorlm.layers.positions import POSITIONS, ROW_SCALES
 
 BLOCK_PARAMETERS = 12  # of every block, in units of width^2, whatever its kinds
@@ -15,7 +15,7 @@ BIGRAM_LIMIT = 1 << 26  # numbers in a full bigram table
 CHOICES = {
     "mlp": (*MLP_KINDS, "none"),
     "attention": (*ATTENTION_KINDS, "none"),
-    "qk_norm": NORM_KINDS,
+    "qk_norm": QK_NORM_KINDS,
     "row_scale": tuple(ROW_SCALES),
     "smear": ("none", "learned"),
     "norm": NORM_KINDS,
@@ -51,7 +51,8 @@ class ModelConfig:
     | field | meaning |
     | --- | --- |
     | mlp, attention | kind of layer; "none" leaves it out |
-    | qk_norm, norm | normalisation sites: rms, anneal (rms drifting to a constant), none |
+    | norm | normalisation sites (`tensorlm.layers.Norm`): rms, anneal (rms drifting to a constant), batch, scale, channel, none |
+    | qk_norm | sites on queries and keys: rms, joint (both branches together), anneal, batch, none |
     | head_norm | "same" as norm, or none before the head |
     | input_norm | "rows": each input row (token row plus bigram row) has unit RMS; a property of the table |
     | positions, row_scale | see `tensorlm.layers.Positions` |
@@ -124,7 +125,7 @@ class ModelConfig:
     @property
     def hidden(self) -> int:
         """The MLP's hidden width: as given, or matched so that attention and MLP share 12 width^2 parameters."""
-        if self.mlp_hidden is not None or self.mlp in ("full", "none"):
+        if self.mlp_hidden is not None or self.mlp in (*TENSOR_KINDS, "none"):
             return self.mlp_hidden or 0
         spent = 0 if self.attention == "none" else attention_parameters(self.attention, self.width)
         return matched_hidden(self.mlp, self.width, BLOCK_PARAMETERS * self.width**2 - spent, self.encoders)

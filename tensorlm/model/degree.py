@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tensorlm.layers.mlp import build_mlp
+from tensorlm.layers.norm import TOKEN_KINDS
 from tensorlm.model.config import ModelConfig
 
 
@@ -48,11 +49,11 @@ def _obstacle(config: ModelConfig, fraction: float) -> str:
     if config.attention == "softmax":
         return "softmax attention takes exponentials and divides; choose attention='bilinear' or 'squared'"
     if config.mlp != "none" and build_mlp(config.mlp, 1, 1).degree is None:
-        return f"the {config.mlp} MLP is no polynomial; choose mlp='bilinear', 'square', 'product' or 'full'"
+        return f"the {config.mlp} MLP is no polynomial; choose mlp='bilinear', 'square', 'product', 'full' or 'symmetric'"
     for field in ("norm",) if config.attention == "none" else ("norm", "qk_norm"):
         kind = getattr(config, field)
-        if kind == "rms":
-            return f"{field}='rms' divides by each token's root mean square; choose {field}='anneal' or 'none'"
+        if kind in TOKEN_KINDS:
+            return f"{field}={kind!r} divides by each token's root mean square; choose {field}='anneal' or 'none'"
         if kind == "anneal" and fraction < 1.0:
             return f"{field}='anneal' is still {1 - fraction:.0%} a per-token norm; it is a constant once training ends"
     return ""

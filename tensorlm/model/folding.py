@@ -1,26 +1,26 @@
-"""Folding the constants of annealed norm sites into the matrices that follow them."""
+"""Folding the constants of norm sites into the matrices that follow them."""
 
 from dataclasses import replace
 
 import torch
 
 from tensorlm.layers import Norm
+from tensorlm.layers.norm import TOKEN_KINDS
 
 
 @torch.no_grad()
 def fold_norms(model):
     """A copy of `model` with norm "none" (and qk_norm "none") whose logits are the same.
 
-    Each site divides by a constant c, so the matrices that read it take the factor 1/c; the first site's constant goes
-    into `input_scale`, a q or k site's into the rows of its head. Raises ValueError unless every site is a constant.
+    Each site multiplies by a constant (a number, or one for each feature), so the matrices that read it take it over; the
+    first site's goes into `input_scale`, a q or k site's into the rows of its head. Raises ValueError unless every site is a
+    constant at evaluation.
     """
     _require_constant(model)
-    config = model.config
-    kept = {field: "none" for field in ("norm", "qk_norm") if getattr(config, field) == "anneal"}
-    folded = type(model)(replace(config, **kept)).to(model.embedding)
+    folded = type(model)(replace(model.config, norm="none", qk_norm="none")).to(model.embedding)
     state = {name: tensor for name, tensor in model.state_dict().items() if name in folded.state_dict()}
     folded.load_state_dict(state)
-    folded.input_scale.mul_(_scale(model.input_site))
+    folded.input_scale = model.input_scale * _scale(model.input_site)
     for old, new in zip(model.blocks, folded.blocks):
         _fold_block(old, new)
     folded.head.mul_(_scale(model.head_site))
@@ -28,16 +28,18 @@ def fold_norms(model):
 
 
 def _require_constant(model) -> None:
-    per_token = [site for site in model.norm_sites() if site.kind == "rms"]
+    per_token = [site for site in model.norm_sites() if site.kind in TOKEN_KINDS]
     if per_token or model.anneal_fraction() < 1.0:
+        kinds = sorted({site.kind for site in per_token})
         raise ValueError("only constant norm sites can be folded: train with norm='anneal' until the fraction is 1 "
-                         f"(now {model.anneal_fraction():.2f}; {len(per_token)} sites of kind 'rms')")
+                         f"(now {model.anneal_fraction():.2f}; {len(per_token)} sites of kinds {kinds})")
     if model.config.head == "tied":
         raise ValueError("fold_norms needs an untied head: a tied one shares its matrix with the input table")
 
 
-def _scale(site: Norm) -> torch.Tensor | float:
-    return torch.exp(-site.log_constant).squeeze() if site.kind == "anneal" else 1.0
+def _scale(site: Norm) -> torch.Tensor:
+    """The site's factor as a number () or one for each feature (features,), to multiply the columns of a matrix with."""
+    return site.factor().squeeze()
 
 
 def _fold_block(old, new) -> None:
@@ -47,8 +49,13 @@ def _fold_block(old, new) -> None:
         for name, weight in new.mlp.named_parameters():
             if name.split(".")[0] in ("L", "R", "E"):
                 weight.mul_(_scale(old.mlp_norm))
-            elif name == "T":
-                weight.mul_(_scale(old.mlp_norm) ** 2)
+            elif name in ("T", "S"):
+                weight.mul_(_pairs(_scale(old.mlp_norm)))
+
+
+def _pairs(scale: torch.Tensor) -> torch.Tensor:
+    """What multiplies x_i x_j where `scale` multiplies x: its square (), or all products (features * features,)."""
+    return torch.outer(scale, scale).flatten() if scale.ndim else scale**2
 
 
 def _fold_attention(old, new, scale) -> None:
@@ -56,6 +63,6 @@ def _fold_attention(old, new, scale) -> None:
     for name, site in zip(names, old.qk_norms):
         weight = getattr(new, name)
         weight.mul_(scale)
-        if site.kind == "anneal":
-            weight.mul_(torch.exp(-site.log_constant).repeat_interleave(old.head_dim)[:, None].to(weight))
+        rows = site.factor().reshape(site.factor().shape[0], -1).expand(old.heads, old.head_dim)
+        weight.mul_(rows.reshape(-1, 1).to(weight))
     new.v.mul_(scale)

@@ -27,12 +27,12 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, first: bool):
         super().__init__()
         if config.attention != "none":
-            self.attention_norm = Norm("none" if first else config.norm)
+            self.attention_norm = Norm("none" if first else config.norm, features=config.width)
             self.attention = Attention(config.attention, config.width, config.head_dim, config.context,
                                        config.positions, config.row_scale, config.qk_norm,
                                        "none" if first else config.value_residual)
         if config.mlp != "none":
-            self.mlp_norm = Norm(config.norm)
+            self.mlp_norm = Norm(config.norm, features=config.width)
             self.mlp = build_mlp(config.mlp, config.width, config.hidden or None, encoders=config.encoders)
         if config.shortcut == "learned" and not first:
             self.shortcut = nn.Parameter(torch.empty(2))
@@ -75,9 +75,9 @@ class TensorTransformer(nn.Module):
             self.bigram = nn.Parameter(torch.empty((config.vocab_size + 1) * config.vocab_size, config.width))
         if config.smear == "learned":
             self.smear = nn.Parameter(torch.empty(1))
-        self.input_site = Norm(config.norm)
+        self.input_site = Norm(config.norm, features=config.width)
         self.blocks = nn.ModuleList([Block(config, first=index == 0) for index in range(config.layers)])
-        self.head_site = Norm(config.norm if config.head_norm == "same" else "none", penalty_weight=HEAD_PENALTY)
+        self.head_site = Norm(config.norm if config.head_norm == "same" else "none", 1, HEAD_PENALTY, config.width)
         if config.head == "untied":
             self.head = nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.register_buffer("input_scale", torch.ones(()))
@@ -166,6 +166,13 @@ class TensorTransformer(nn.Module):
         """Continue `prompt` (batch, time) by `count` tokens; see `tensorlm.model.generation.generate`."""
         return generate(self, prompt, count, temperature, top_k, generator)
 
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """A folded model's `input_scale` may be a number or one for each feature."""
+        scale = state_dict.get(prefix + "input_scale")
+        if scale is not None and tuple(scale.shape) in ((), (self.config.width,)):
+            self.input_scale = self.input_scale.new_ones(scale.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _check_tokens(self, tokens: Tensor) -> None:
         if tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32) or tokens.shape[1] == 0:
             raise ValueError(f"tokens must be whole numbers of shape (batch, time), time > 0; got {tokens.dtype} "
@@ -176,7 +183,7 @@ def _group_of(name: str, parameter: nn.Parameter) -> str:
     if name in ("embedding", "bigram", "head"):
         return name
     last = name.split(".")[-1]
-    if last in ("toeplitz", "smear", "shortcut", "value_mix"):
+    if last in ("toeplitz", "smear", "shortcut", "value_mix", "gain"):
         return "scalar"
     if parameter.ndim == 2:
         return "matrix"

@@ -236,6 +236,6 @@ def _matrices(layer) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "product" and layer.degree == 2:
         return layer.D, *layer.E
     encoders = f" with {layer.degree} encoders" if kind == "product" else ""
-    hint = "; of a full tensor, from_dense makes a CP form" if kind == "full" else ""
+    hint = "; of a full tensor, from_dense makes a CP form" if kind in ("full", "symmetric") else ""
     raise ValueError(f"layer must be an MLP of kind 'bilinear', 'square' or 'product' with two encoders, "
                      f"got {type(layer).__name__} of kind {kind!r}{encoders}{hint}")

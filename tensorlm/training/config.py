@@ -10,6 +10,8 @@ from typing import Any
 OPTIMIZERS = ("muon-batched", "muon", "adamw")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("off", "on")
+CONSTRAINTS = ("none", "spectral", "orthogonal")
+CHOICES = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "compile": COMPILE, "constraint": CONSTRAINTS}
 MOST = {"seed": 2**63 - 1, "threads": 1024}
 STABLE_NORMS = ("rms",)
 
@@ -39,6 +41,7 @@ class TrainConfig:
     | cooldown, warmup | fraction of the steps that falls linearly to zero at the end; steps of rising at the start |
     | clip, skip_factor | largest global gradient norm; skip a step beyond this many running means of it |
     | anneal, norm_penalty | when annealed norms turn into constants (fractions of the steps); weight of the penalty |
+    | constraint, constraint_size, sparsity | what is done to the hidden matrices after a step (`constraints.Constraints`) |
     | precision, threads, compile | dtype of the activations (`device.choose_precision`); CPU threads; torch.compile |
     | log_every, validate_every, checkpoint_every | steps between them; None: only at the end |
     | validate_windows | use only so many held-out windows; None: all |
@@ -72,6 +75,9 @@ class TrainConfig:
     skip_factor: float | None = None
     anneal: tuple[float, float] = (0.1, 0.8)
     norm_penalty: float = 0.1
+    constraint: str = "none"
+    constraint_size: float = 1.0
+    sparsity: float = 0.0
     precision: str = "auto"
     threads: int = 1
     compile: str = "off"
@@ -84,13 +90,13 @@ class TrainConfig:
         if isinstance(self.anneal, list):
             object.__setattr__(self, "anneal", tuple(self.anneal))
         _check_types(self)
-        for name in ("optimizer", "precision", "compile"):
-            _check_choice(self, name, {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "compile": COMPILE}[name])
+        for name, allowed in CHOICES.items():
+            _check_choice(self, name, allowed)
         for name in ("steps", "batch_size", "threads", "log_every", "newton_schulz"):
             _check_least(self, name, 1)
         for name in ("micro_batch", "validate_every", "validate_windows", "checkpoint_every"):
             _check_least(self, name, 1)
-        for name in ("seed", "warmup", "weight_decay", "norm_penalty", "momentum", "clip", *LEARNING_RATES):
+        for name in ("seed", "warmup", "weight_decay", "norm_penalty", "momentum", "clip", "sparsity", *LEARNING_RATES):
             _check_least(self, name, 0)
         for name, most in MOST.items():
             _check_most(self, name, most)
@@ -175,6 +181,8 @@ def _check_fractions(config: TrainConfig) -> None:
         raise ValueError(f"TrainConfig.cooldown = {config.cooldown!r}: must be a fraction from 0 to 1")
     if not config.momentum < 1:
         raise ValueError(f"TrainConfig.momentum = {config.momentum!r}: must be below 1")
+    if not config.constraint_size > 0:
+        raise ValueError(f"TrainConfig.constraint_size = {config.constraint_size!r}: must be above 0")
     if config.skip_factor is not None and not config.skip_factor > 1:
         raise ValueError(f"TrainConfig.skip_factor = {config.skip_factor!r}: must be above 1, or None")
     pair = isinstance(config.anneal, tuple) and len(config.anneal) == 2 and all(map(_finite, config.anneal))

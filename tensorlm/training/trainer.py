@@ -16,6 +16,7 @@ from torch import Tensor
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training import distributed
 from tensorlm.training.config import TrainConfig
+from tensorlm.training.constraints import Constraints
 from tensorlm.training.device import choose_precision, resolve_device
 from tensorlm.training.evaluation import window_losses
 from tensorlm.training.guard import MAX_SKIPS_IN_A_ROW, GradientGuard
@@ -75,7 +76,9 @@ class Trainer:
         self.optimizers = optimizers(self.model, config, self.precision.newton_schulz)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.scale_loss else None
         self.guard = GradientGuard(config, self.parameters, always=self.scaler is not None)
-        self.anneals = "anneal" in (model_config.norm, model_config.qk_norm)
+        kinds = (model_config.norm, model_config.qk_norm)
+        self.anneals, self.tracks = "anneal" in kinds, bool({"anneal", "batch"} & set(kinds))
+        self.constraints = Constraints(self.model, config)
         self.checks_every_step = self.device.type == "cpu" and self.world.size == 1
         self.done = 0
         self.recent: list[float] = []
@@ -94,10 +97,11 @@ class Trainer:
             self.settle()
         if self.guard.admits():
             self.optimizers.step()
+            self.constraints.apply(config.lr_matrix * lr_scale(step, config))
         elif self.guard.in_a_row >= MAX_SKIPS_IN_A_ROW:
             raise TrainingError(f"step {step}: the last {self.guard.in_a_row} steps were skipped for their gradient",
                                 step)
-        if self.anneals:
+        if self.tracks:
             self.model.update_norms(self.world.average_ if self.world.size > 1 else None)
         for parameter in self.parameters:
             parameter.grad = None

@@ -12,6 +12,7 @@ import torch
 
 from tensorlm.data import load, tuning_split
 from tensorlm.model import ModelConfig, TensorTransformer, preset
+from tensorlm.training.compare.probes import PROBES
 from tensorlm.training.config import TrainConfig, recipe
 
 ARM_SIZES = ("matched", "free")
@@ -61,6 +62,7 @@ class Experiment:
     | steps_scale | factor on all steps, for a shrunken version |
     | evaluations, curve_windows | points of a run's curve, and held-out windows behind each, spread evenly |
     | targets | losses on the curve whose cost is reported |
+    | probes | names in `probes.PROBES`: what else is measured on every finished model |
     | matched | largest deviation of an arm's parameter count from the baseline's, a fraction |
     | check, tolerance | arm that a test runs again, to the first point of its curve, and how near the loss has to be |
 
@@ -87,6 +89,7 @@ class Experiment:
     evaluations: int = 10
     curve_windows: int = 128
     targets: tuple[float, ...] = ()
+    probes: tuple[str, ...] = ()
     matched: float = DEVIATION
     check: str | None = None
     tolerance: float = 0.002
@@ -101,6 +104,7 @@ class Experiment:
         self._require("steps_scale", self.steps_scale > 0, "above 0")
         self._require("evaluations", self.evaluations >= 1, "at least 1")
         self._require("curve_windows", self.curve_windows >= 1, "at least 1")
+        self._require("probes", not set(self.probes) - set(PROBES), f"names among {', '.join(PROBES)}")
         for arm in self.arms:
             budgets = self.budgets_of(arm)
             if not budgets or min(budgets) <= 0:
@@ -158,7 +162,7 @@ class Experiment:
         if unknown:
             raise ValueError(f"Experiment has no field {unknown[0]!r}")
         arms = tuple(Arm(**{**arm, "budgets": arm["budgets"] and tuple(arm["budgets"])}) for arm in values["arms"])
-        tuples = {name: tuple(values[name]) for name in ("seeds", "budgets", "targets")}
+        tuples = {name: tuple(values.get(name, ())) for name in ("seeds", "budgets", "targets", "probes")}
         return cls(**{**values, **tuples, "arms": arms})
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from tensorlm.training.compare.experiment import Experiment, open_data
 from tensorlm.training.compare.plan import RUNS, Planned, Record, plan, read_runs, require_declared, settings_of
+from tensorlm.training.compare.probes import PROBES
 from tensorlm.training.compare.table import Row, write_table
 from tensorlm.training.device import resolve_device
 from tensorlm.training.evaluation import evaluate
@@ -98,7 +99,7 @@ def execute(run: Planned, experiment: Experiment, data: Any, folder: Path | None
     """Train and evaluate one run; the record of it. With ``folder``, a run that lies there is continued."""
     thinned = SpreadWindows(data, experiment.curve_windows)
     resume = folder is not None and RunFolder(folder).exists()
-    failure = None
+    failure, probed = None, {}
     try:
         result = train(run.model, run.train, thinned, out=folder, resume=resume, progress=show, device=device)
         history, final = result.history, evaluate(result.model, data.valid_windows(run.model.context))
@@ -107,9 +108,11 @@ def execute(run: Planned, experiment: Experiment, data: Any, folder: Path | None
         failure = {"step": error.step, "why": str(error).partition("; last good")[0]}
     if failure is None and not math.isfinite(final):
         failure = {"step": run.train.steps, "why": f"the loss on the whole held-out text is {final}"}
+    if failure is None:
+        probed = {key: round(value, 5) for name in experiment.probes for key, value in PROBES[name](result.model.eval(), data).items()}
     rows = [_row("curve", row, row["loss_valid"]) for row in history if row["loss_valid"] is not None]
     rows.append(_row("final", history[-1], final) if failure is None else _failed(run, history, failure["step"]))
-    return dict(name=run.name, arm=run.arm, seed=run.seed, steps=run.train.steps, rows=rows, failure=failure,
+    return dict(name=run.name, arm=run.arm, seed=run.seed, steps=run.train.steps, rows=rows, failure=failure, probes=probed,
                 parameters=experiment.parameters(experiment.arm(run.arm), data.vocab_size),
                 settings=settings_of(run, experiment, data))
 

@@ -17,6 +17,7 @@ from tensorlm.training.compare.spread import bootstrap_ratio, paired, smallest_d
 from tensorlm.training.files import write_atomically, write_json
 
 Row = dict[str, Any]
+PROBE_COLUMNS = ("arm", "seed", "steps", "probe", "value")
 COLUMNS = ("arm", "seed", "steps", "parameters", "row", "step", "tokens", "seconds", "cpu_seconds", "loss")
 
 
@@ -26,26 +27,39 @@ def rows_of(records: Sequence[Record], experiment: Experiment) -> list[Row]:
     ``row`` is "curve" (loss on ``curve_windows`` of the held-out text), "final" (on all of it, once a run) or
     "failed" (no loss); ``steps`` are those of the run's whole schedule, ``step`` those taken so far.
     """
-    def place(record: Record) -> tuple[int, int, int]:
-        return experiment.arms.index(experiment.arm(record["arm"])), record["steps"], record["seed"]
-
-    records = sorted(records, key=place)
+    records = sorted(records, key=lambda record: _place(record, experiment))
     return [{name: {**record, **row}[name] for name in COLUMNS} for record in records for row in record["rows"]]
 
 
-def write_table(records: Sequence[Record], experiment: Experiment, data: Any, folder: Path) -> list[Row]:
-    """Write ``NAME.csv`` and ``NAME.json`` into ``folder`` and return the rows."""
-    rows = rows_of(records, experiment)
+def _place(record: Record, experiment: Experiment) -> tuple[int, int, int]:
+    return experiment.arms.index(experiment.arm(record["arm"])), record["steps"], record["seed"]
 
-    def write(path: Path) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+
+def probes_of(records: Sequence[Record], experiment: Experiment) -> list[Row]:
+    """One row a probe and run, in the order of the arms, then steps and seeds: arm, seed, steps, probe, value."""
+    records = sorted(records, key=lambda record: _place(record, experiment))
+    return [dict(arm=record["arm"], seed=record["seed"], steps=record["steps"], probe=probe, value=value)
+            for record in records for probe, value in record.get("probes", {}).items()]
+
+
+def write_table(records: Sequence[Record], experiment: Experiment, data: Any, folder: Path) -> list[Row]:
+    """Write ``NAME.csv``, ``NAME.json`` (and ``NAME_probes.csv`` where probes are declared) into ``folder``; the rows."""
+    rows = rows_of(records, experiment)
+    _write_csv(folder / f"{experiment.name}.csv", COLUMNS, rows)
+    if experiment.probes:
+        _write_csv(folder / f"{experiment.name}_probes.csv", PROBE_COLUMNS, probes_of(records, experiment))
+    write_json(folder / f"{experiment.name}.json", provenance(records, experiment, data))
+    return rows
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    def write(place: Path) -> None:
+        with open(place, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
 
-    write_atomically(folder / f"{experiment.name}.csv", write)
-    write_json(folder / f"{experiment.name}.json", provenance(records, experiment, data))
-    return rows
+    write_atomically(path, write)
 
 
 def provenance(records: Sequence[Record], experiment: Experiment, data: Any) -> dict[str, Any]:

@@ -36,8 +36,8 @@ ATTENTION = Experiment(
     name="attention",
     question="What do softmax, QK-norm and the scale of the rows do, with the same positions, at equal parameters?",
     arms=(_attention("softmax"), _attention("softmax", "rms"),
-          *(_attention(kind, qk_norm, row_scale) for kind in ("squared", "bilinear") for qk_norm in ("none", "rms")
-            for row_scale in ("none", "sqrt", "mean"))),
+          *(_attention(kind, "none", row_scale) for kind in ("squared", "bilinear") for row_scale in ("none", "sqrt", "mean")),
+          _attention("squared", "rms"), _attention("bilinear", "rms")),
     baseline="softmax qk", check="bilinear sqrt", model=SIZES, **SETTING,
 )
 

@@ -60,4 +60,56 @@ NORMS_TOY = Experiment(
     arms=_norms(0.02, 0.3, squared_hidden=85), baseline="rms", check="anneal, qk anneal", probes=("rules", "random"), **TOY,
 )
 
-EXPERIMENTS = (NORMS_TOY,)
+CHARS: dict[str, Any] = dict(
+    data={"name": "shakespeare", "tokenizer": "chars"}, evaluations=10, curve_windows=256, preset="nano")
+SHORT: dict[str, Any] = dict(steps=300, precision="float32", **GUARD)  # the rates of the preset
+LONG: dict[str, Any] = dict(steps=1500, lr_matrix=0.014, lr_bigram=0.1, lr_head=0.008, precision="float32", **GUARD)
+
+NORMS = Experiment(
+    name="norms",
+    question="What do norms buy on Shakespeare, and which substitutes keep it?",
+    arms=_norms(0.02, 0.1), baseline="rms", check="anneal", probes=("tails", "lengths", "random"), train=SHORT, **CHARS,
+)
+
+NORMED, POLYNOMIAL, ORDINARY = "normed tensor", "polynomial", "softmax, ReLU²"
+SOFTMAX: dict[str, Any] = dict(attention="softmax", mlp="relu2", qk_norm="rms")
+PRICED = (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal")), Arm(ORDINARY, SOFTMAX))
+ALL_TAILS: dict[str, Any] = dict(probes=("tails", "lengths", "random"), baseline=NORMED, check=POLYNOMIAL)
+
+PRICE_CHARS = Experiment(
+    name="price_chars", question="What does being exactly one polynomial cost, on characters, in a short run?",
+    arms=PRICED, train=SHORT, **ALL_TAILS, **CHARS,
+)
+
+PRICE_CHARS_LONG = Experiment(
+    name="price_chars_long", question="And in a run five times as long, without the table of pairs, and without annealing?",
+    arms=(*PRICED, Arm(f"{NORMED}, no pairs", dict(bigram="none"), size="free"),
+          Arm(f"{POLYNOMIAL}, no pairs", dict(norm="anneal", bigram="none"), size="free"),
+          Arm("constant afterwards", dict(norm="anneal"), dict(anneal=AFTERWARDS))),
+    train=LONG, **ALL_TAILS, **CHARS,
+)
+
+DEPTHS = Experiment(
+    name="depths", question="Does the price grow with depth?",
+    arms=tuple(Arm(f"{name}, {layers} layers", dict(norm=norm, layers=layers), size="free")
+               for layers in (1, 2, 3, 4) for name, norm in ((NORMED, "rms"), (POLYNOMIAL, "anneal"))),
+    baseline=f"{NORMED}, 2 layers", check=f"{POLYNOMIAL}, 1 layers", probes=("tails", "lengths", "random"),
+    train={**LONG, "steps": 600}, **CHARS,
+)
+
+MINUTE = Experiment(
+    name="minute", question="How low does each kind of model get in about a minute of one core?",
+    arms=PRICED, model=dict(width=96),
+    train={**SHORT, "steps": 660, "batch_size": 32, "lr_matrix": 0.018, "momentum": 0.93, "lr_bigram": 0.1, "lr_head": 0.008},
+    **ALL_TAILS, **CHARS,
+)
+
+KNOB = Experiment(
+    name="knob", question="What does an interpretability knob on the factors cost?",
+    arms=(Arm("none", train=dict(weight_decay=0.0)),
+          *(Arm(f"L1 {size:g}", train=dict(weight_decay=0.0, sparsity=size)) for size in (0.003, 0.01, 0.02, 0.05)),
+          *(Arm(f"decay {size:g}", train=dict(weight_decay=size)) for size in (0.1, 0.5, 2.0, 5.0))),
+    baseline="none", check="L1 0.01", probes=("weights",), train=SHORT, **CHARS,
+)
+
+EXPERIMENTS = (NORMS_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, DEPTHS, MINUTE, KNOB)

@@ -10,12 +10,12 @@ RUN := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 $(BIN)/python
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help install book test unit chapters check-html lab notebooks bench clean distclean
+.PHONY: help install book test unit tables chapters check-html lab notebooks bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book          build the book into _build/html from the stored outputs, and say which page to open"
-	@echo "make test          unit tests and doctests, then run every chapter and compare it with its stored outputs"
+	@echo "make test          unit tests and doctests, an arm of each table again, every chapter against its stored outputs"
 	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters"
 	@echo "make notebooks     run the chapters and store their outputs (only some: CHAPTERS='01 03')"
 	@echo "make bench         speed beside named peers; with a text, time to loss too: CORPUS=FILE (its options: ARGS=...)"
@@ -44,10 +44,13 @@ _build/.built: $(STAMP) _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md b
 	@$(BIN)/jupyter-book build . --quiet -W --keep-going >/dev/null || { rm -rf _build/.doctrees; echo "The book did not build; the warnings above say why."; exit 1; }
 	@touch $@
 
-test: unit chapters
+test: unit tables chapters
 
 unit: $(STAMP)
 	$(RUN) -m pytest -q --durations=10
+
+tables: $(STAMP)
+	$(RUN) -m pytest -q tests/tables
 
 chapters: $(STAMP)
 	$(RUN) -m pytest -q $(NBVAL) $$($(RUN) scripts/book_files.py)

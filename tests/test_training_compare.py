@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ import torch
 from scipy import stats
 
 from tensorlm import released
-from tensorlm.data import load
+from tensorlm.data import kl_by_rule, load
+from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.compare import (EXPERIMENTS, Arm, Experiment, bootstrap_ratio, check_again, compare, crossing, curve,
                                        equal_seconds, finals, ladder, loss_at, open_data, paired, smallest_difference,
                                        step_seconds, steps_ratio, steps_ratios, summary, t_quantile, to_target)
 from tensorlm.training.compare.__main__ import main
 from tensorlm.training.compare.plan import plan
+from tensorlm.training.compare.probes import weights
 from tensorlm.training.compare.runs import SpreadWindows, execute
 from tensorlm.training.compare.table import COLUMNS
 from tensorlm.training.evaluation import evaluate
@@ -223,16 +226,37 @@ def test_a_check_finds_the_loss_of_the_table_and_would_notice_another_model(tiny
         check_again(dataclasses.replace(TINY, check=None))
 
 
-TABLES = {path.stem: json.loads(path.read_text(encoding="utf-8"))
-          for path in sorted((released.checkpoint("micro-tensor").parent.parent / "results").glob("*.json"))}
+# --- probes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name, record in TABLES.items() if record.get("declaration", {}).get("check")])
-def test_a_released_table_can_be_made_again(name):
-    """One arm of it, at its seed, to the first point of its curve."""
-    experiment = Experiment.from_dict(TABLES[name]["declaration"])
-    again = check_again(experiment, device="cpu")
-    assert again["loss"] == pytest.approx(stated(released.results(name), again)["loss"], abs=experiment.tolerance)
+def test_probes_are_measured_on_the_finished_model_and_kept_beside_the_table(tmp_path):
+    probed = dataclasses.replace(TINY, name="probed", seeds=(0,), probes=("tails", "lengths", "random", "rules", "weights"),
+                                 arms=(Arm("bilinear"),), baseline="bilinear", budgets=(1.0,))
+    compare(probed, tmp_path, device="cpu")
+    found = {row["probe"]: row["value"] for row in from_csv(tmp_path / "probed_probes.csv")}
+    run = plan(probed, TOY.vocab_size)[0]
+    model = train(run.model, run.train, SpreadWindows(TOY, 8)).model.eval()
+    batch = TOY.annotated_batch(step=10**6, batch_size=512, context=8, seed=123)
+    with torch.no_grad():
+        truth = kl_by_rule(model(batch.tokens[:, :-1]), batch)
+    assert found["rule all"] == round(truth["all"], 5) and found["rule bigram"] == round(truth["bigram"], 5)
+    losses = [evaluate(model, TOY.valid_windows(length)) for length in (8, 16)]
+    assert found["loss at 2x"] == round(losses[1] - losses[0], 5) != found["loss at 4x"]
+    assert found["worst batch"] > 0 and found["random logit at 4x"] >= found["random logit"] * 0.5 > 0
+    assert found["zeros"] == 0 and 0 < found["hoyer"] < 1 and 1 < found["tensor rank"] <= 16
+    with pytest.raises(ValueError, match="probes = .*: must be names among tails"):
+        dataclasses.replace(TINY, probes=("tail",))
+
+
+def test_sizes_of_weights_are_told_by_hand():
+    model = TensorTransformer(ModelConfig(vocab_size=5, width=4, head_dim=2, layers=1, mlp_hidden=4, attention="none"))
+    mlp = model.blocks[0].mlp
+    with torch.no_grad():
+        for name, value in (("L", torch.eye(4)), ("R", torch.eye(4)), ("D", torch.diag(torch.tensor([1.0, 1.0, 0.0, 0.0])))):
+            getattr(mlp, name).copy_(value)
+    found = weights(model, None)
+    assert found["zeros"] == pytest.approx((12 + 12 + 14) / 48) and found["units"] == pytest.approx(2)
+    assert found["tensor rank"] == pytest.approx(2) and found["hoyer"] == pytest.approx((2 * 2 / 3 + (4 - 2**0.5) / 3) / 3)
 
 
 # --- the declared experiments -----------------------------------------------------------------------------------------

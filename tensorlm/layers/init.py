@@ -20,8 +20,7 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None, ou
     | name | value | why |
     | --- | --- | --- |
     | L, R, E, q, k, v (and q1, k1, q2, k2) | N(0, 1/in) | a unit-RMS input gives unit-variance hidden values |
-    | T (out, in^2), S (out, in (in + 1) / 2) | N(0, 1/columns) | unit output variance too |
-    | D, o, head | zero, or N(0, 1/in) | zero: each block starts as the identity (the speedrun's habit) |
+    | D, o, head, T, S (what writes) | zero, or N(0, 1/columns) | zero: each block starts as the identity (the speedrun's habit) |
     | embedding | N(0, 1) | rows are brought to unit RMS afterwards |
     | bigram, toeplitz | 0 | the table starts as absent |
     | smear | 0.3 | see notes on token shift in chapter 03 |

@@ -63,6 +63,16 @@ def read_runs(home: Path) -> list[Record]:
     return records
 
 
+def twin_of(run: Planned, experiment: Experiment, data: Any, folder: Path) -> Record | None:
+    """A finished run of another experiment of ``folder`` with these very settings, under this run's name; or None."""
+    settings = settings_of(run, experiment, data)
+    for home in sorted(path for path in folder.glob("*") if path.name != experiment.name):
+        for record in read_runs(home):
+            if record["settings"] == settings and set(experiment.probes) <= set(record.get("probed", ())):
+                return {**record, "name": run.name, "arm": run.arm, "made_for": home.name}
+    return None
+
+
 def require_declared(record: Record, experiment: Experiment, data: Any) -> None:
     """Raise ValueError unless ``record`` is a run that ``experiment`` declares, with these very settings."""
     advice = f"name another folder, or take {experiment.name}/{RUNS}/{record['name']}.json away (nothing was changed)"

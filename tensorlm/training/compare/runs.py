@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tensorlm.training.compare.experiment import Experiment, open_data
-from tensorlm.training.compare.plan import RUNS, Planned, Record, plan, read_runs, require_declared, settings_of
+from tensorlm.training.compare.plan import RUNS, Planned, Record, plan, read_runs, require_declared, settings_of, twin_of
 from tensorlm.training.compare.probes import PROBES
 from tensorlm.training.compare.table import Row, write_table
 from tensorlm.training.device import resolve_device
@@ -53,7 +53,8 @@ def compare(experiment: Experiment, folder: str | Path, arms: Sequence[str] | No
 
     All arms of a seed come before the next seed. ``arms`` and ``seeds`` choose a part (None: those declared). A run
     that is finished is one file, written at once, and is never run again; a killed one begins anew, or goes on
-    from its last checkpoint where the settings ask for checkpoints. A run whose loss is no number is finished too, as
+    from its last checkpoint where the settings ask for checkpoints. A run of another experiment in ``folder`` with the very same
+    settings is taken over. A run whose loss is no number is finished too, as
     failed. After each run the table (``NAME.csv``, ``NAME.json``) is written. ``data`` is a corpus opened already;
     ``progress`` is "auto" (a bar on a terminal), "bar" or None; ``told`` gets a line for each run.
 
@@ -85,12 +86,14 @@ def compare(experiment: Experiment, folder: str | Path, arms: Sequence[str] | No
     with contextlib.closing(meter.bar):
         for run in pending:
             meter.begin(run)
-            record = execute(run, experiment, data, home / RUNNING / run.name, device, meter.show)
-            record["environment"] = {**code, "threads": run.train.threads, "device": str(resolve_device(device))}
+            record = twin_of(run, experiment, data, Path(folder))
+            if record is None:
+                record = execute(run, experiment, data, home / RUNNING / run.name, device, meter.show)
+                record["environment"] = {**code, "threads": run.train.threads, "device": str(resolve_device(device))}
             write_json(home / RUNS / f"{run.name}.json", record)
             shutil.rmtree(home / RUNNING / run.name, ignore_errors=True)
             write_table(read_runs(home), experiment, data, Path(folder))
-            meter.end(run, record["rows"][-1])
+            meter.end(run, record["rows"][-1], record.get("made_for"))
     return write_table(read_runs(home), experiment, data, Path(folder))
 
 
@@ -112,7 +115,7 @@ def execute(run: Planned, experiment: Experiment, data: Any, folder: Path | None
         probed = {key: round(value, 5) for name in experiment.probes for key, value in PROBES[name](result.model.eval(), data).items()}
     rows = [_row("curve", row, row["loss_valid"]) for row in history if row["loss_valid"] is not None]
     rows.append(_row("final", history[-1], final) if failure is None else _failed(run, history, failure["step"]))
-    return dict(name=run.name, arm=run.arm, seed=run.seed, steps=run.train.steps, rows=rows, failure=failure, probes=probed,
+    return dict(name=run.name, arm=run.arm, seed=run.seed, steps=run.train.steps, rows=rows, failure=failure, probes=probed, probed=list(experiment.probes),
                 parameters=experiment.parameters(experiment.arm(run.arm), data.vocab_size),
                 settings=settings_of(run, experiment, data))
 
@@ -181,12 +184,13 @@ class Meter:
         """Move the bar to a row of the log."""
         self.bar.update(self.done + row["step"] - self.bar.n)
 
-    def end(self, run: Planned, last: Row) -> None:
-        """Say what came out."""
+    def end(self, run: Planned, last: Row, made_for: str | None = None) -> None:
+        """Say what came out; ``made_for`` is the experiment that a finished run was taken over from."""
         self.done += run.train.steps
         self.finished += 1
         self.bar.update(self.done - self.bar.n)
         if self.told is not None:
             outcome = f"loss {last['loss']:.4f}" if last["row"] == "final" else f"FAILED at step {last['step']}"
-            self.told(f"{self.finished}/{self.runs}  {run.arm}, {run.train.steps} steps, seed {run.seed}: {outcome}, "
+            origin = f", made for {made_for}" if made_for else ""
+            self.told(f"{self.finished}/{self.runs}  {run.arm}, {run.train.steps} steps, seed {run.seed}{origin}: {outcome}, "
                       f"{last['cpu_seconds']:.1f} CPU-s")

@@ -1,0 +1,29 @@
+"""Every released table of an experiment can be made again: one arm, at its seed, to the first point of its curve."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tensorlm import released
+from tensorlm.training.compare import EXPERIMENTS, Experiment, check_again
+
+RESULTS = Path(released.__file__).parent / "results"
+DECLARED = {path.stem: record["declaration"] for path in sorted(RESULTS.glob("*.json"))
+            if "declaration" in (record := json.loads(path.read_text(encoding="utf-8")))}
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_one_arm_of_the_table_finds_the_stated_loss(name):
+    experiment = Experiment.from_dict(DECLARED[name])
+    again = check_again(experiment, device="cpu")
+    stated = next(row for row in released.results(name) if all(row[key] == again[key] for key in ("arm", "seed", "steps", "step", "row")))
+    assert again["loss"] == pytest.approx(stated["loss"], abs=experiment.tolerance)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_table_is_whole_and_of_this_declaration(name):
+    assert DECLARED.get(name) == EXPERIMENTS[name].to_dict(), f"make it: python -m tensorlm.training.compare {name} --out FOLDER"
+    record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    experiment = EXPERIMENTS[name]
+    assert record["runs"] == sum(len(experiment.budgets_of(arm)) for arm in experiment.arms) * len(experiment.seeds)

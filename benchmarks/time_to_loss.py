@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--corpus", required=True, help="tiny-shakespeare as one text file")
     parser.add_argument("--out", type=Path, help="CSV of all runs")
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
-    parser.add_argument("--arms", nargs="+", default=[BASELINE, "relu2", "bilinear", "tensor"])
+    parser.add_argument("--arms", nargs="+", default=[BASELINE, "relu2", "bilinear", "tensor", "polynomial"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--precision", default="float32", help="of activations; bfloat16 pays on CPUs that have it")
     parser.add_argument("--split", choices=["validation", "tuning"], default="validation",

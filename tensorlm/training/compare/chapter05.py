@@ -72,8 +72,8 @@ NORMS = Experiment(
 )
 
 NORMED, POLYNOMIAL, ORDINARY = "normed tensor", "polynomial", "softmax, ReLU²"
-SOFTMAX: dict[str, Any] = dict(attention="softmax", mlp="relu2", qk_norm="rms")
-PRICED = (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal")), Arm(ORDINARY, SOFTMAX))
+SOFTMAX: dict[str, Any] = dict(attention="softmax", mlp="relu2", qk_norm="rms", positions=("toeplitz",))
+PRICED = (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal")), Arm(ORDINARY, SOFTMAX, dict(lr_scalar=0.2)))
 ALL_TAILS: dict[str, Any] = dict(probes=("tails", "lengths", "random"), baseline=NORMED, check=POLYNOMIAL)
 
 PRICE_CHARS = Experiment(
@@ -97,13 +97,6 @@ DEPTHS = Experiment(
     train={**LONG, "steps": 600}, **CHARS,
 )
 
-MINUTE = Experiment(
-    name="minute", question="How low does each kind of model get in about a minute of one core?",
-    arms=PRICED, model=dict(width=96),
-    train={**SHORT, "steps": 660, "batch_size": 32, "lr_matrix": 0.018, "momentum": 0.93, "lr_bigram": 0.1, "lr_head": 0.008},
-    **ALL_TAILS, **CHARS,
-)
-
 KNOB = Experiment(
     name="knob", question="What does an interpretability knob on the factors cost?",
     arms=(Arm("none", train=dict(weight_decay=0.0)),
@@ -112,4 +105,4 @@ KNOB = Experiment(
     baseline="none", check="L1 0.01", probes=("weights",), train=SHORT, **CHARS,
 )
 
-EXPERIMENTS = (NORMS_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, DEPTHS, MINUTE, KNOB)
+EXPERIMENTS = (NORMS_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, DEPTHS, KNOB)

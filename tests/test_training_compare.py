@@ -23,6 +23,7 @@ from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.compare import (EXPERIMENTS, Arm, Experiment, bootstrap_ratio, check_again, compare, crossing, curve,
                                        equal_seconds, finals, ladder, loss_at, open_data, paired, smallest_difference,
                                        step_seconds, steps_ratio, steps_ratios, summary, t_quantile, to_target)
+from tensorlm.training.compare import probed as probed_values
 from tensorlm.training.compare.__main__ import main
 from tensorlm.training.compare.plan import plan
 from tensorlm.training.compare.probes import weights
@@ -153,6 +154,7 @@ KILLED = dataclasses.replace(TINY, train={**TINY.train, "steps": 120, "checkpoin
 SCRIPT = """
 import json, sys
 from tensorlm.training.compare import Experiment
+from tensorlm.training.compare import probed as probed_values
 from tensorlm.training.compare.__main__ import main
 sys.exit(main(["tiny", "--out", sys.argv[2], "--device", "cpu"], {"tiny": Experiment.from_dict(json.loads(sys.argv[1]))}))
 """
@@ -244,6 +246,9 @@ def test_probes_are_measured_on_the_finished_model_and_kept_beside_the_table(tmp
     assert found["loss at 2x"] == round(losses[1] - losses[0], 5) != found["loss at 4x"]
     assert found["worst batch"] > 0 and found["random logit at 4x"] >= found["random logit"] * 0.5 > 0
     assert found["zeros"] == 0 and 0 < found["hoyer"] < 1 and 1 < found["tensor rank"] <= 16
+    assert probed_values(from_csv(tmp_path / "probed_probes.csv"), "zeros") == {"bilinear": {0: 0}}
+    with pytest.raises(ValueError, match="'ones': must be one of worst batch, loss at 2x"):
+        probed_values(from_csv(tmp_path / "probed_probes.csv"), "ones")
     with pytest.raises(ValueError, match="probes = .*: must be names among tails"):
         dataclasses.replace(TINY, probes=("tail",))
 

@@ -1,7 +1,7 @@
 """Arms x seeds from one declaration: run them, keep what is finished, and say what can be told apart."""
 
-from tensorlm.training.compare.analysis import (crossing, curve, equal_seconds, finals, ladder, loss_at, step_seconds,
-                                                steps_ratio, steps_ratios, to_target)
+from tensorlm.training.compare.analysis import (crossing, curve, equal_seconds, finals, ladder, loss_at, probed,
+                                                step_seconds, steps_ratio, steps_ratios, to_target)
 from tensorlm.training.compare.declared import EXPERIMENTS
 from tensorlm.training.compare.experiment import Arm, Experiment, open_data
 from tensorlm.training.compare.runs import check_again, compare
@@ -9,5 +9,5 @@ from tensorlm.training.compare.spread import Difference, Ratio, bootstrap_ratio,
 from tensorlm.training.compare.table import summary
 
 __all__ = ["Arm", "Difference", "EXPERIMENTS", "Experiment", "Ratio", "bootstrap_ratio", "check_again", "compare",
-           "crossing", "curve", "equal_seconds", "finals", "ladder", "loss_at", "open_data", "paired",
+           "crossing", "curve", "equal_seconds", "finals", "ladder", "loss_at", "open_data", "paired", "probed",
            "smallest_difference", "step_seconds", "steps_ratio", "steps_ratios", "summary", "t_quantile", "to_target"]

@@ -126,6 +126,23 @@ def finals(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
     return found
 
 
+def probed(rows: Sequence[Row], probe: str) -> dict[str, dict[int, float]]:
+    """What a probe found on each arm's longest runs, from the rows of ``NAME_probes.csv``: {arm: {seed: value}}.
+
+    Raises ValueError, naming those there are, for a probe that is not in the rows.
+    """
+    names = list(dict.fromkeys(row["probe"] for row in rows))
+    _require(probe, tuple(names))
+    longest: dict[str, int] = {}
+    for row in rows:
+        longest[row["arm"]] = max(row["steps"], longest.get(row["arm"], 0))
+    found: dict[str, dict[int, float]] = {arm: {} for arm in longest}
+    for row in rows:
+        if row["probe"] == probe and row["steps"] == longest[row["arm"]]:
+            found[row["arm"]][row["seed"]] = row["value"]
+    return found
+
+
 def equal_seconds(rows: Sequence[Row], clock: str = "cpu_seconds") -> tuple[float, dict[str, dict[int, float]]]:
     """(seconds, {arm: {seed: loss}}): final losses of runs planned to take the same time, read off the ladders.
 

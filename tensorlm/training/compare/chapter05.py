@@ -34,8 +34,6 @@ def _norms(matrix: float, penalty: float, squared_hidden: int | None = None) -> 
         Arm("none, orthogonal", dict(norm="none"), dict(constraint="orthogonal")),
         Arm("scale", dict(norm="scale")),
         Arm("channel", dict(norm="channel")),
-        Arm(f"channel, {QUARTER}", dict(norm="channel"), dict(lr_matrix=matrix / 4)),
-        Arm("batch", dict(norm="batch")),
         Arm("batch, qk batch", dict(norm="batch", qk_norm="batch")),
         Arm("anneal", dict(norm="anneal"), penalised),
         Arm("anneal, qk anneal", annealed, penalised),
@@ -51,7 +49,7 @@ TOY: dict[str, Any] = dict(
     data={"name": "toy"}, evaluations=10, curve_windows=256, preset="nano",
     model=dict(context=64, width=32, layers=2, mlp_hidden=64, positions=("decay", "toeplitz", "key_offset"), smear="none",
                head_norm="none", bigram="none"),
-    train=dict(steps=500, batch_size=32, lr_matrix=0.02, lr_embedding=0.03, lr_head=0.004, lr_scalar=0.02, warmup=10,
+    train=dict(steps=400, batch_size=32, lr_matrix=0.02, lr_embedding=0.03, lr_head=0.004, lr_scalar=0.02, warmup=10,
                weight_decay=0.01, precision="float32", **GUARD))
 
 NORMS_TOY = Experiment(
@@ -94,7 +92,22 @@ DEPTHS = Experiment(
     arms=tuple(Arm(f"{name}, {layers} layers", dict(norm=norm, layers=layers), size="free")
                for layers in (1, 2, 3, 4) for name, norm in ((NORMED, "rms"), (POLYNOMIAL, "anneal"))),
     baseline=f"{NORMED}, 2 layers", check=f"{POLYNOMIAL}, 1 layers", probes=("tails", "lengths", "random"),
-    train={**LONG, "steps": 600}, **CHARS,
+    train=SHORT, **CHARS,
+)
+
+WORDS: dict[str, Any] = dict(
+    data={"name": "shakespeare", "tokenizer": "bpe1024"}, evaluations=10, curve_windows=256, preset="nano", model=dict(bigram="none"))
+LATE = dict(anneal=(0.3, 0.95))
+PRICED_WORDS = (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal"), LATE), Arm(ORDINARY, SOFTMAX, dict(lr_scalar=0.2)))
+
+PRICE_BPE = Experiment(
+    name="price_bpe", question="What does being exactly one polynomial cost on BPE tokens, in a short run?",
+    arms=PRICED_WORDS, train={**SHORT, "lr_matrix": 0.016, "lr_head": 0.016}, **ALL_TAILS, **WORDS,
+)
+
+PRICE_BPE_LONG = Experiment(
+    name="price_bpe_long", question="And in a run five times as long?",
+    arms=PRICED_WORDS, train=LONG, **ALL_TAILS, **WORDS,
 )
 
 KNOB = Experiment(
@@ -105,4 +118,4 @@ KNOB = Experiment(
     baseline="none", check="L1 0.01", probes=("weights",), train=SHORT, **CHARS,
 )
 
-EXPERIMENTS = (NORMS_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, DEPTHS, KNOB)
+EXPERIMENTS = (NORMS_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, PRICE_BPE, PRICE_BPE_LONG, DEPTHS, KNOB)

@@ -13,6 +13,7 @@ from tensorlm.training import TrainConfig, recipe
     ("precision", "fp8"), ("compile", True), ("cooldown", 1.5), ("momentum", 1.0), ("skip_factor", 1.0),
     ("clip", -1.0), ("lr_head", float("nan")), ("anneal", (0.8, 0.1)), ("anneal", (0.5,)), ("seed", -1),
     ("lr_matrix", float("inf")), ("clip", float("inf")), ("norm_penalty", 10**400), ("seed", 99999999999999999999),
+    ("constraint", "loose"), ("constraint_size", 0.0), ("sparsity", -0.1),
     ("threads", 10**6), ("anneal", 0.5), ("anneal", ("a", "b")), ("anneal", None), ("anneal", (float("nan"), 1.0)),
 ])
 def test_a_bad_value_is_named_with_its_field(field, value):

@@ -58,6 +58,14 @@ NORMS_TOY = Experiment(
     arms=_norms(0.02, 0.3, squared_hidden=85), baseline="rms", check="anneal, qk anneal", probes=("rules", "random"), **TOY,
 )
 
+PRICE_TOY = Experiment(
+    name="price_toy", question="How near do a normed and an exactly polynomial model come to the true probabilities, rule by rule?",
+    arms=(Arm("normed tensor", dict(norm="rms", qk_norm="rms")),
+          Arm("polynomial", dict(norm="anneal", qk_norm="anneal"), dict(norm_penalty=0.3)),
+          Arm("polynomial, penalty 1", dict(norm="anneal", qk_norm="anneal"), dict(norm_penalty=1.0))),
+    baseline="normed tensor", check="polynomial", probes=("rules", "random", "lengths"), **{**TOY, "train": {**TOY["train"], "steps": 700}},
+)
+
 CHARS: dict[str, Any] = dict(
     data={"name": "shakespeare", "tokenizer": "chars"}, evaluations=10, curve_windows=256, preset="nano")
 SHORT: dict[str, Any] = dict(steps=300, precision="float32", **GUARD)  # the rates of the preset
@@ -119,4 +127,4 @@ KNOB = Experiment(
     baseline="none", check="L1 0.01", probes=("weights",), train=SHORT, **CHARS,
 )
 
-EXPERIMENTS = (NORMS_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, PRICE_BPE, PRICE_BPE_LONG, DEPTHS, KNOB)
+EXPERIMENTS = (NORMS_TOY, PRICE_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, PRICE_BPE, PRICE_BPE_LONG, DEPTHS, KNOB)

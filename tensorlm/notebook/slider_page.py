@@ -27,15 +27,15 @@ def html(name: str, data: Data, evaluate: Evaluate) -> str:
     """The whole widget as one string, the same for the same arguments; ids start with ``tlm-<name>``."""
     start = evaluate(data, [each["start"] for each in data["inputs"]])
     body = {"bilinear": _bilinear, "scale": _scale, "polynomial": _polynomial}[data["kind"]](data, start)
-    controls = "\n".join(_control(name, each) for each in data["inputs"])
+    controls = "\n".join(control(name, each) for each in data["inputs"])
     return f"""<div class="tlm-slider" id="tlm-{name}" data-tlm-slider="{name}" role="group" aria-labelledby="tlm-{name}-title">
-<style>{_asset("slider.css")}</style>
+<style>{asset("slider.css")}</style>
 <p class="tlm-title" id="tlm-{name}-title">{escape(data["title"])}</p>
 {controls}
 {body}
 <details><summary>Sample values as a table</summary><div class="tlm-scroll">{_samples(data, evaluate)}</div></details>
 <script type="application/json" data-tlm-data>{json.dumps(data).replace("<", chr(92) + "u003c")}</script>
-<script>{_asset("slider.js").strip()}({json.dumps(name)});</script>
+<script>{asset("slider.js").strip()}({json.dumps(name)});</script>
 </div>"""
 
 
@@ -66,11 +66,11 @@ def box(data: Data, y: tuple[float, float] | None, evaluate: Evaluate, points: i
 
 
 @functools.cache
-def _asset(file: str) -> str:
+def asset(file: str) -> str:
     return resources.files("tensorlm.notebook").joinpath("assets", file).read_text(encoding="utf-8")
 
 
-def _control(name: str, each: Data) -> str:
+def control(name: str, each: Data) -> str:
     """Label, native range input (arrow keys, Home, End) and its announced value."""
     places, key, label = each["decimals"], escape(each["key"]), escape(each["label"])
     low, high, start = (f"{each[part]:.{places}f}" for part in ("low", "high", "start"))
@@ -80,7 +80,7 @@ def _control(name: str, each: Data) -> str:
             f'<output for="tlm-{name}-{key}" data-value="{key}" aria-live="polite">{start}</output></div>')
 
 
-def _table(caption: str, head: list[str], rows: list[str], live: bool = False) -> str:
+def table(caption: str, head: list[str], rows: list[str], live: bool = False) -> str:
     announced = ' aria-live="polite"' if live else ""
     columns = "".join(f'<th scope="col">{title}</th>' if title else "<td></td>" for title in head)
     return (f'<div class="tlm-scroll"><table><caption>{caption}</caption><thead><tr>{columns}</tr></thead>'
@@ -106,8 +106,8 @@ def _bilinear(data: Data, start: Mapping[str, float | None]) -> str:
               f'{_number(f"h{k}", start[f"h{k}"])}</tr>' for k in range(1, len(data["L"]) + 1)]
     outputs = [f'<tr><th scope="row">{o}</th>{_bar(f"f{o}", start[f"f{o}"], bounds["f"])}{_number(f"f{o}", start[f"f{o}"])}</tr>'
                for o in range(1, len(data["D"]) + 1)]
-    return (_table("Hidden units: each encoder, and their product", ["unit", "(Lx) × (Rx)", "", "product"], hidden)
-            + _table("Outputs: the products, mixed by D", ["output", "", "f(x)"], outputs, live=True))
+    return (table("Hidden units: each encoder, and their product", ["unit", "(Lx) × (Rx)", "", "product"], hidden)
+            + table("Outputs: the products, mixed by D", ["output", "", "f(x)"], outputs, live=True))
 
 
 def _scale(data: Data, start: Mapping[str, float | None]) -> str:
@@ -116,8 +116,8 @@ def _scale(data: Data, start: Mapping[str, float | None]) -> str:
             f'{_bar(f"s{k}", start[f"s{k}"], bounds["s"])}{_number(f"s{k}", start[f"s{k}"])}</tr>' for k in range(1, len(data["L"]) + 1)]
     sums = [f'<tr><th scope="row">{label}</th>{_bar(key, start[key], bounds["f"])}{_number(key, start[key])}</tr>'
             for key, label in (("f", "f(ax), summed over the units"), ("a2f", "a² f(x)"))]
-    return (_table("Contribution of each hidden unit at ax, and its share", ["unit", "", "contribution", "", "share"], rows)
-            + _table("The output", ["", "", "value"], sums, live=True))
+    return (table("Contribution of each hidden unit at ax, and its share", ["unit", "", "contribution", "", "share"], rows)
+            + table("The output", ["", "", "value"], sums, live=True))
 
 
 def _polynomial(data: Data, start: Mapping[str, float | None]) -> str:
@@ -125,10 +125,10 @@ def _polynomial(data: Data, start: Mapping[str, float | None]) -> str:
     a, labels = data["inputs"][0]["start"], [escape(curve["label"]) for curve in data["curves"]]
     lines = "".join(_curve(data["box"], i, colours[i]) + _marker(data["box"], f"y{i + 1}", start[f"y{i + 1}"], a, colours[i])
                     for i in range(len(labels)))
-    rows = [f'<tr><th scope="row">{_swatch(colours[i], DASHES[i])} {label}</th>{_number(f"y{i + 1}", start[f"y{i + 1}"])}</tr>'
+    rows = [f'<tr><th scope="row">{swatch(colours[i], DASHES[i])} {label}</th>{_number(f"y{i + 1}", start[f"y{i + 1}"])}</tr>'
             for i, label in enumerate(labels)]
     picture = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Curves: {", ".join(labels)}">{_axes(data)}{lines}</svg>'
-    return picture + _table("Values at the marker", ["curve", "value"], rows, live=True)
+    return picture + table("Values at the marker", ["curve", "value"], rows, live=True)
 
 
 def _x(frame: Data, a: float) -> float:
@@ -161,33 +161,33 @@ def _axes(data: Data) -> str:
     """A light grid with round numbers in the margin, a darker line at zero, and the name of the variable."""
     frame, parts = data["box"], []
     bottom, right = frame["top"] + frame["height"], frame["left"] + frame["width"]
-    for tick in _ticks(frame["low"], frame["high"]):
+    for tick in ticks(frame["low"], frame["high"]):
         x = _x(frame, tick)
-        parts.append(_line(x, frame["top"], x, bottom) + _label(x, bottom + 14, "middle", f"{tick:.4g}"))
-    for tick in _ticks(frame["min"], frame["max"]):
+        parts.append(svg_line(x, frame["top"], x, bottom) + svg_text(x, bottom + 14, "middle", f"{tick:.4g}"))
+    for tick in ticks(frame["min"], frame["max"]):
         y, colour = _y(frame, tick), "#6a6a6a" if tick == 0 else "#dddddd"
-        parts.append(_line(frame["left"], y, right, y, colour) + _label(frame["left"] - 4, y + 4, "end", f"{tick:.4g}"))
-    return "".join(parts) + _label(right, bottom + 27, "end", escape(data["inputs"][0]["label"]))
+        parts.append(svg_line(frame["left"], y, right, y, colour) + svg_text(frame["left"] - 4, y + 4, "end", f"{tick:.4g}"))
+    return "".join(parts) + svg_text(right, bottom + 27, "end", escape(data["inputs"][0]["label"]))
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """About five round numbers from ``low`` to ``high``.
 
-    >>> _ticks(-4.5, 6.5)
+    >>> ticks(-4.5, 6.5)
     [-4.0, -2.0, 0.0, 2.0, 4.0, 6.0]
     """
     return [round(float(tick), 12) for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str = "#dddddd") -> str:
+def svg_line(x1: float, y1: float, x2: float, y2: float, colour: str = "#dddddd") -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>'
 
 
-def _label(x: float, y: float, anchor: str, words: str) -> str:
+def svg_text(x: float, y: float, anchor: str, words: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="11" fill="#3a3a3a">{words}</text>'
 
 
-def _swatch(colour: str, dash: str) -> str:
+def swatch(colour: str, dash: str) -> str:
     return (f'<svg viewBox="0 0 30 8" style="display:inline-block;width:30px;height:8px;margin:0" aria-hidden="true">'
             f'<path d="M0 4H30" stroke="{colour}" stroke-width="3" stroke-dasharray="{dash}"/></svg>')
 
@@ -203,4 +203,4 @@ def _samples(data: Data, evaluate: Evaluate) -> str:
              for key in wanted}
     rows = ["<tr>" + "".join(f"<td>{a:.4g}</td>" for a in point)
             + "".join(f"<td>{text(value)}</td>" for key, value in evaluate(data, point).items() if key in wanted) + "</tr>" for point in points]
-    return _table("Computed beforehand", [escape(each["label"]) for each in data["inputs"]] + list(names.values()), rows)
+    return table("Computed beforehand", [escape(each["label"]) for each in data["inputs"]] + list(names.values()), rows)

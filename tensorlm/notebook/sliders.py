@@ -56,12 +56,12 @@ def bilinear(name: str, D: Any, L: Any, R: Any, point: Sequence[float], low: flo
     5.0
     """
     D, L, R, x = _factors(D, L, R, point, most_inputs=3)
-    inputs = [_input(f"x{i + 1}", f"x{SUBSCRIPTS[i + 1]}", low, high, step, start) for i, start in enumerate(x)]
+    inputs = [range_input(f"x{i + 1}", f"x{SUBSCRIPTS[i + 1]}", low, high, step, start) for i, start in enumerate(x)]
     corners = np.array(np.meshgrid(*[[low, high]] * L.shape[1])).reshape(L.shape[1], -1)
     products = (L @ corners) * (R @ corners)
-    data = {"kind": "bilinear", "title": title, "inputs": inputs, "D": _plain(D), "L": _plain(L), "R": _plain(R),
+    data = {"kind": "bilinear", "title": title, "inputs": inputs, "D": plain(D), "L": plain(L), "R": plain(R),
             "bounds": {"h": _bound(products), "f": _bound(D @ products)}}
-    return Slider(_checked(name), data)
+    return Slider(checked_name(name), data)
 
 
 def scale(name: str, D: Any, L: Any, R: Any, point: Sequence[float], output: int = 0, low: float = -2.0, high: float = 2.0,
@@ -79,10 +79,10 @@ def scale(name: str, D: Any, L: Any, R: Any, point: Sequence[float], output: int
     if output not in range(len(D)):
         raise ValueError(f"output: got {output}, allowed: 0 to {len(D) - 1}, the rows of D")
     contributions = D[output] * (L @ x) * (R @ x) * max(abs(low), abs(high)) ** 2
-    data = {"kind": "scale", "title": title, "inputs": [_input("a", "a", low, high, step, start)], "point": _plain(x),
-            "D": _plain(D[output]), "L": _plain(L), "R": _plain(R),
+    data = {"kind": "scale", "title": title, "inputs": [range_input("a", "a", low, high, step, start)], "point": plain(x),
+            "D": plain(D[output]), "L": plain(L), "R": plain(R),
             "bounds": {"c": _bound(contributions), "s": 1.0, "f": _bound(np.abs(contributions).sum())}}
-    return Slider(_checked(name), data)
+    return Slider(checked_name(name), data)
 
 
 def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "a", low: float = -2.0, high: float = 2.0,
@@ -103,9 +103,9 @@ def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "
         raise ValueError(f"y: got {y}, allowed: two finite numbers, the lower one first")
     drawn = [{"label": label, **_fraction(label, coefficients)} for label, coefficients in curves.items()]
     key = variable if re.fullmatch(r"[^\W\d][\w-]*", variable) else "variable"
-    inputs = [_input(key, variable, low, high, (high - low) / 80 if step is None else step, start)]
+    inputs = [range_input(key, variable, low, high, (high - low) / 80 if step is None else step, start)]
     data = {"kind": "polynomial", "title": title, "inputs": inputs, "curves": drawn}
-    return Slider(_checked(name), {**data, "box": slider_page.box(data, y, evaluate)})
+    return Slider(checked_name(name), {**data, "box": slider_page.box(data, y, evaluate)})
 
 
 def evaluate(data: Mapping[str, Any], values: Sequence[float]) -> dict[str, float | None]:
@@ -148,14 +148,14 @@ def _named(**groups: Any) -> dict[str, float | None]:
 def _fraction(label: str, coefficients: Sequence[Any]) -> dict[str, list[float]]:
     """A polynomial or a pair of polynomials as numerator and denominator."""
     pair = np.iterable(coefficients) and len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
-    above, below = map(_array, coefficients if pair else (coefficients, [1.0]))
+    above, below = map(finite_array, coefficients if pair else (coefficients, [1.0]))
     if not (above.ndim == 1 and above.size and below.any()):
         raise ValueError(f"curves: got {coefficients!r} for {label!r}, allowed: one coefficient at least, and a denominator other than 0")
-    return {"numerator": _plain(above), "denominator": _plain(below)}
+    return {"numerator": plain(above), "denominator": plain(below)}
 
 
 def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None) -> tuple[np.ndarray, ...]:
-    D, L, R, x = map(_array, (D, L, R, point))
+    D, L, R, x = map(finite_array, (D, L, R, point))
     if not (D.ndim == L.ndim == 2 and L.shape == R.shape and D.shape[1] == L.shape[0] and x.shape == L.shape[1:] and D.size and L.size):
         raise ValueError(f"shapes: got D {D.shape}, L {L.shape}, R {R.shape}, point {x.shape}, allowed: (o, h), (h, d), (h, d), (d,), not empty")
     if L.shape[0] > 8 or L.shape[1] > (most_inputs or L.shape[1]):
@@ -163,7 +163,7 @@ def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None)
     return D, L, R, x
 
 
-def _input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
+def range_input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
     """One range input; the start must be a value that the browser can show, which is ``low`` plus whole steps."""
     step = round(float(step), 6)
     if not (-math.inf < low < high < math.inf and 0 < step < math.inf):
@@ -178,23 +178,23 @@ def _input(key: str, label: str, low: float, high: float, step: float, start: fl
             "start": round(float(start), decimals), "decimals": decimals}
 
 
-def _array(values: Any) -> np.ndarray:
+def finite_array(values: Any, name: str = "weights") -> np.ndarray:
     array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
     if not np.isfinite(array).all():
-        raise ValueError("weights: got an entry that is not finite, allowed: finite numbers")
+        raise ValueError(f"{name}: got an entry that is not finite, allowed: finite numbers")
     return array
 
 
-def _plain(array: np.ndarray) -> Any:
+def plain(array: np.ndarray) -> Any:
     """Nested lists, rounded to 12 significant digits: more would make the stored output differ between processors."""
-    return [_plain(row) for row in array] if array.ndim else float(f"{float(array):.12g}")
+    return [plain(row) for row in array] if array.ndim else float(f"{float(array):.12g}")
 
 
 def _bound(values: Any) -> float:
     return float(f"{float(np.abs(values).max()) or 1.0:.6g}")
 
 
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
         raise ValueError(f"name: got {name!r}, allowed: lower-case letters, digits and '-', starting with a letter")
     return name

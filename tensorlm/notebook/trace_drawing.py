@@ -1,0 +1,111 @@
+"""Drawing of a trace: the tree from a read-out back to the steering vector as indented lines, each with a bar for its contribution.
+
+Takes plain data, nested dictionaries with ``label``, ``kind``, ``value`` and ``children``, as a trace's ``as_dict`` gives them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tensorlm.notebook.figures import palette
+from tensorlm.notebook.network_drawing import tint
+
+COLOURS = {"readout": "black", "vector": "orange", "attention": "blue", "head": "sky", "mlp": "green", "unit": "green",
+           "eigenvector": "green", "rest": "black"}
+KEYS = ("label", "kind", "value", "children")
+WIDTH, ROW, INDENT, LETTER = 6.4, 0.25, 0.17, 0.069   # inches: of the figure, a line, a step to the right, a letter
+BARS, NUMBERS = 1.5, 0.6                              # inches for the bars, and for the numbers behind them
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the drawing: what it says, the kind of its last step, its contribution, depth, and the line of its parent."""
+
+    label: str
+    kind: str
+    value: float
+    depth: int
+    parent: int | None
+
+
+def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -> Figure:
+    """A figure of a trace, from the read-out at the top to the vector.
+
+    A step with one cause stands in one line with it, ``mlp 1 ← attention 1``. Bars to the right push the way the whole does, bars
+    to the left (hatched) push back; what was pruned has a dotted outline. Raises ``ValueError`` for a node that lacks a key, has an
+    unknown kind or a value that is not finite, and for a whole of 0.
+
+    >>> leaf = {"label": "vector at 3", "kind": "vector", "value": 1.5, "children": []}
+    >>> head = {"label": "head 0", "kind": "head", "value": 1.5, "children": [leaf]}
+    >>> fig = draw_trace({"label": "are - is", "kind": "readout", "value": 2.0,
+    ...                   "children": [head, {**leaf, "label": "rest (3)", "kind": "rest", "value": 0.5}]})
+    >>> [text.get_text() for text in fig.axes[0].texts][1:6]
+    ['are - is', '+2.0', 'head 0 ← vector at 3', '+1.5', 'rest (3)']
+    >>> plt.close(fig)
+    """
+    _check(tree)
+    if tree["value"] == 0:
+        raise ValueError("tree: got a whole of 0, allowed: a change to draw shares of")
+    lines = trace_lines(tree)
+    words = max(INDENT * line.depth + LETTER * len(line.label) for line in lines) + 0.15
+    width = max(WIDTH, words + BARS + NUMBERS)
+    fig = plt.figure(figsize=(width, ROW * (len(lines) + 1.2)), facecolor="white", layout="none")
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, width), ylim=(len(lines) - 0.4, -1.4))
+    ax.set_axis_off()
+    low, high = (edge([0.0, *(line.value / tree["value"] for line in lines)]) for edge in (min, max))
+    scale = (width - NUMBERS - words) / (high - low)
+    zero = words - low * scale
+    ax.text(zero, -0.9, f"contribution ({unit})", fontsize=8, va="center", ha="center" if low < -0.3 else "left", color="#1a1a1a")
+    ax.plot([zero, zero], [-0.5, len(lines) - 0.5], color="#6a6a6a", linewidth=0.8, zorder=3)
+    for row, line in enumerate(lines):
+        _draw_line(ax, row, line, zero, scale * line.value / tree["value"])
+        ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", fontsize=8, va="center", ha="right", color="#1a1a1a")
+    return fig
+
+
+def trace_lines(tree: Mapping[str, Any]) -> list[Line]:
+    """The lines that are drawn, top to bottom."""
+    lines: list[Line] = []
+    _add_lines(tree, 0, None, lines)
+    return lines
+
+
+def _add_lines(node: Mapping[str, Any], depth: int, parent: int | None, lines: list[Line]) -> None:
+    """A node and, in the same line, the only cause of it and the only cause of that; then the lines below."""
+    labels = [node["label"]]
+    while len(node["children"]) == 1:
+        node = node["children"][0]
+        labels.append(node["label"])
+    here = len(lines)
+    lines.append(Line(" ← ".join(labels), node["kind"], float(node["value"]), depth, parent))
+    for child in node["children"]:
+        _add_lines(child, depth + 1, here, lines)
+
+
+def _draw_line(ax: Axes, row: int, line: Line, zero: float, length: float) -> None:
+    left, colour = 0.08 + INDENT * line.depth, palette[COLOURS[line.kind]]
+    ax.text(left, row, line.label, fontsize=8, va="center", ha="left", color="#1a1a1a")
+    if line.parent is not None:
+        elbow = left - 0.55 * INDENT
+        ax.plot([elbow, elbow, left - 0.02], [line.parent + 0.42, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
+    ax.barh(row, length, left=zero, height=0.62, facecolor="white" if line.kind == "rest" else tint(colour, 0.6), edgecolor=colour,
+            linewidth=0.9, linestyle=":" if line.kind == "rest" else "-", hatch="////" if length < 0 else None, zorder=2)
+
+
+def _check(node: Mapping[str, Any]) -> None:
+    if missing := [key for key in KEYS if key not in node]:
+        raise ValueError(f"tree: a node lacks {missing[0]!r}, allowed: mappings with {', '.join(KEYS)}")
+    if node["kind"] not in COLOURS:
+        raise ValueError(f"tree: got kind {node['kind']!r} of {node['label']!r}, allowed: {', '.join(COLOURS)}")
+    if not math.isfinite(node["value"]):
+        raise ValueError(f"tree: got value {node['value']} of {node['label']!r}, allowed: finite numbers")
+    for child in node["children"]:
+        _check(child)

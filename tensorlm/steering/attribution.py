@@ -1,0 +1,204 @@
+"""Who contributed what to the change of a read-out between a plain and a steered run: exact accounts of one layer.
+
+One principle for a bilinear MLP: with x' = x + sum_p u_p and x = sum_c x_c, both sums over what was written into the stream,
+
+    f(x') - f(x) = sum_cp 2B(x_c, u_p) + sum_pq B(u_p, u_q)
+
+The terms, the hidden units and the eigenvectors of the read-out are three ways to cut the same number. For attention,
+sum_j P_ij v_j is a product, and its change is P dv (values), dP v (pattern) and dP dv (both), head by head and key by key.
+A read-out is a covector (width,) on the stream, for instance a difference of two rows of the unembedding. Eigenvectors of a
+read-out: Pearce et al. arXiv 2410.08417, section 3.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tensorlm.steering.opened import head_matrix, layer_tensor, require_layer
+from tensorlm.steering.runs import Comparison, Part, coefficients
+from tensorlm.steering.shares import Shares
+from tensorlm.tensors import eigen
+from tensorlm.tensors.checks import require_finite, require_instance
+
+
+def by_part(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
+    """readout . (change of the stream before the head), by who wrote it: the vector itself, then every attention and MLP.
+
+    With readout = W_a - W_b, rows of the head, it is the change of logit a - logit b (`logit_readout`).
+
+    >>> from tensorlm.model import ModelConfig, TensorTransformer
+    >>> from tensorlm.steering.runs import compare
+    >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
+    >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1)
+    >>> shares = by_part(pair, logit_readout(pair, 5, 6))
+    >>> shares.names, shares.error() < 1e-10
+    (('vector', 'attention 1', 'mlp 1'), True)
+    """
+    readout = _readout(pair, readout)
+    parts = pair.changed(len(pair.model.blocks))
+    values = [factor * dot(pair.change(part)[:, position], readout) for part, factor in parts.items()]
+    change = dot((pair.steered.final - pair.base.final)[:, position], readout)
+    return Shares(tuple(map(str, parts)), torch.stack(values, -1), change)
+
+
+def by_term(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Shares:
+    """readout . (change of the MLP of block `layer`): "self: p", "self: p x q" and "cross: p x c" for changes p, q and parts c.
+
+    >>> from tensorlm.model import ModelConfig, TensorTransformer
+    >>> from tensorlm.steering.runs import compare
+    >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
+    >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
+    >>> by_term(pair, 1, torch.ones(64)).names[:3]  # read at another position, the vector itself is not there
+    ('self: attention 1', 'cross: attention 1 x embedding', 'cross: attention 1 x attention 0')
+    """
+    readout, cp = _readout(pair, readout), _tensor(pair, layer)
+    changes = _present(pair.change, pair.changed(layer, middle=True), position)
+    context = _present(pair.written, coefficients(pair.model, layer, middle=True), position)
+    terms: dict[str, Tensor] = {}
+    for index, (p, u) in enumerate(changes.items()):
+        terms[f"self: {p}"] = dot(cp(u), readout)
+        for q, v in list(changes.items())[index + 1 :]:
+            terms[f"self: {p} x {q}"] = 2 * dot(cp.polar(u, v), readout)
+        for c, x in context.items():
+            terms[f"cross: {p} x {c}"] = 2 * dot(cp.polar(u, x), readout)
+    return _shares(pair, layer, readout, position, tuple(terms), list(terms.values()))
+
+
+def by_unit(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Shares:
+    """The same change, hidden unit by hidden unit: (readout . D_k) [(L_k x')(R_k x') - (L_k x)(R_k x)].
+
+    Another exact CP form of the same layer has other units; eigenvectors of a read-out do not depend on the form.
+    """
+    readout, cp = _readout(pair, readout), _tensor(pair, layer)
+    weights = readout @ cp.D
+    x, steered = _middles(pair, layer, position)
+    values = weights * ((steered @ cp.L.mT) * (steered @ cp.R.mT) - (x @ cp.L.mT) * (x @ cp.R.mT))
+    return _shares(pair, layer, readout, position, tuple(f"unit {unit}" for unit in range(cp.hidden)), list(values.unbind(-1)))
+
+
+def by_eigenvector(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Shares:
+    """The same change by eigenvectors of the read-out's interaction matrix: lambda [(v . x')^2 - (v . x)^2], largest |lambda| first.
+
+    `readout` is one covector (width,) here, since another one has other eigenvectors.
+    """
+    readout, cp = _readout(pair, readout), _tensor(pair, layer)
+    if readout.ndim != 1:
+        raise ValueError(f"readout must be one covector ({cp.out},) for eigenvectors, got shape {tuple(readout.shape)}")
+    spectrum = eigen(cp, readout)
+    x, steered = _middles(pair, layer, position)
+    values = (spectrum.contributions(steered) - spectrum.contributions(x))[:, 0]
+    names = tuple(f"eigenvector {index}" for index in range(values.shape[-1]))
+    return _shares(pair, layer, readout, position, names, list(values.unbind(-1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Carriers:
+    """readout . (change of attention at one position), by head and key: value, pattern and both, each (batch, heads, time).
+
+    `change` (batch,) is their sum, computed from the two runs.
+    """
+
+    value: Tensor
+    pattern: Tensor
+    both: Tensor
+    change: Tensor
+
+    def shares(self) -> Shares:
+        """Values change with the pattern frozen, the pattern changes with the values frozen, and what needs both."""
+        values = [part.sum((-2, -1)) for part in (self.value, self.pattern, self.both)]
+        return Shares(("value", "pattern", "both"), torch.stack(values, -1), self.change)
+
+    def by_source(self) -> Shares:
+        """Summed over heads and over the three, key position by key position."""
+        values = (self.value + self.pattern + self.both).sum(1)
+        return Shares(tuple(f"position {j}" for j in range(values.shape[-1])), values, self.change)
+
+    def by_head(self) -> Shares:
+        """Summed over keys and over the three, head by head."""
+        values = (self.value + self.pattern + self.both).sum(-1)
+        return Shares(tuple(f"head {h}" for h in range(values.shape[-1])), values, self.change)
+
+
+def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Carriers:
+    """Split readout . (change of the attention of block `layer`) at `position`: readout (width,), or (batch, width).
+
+    P'v' - P v = P (v' - v) + (P' - P) v + (P' - P)(v' - v), for every head and key. For what attention does to the MLP behind
+    it, take the linear part of both as the read-out: `behind_mlp`.
+
+    >>> from tensorlm.model import ModelConfig, TensorTransformer
+    >>> from tensorlm.steering.runs import compare
+    >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
+    >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
+    >>> carriers = by_carrier(pair, 1, torch.ones(64))
+    >>> carriers.value.shape, carriers.by_source().values[0, 1:].tolist(), carriers.shares().error() < 1e-10
+    (torch.Size([1, 4, 3]), [0.0, 0.0], True)
+    """
+    readout = _readout(pair, readout)
+    require_layer(pair.model, layer, len(pair.model.blocks) - 1)
+    base, steered = pair.base.blocks[layer], pair.steered.blocks[layer]
+    if base.pattern is None:
+        raise ValueError(f"layer {layer} has no attention")
+    pulled = pulled_back(pair.model.blocks[layer].attention, readout.expand(len(pair.tokens), -1))
+    value, other = (torch.einsum("bhjd,bhd->bhj", side.values, pulled) for side in (base, steered))
+    weight, changed = base.pattern[:, :, position], steered.pattern[:, :, position]
+    change = dot((steered.attention - base.attention)[:, position], readout)
+    return Carriers(weight * (other - value), (changed - weight) * value, (changed - weight) * (other - value), change)
+
+
+def behind_mlp(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Tensor:
+    """The covector of x + f(x) at the base run, linear part only: readout + 2B(x, .)^T readout, (batch, width)."""
+    readout, cp = _readout(pair, readout), _tensor(pair, layer)
+    x = pair.base.blocks[layer].middle[:, position]
+    return readout + torch.einsum("boi,bo->bi", cp.jacobian(x), readout.expand(len(x), -1))
+
+
+def logit_readout(pair: Comparison, token: int, against: int | None = None) -> Tensor:
+    """The row of the head for `token` (less that of `against`): the read-out of a logit (of a difference of two), (width,)."""
+    head = head_matrix(pair.model)
+    for name, value in (("token", token), ("against", against)):
+        if value is not None and (not isinstance(value, int) or not 0 <= value < len(head)):
+            raise ValueError(f"{name} must be a token from 0 to {len(head) - 1}, got {value!r}")
+    return head[token] if against is None else head[token] - head[against]
+
+
+def pulled_back(attention, readout: Tensor) -> Tensor:
+    """A covector on the output of attention as one on each head's values: o_h^T readout, (batch, width) -> (batch, heads, head_dim)."""
+    return (readout @ attention.o).unflatten(-1, (attention.heads, attention.head_dim))
+
+
+def dot(x: Tensor, covector: Tensor) -> Tensor:
+    """Sum over the last axis: (batch, width) with (width,) or (batch, width) -> (batch,)."""
+    return (x * covector).sum(-1)
+
+
+def _present(tensors, arriving: dict[Part, float], position: int) -> dict[Part, Tensor]:
+    """What arrives at one position, times its factor; parts that are zero in all prompts left out."""
+    found = {part: factor * tensors(part)[:, position] for part, factor in arriving.items()}
+    return {part: value for part, value in found.items() if bool(value.any())}
+
+
+def _middles(pair: Comparison, layer: int, position: int) -> tuple[Tensor, Tensor]:
+    return pair.base.blocks[layer].middle[:, position], pair.steered.blocks[layer].middle[:, position]
+
+
+def _shares(pair: Comparison, layer: int, readout: Tensor, position: int, names: tuple[str, ...], values: list[Tensor]) -> Shares:
+    change = dot((pair.steered.blocks[layer].mlp - pair.base.blocks[layer].mlp)[:, position], readout)
+    return Shares(names, torch.stack(values, -1) if values else change.new_zeros(len(change), 0), change)
+
+
+def _tensor(pair: Comparison, layer: int):
+    require_instance("pair", pair, Comparison)
+    if layer < pair.layer:
+        raise ValueError(f"layer must be from {pair.layer} on, where the vector enters, got {layer}: nothing changes below it")
+    return layer_tensor(pair.model, layer)
+
+
+def _readout(pair: Comparison, readout: Tensor) -> Tensor:
+    require_instance("pair", pair, Comparison)
+    require_instance("readout", readout, Tensor)
+    width, batch = pair.model.config.width, len(pair.tokens)
+    if tuple(readout.shape) not in ((width,), (batch, width)):
+        raise ValueError(f"readout must have shape ({width},) or ({batch}, {width}), got {tuple(readout.shape)}")
+    require_finite("readout", readout)
+    return readout.detach().double().cpu()

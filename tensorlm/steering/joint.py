@@ -1,0 +1,114 @@
+"""Several steering vectors at once: the logits as a polynomial in all strengths, to a low total degree."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tensorlm.steering.injection import Injection, Steerable, as_strengths, require_interval, require_prompt, steered_logits
+from tensorlm.steering.monomials import Monomials
+from tensorlm.steering.opened import Positions
+from tensorlm.steering.propagation import propagate
+from tensorlm.steering.routes import Case, require_order
+
+MOST_ROWS = 500  # monomials
+
+
+@dataclass(frozen=True, eq=False)
+class JointResponse:
+    """Logits at position `read` for strengths (alpha_1, ..., alpha_m) of m vectors. Made by `joint_response`.
+
+    `coefficients` (monomials, vocab_size) in powers of alpha / reach, sorted by total degree as `exponents` says. `degree` is the total
+    degree of the whole polynomial; `exact` if the order reaches it.
+    """
+
+    steerable: Steerable
+    tokens: Tensor
+    injections: tuple[Injection, ...]
+    read: int
+    reach: float
+    order: int
+    degree: int
+    coefficients: Tensor
+
+    @property
+    def exact(self) -> bool:
+        return self.order >= self.degree
+
+    @property
+    def exponents(self) -> tuple[tuple[int, ...], ...]:
+        """Powers of each strength, row by row."""
+        return Monomials(len(self.injections), self.order).exponents[: len(self.coefficients)]
+
+    def logits(self, alphas) -> Tensor:
+        """(m,) or (n, m) -> (vocab_size,) or (n, vocab_size)."""
+        alphas, single = as_strengths(alphas, len(self.injections))
+        powers = (alphas / self.reach)[:, None, :].pow(alphas.new_tensor(self.exponents))
+        values = powers.prod(-1) @ self.coefficients
+        return values[0] if single else values
+
+    def coefficient(self, *powers: int) -> Tensor:
+        """What alpha_1^p1 alpha_2^p2 ... is multiplied by in every logit: (vocab_size,); zeros above the degree.
+
+        The one of (1, 1) is the interaction of two vectors: what both together do and neither does alone, to lowest order.
+        """
+        if len(powers) != len(self.injections) or any(not isinstance(p, int) or p < 0 for p in powers) or sum(powers) > self.order:
+            raise ValueError(f"powers must be {len(self.injections)} whole numbers of at least 0 with a sum of at most {self.order}, "
+                             f"got {powers}")
+        if powers not in self.exponents:
+            return torch.zeros_like(self.coefficients[0])
+        return self.coefficients[self.exponents.index(powers)] / self.reach ** sum(powers)
+
+    def error_at(self, alphas) -> Tensor:
+        """The largest error against the running model, relative to the largest logit there: (n, m) -> (n,)."""
+        alphas = as_strengths(alphas, len(self.injections))[0]
+        truth = steered_logits(self.steerable, self.tokens, self.injections, alphas, self.read)
+        return (self.logits(alphas) - truth).abs().amax(-1) / truth.abs().amax(-1)
+
+    @cached_property
+    def error(self) -> float:
+        """The largest `error_at` of 16 draws from the cube of strengths up to `reach`: of a jet, its measured remainder."""
+        draws = torch.rand(16, len(self.injections), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        return float(self.error_at(self.reach * (2 * draws - 1)).max())
+
+    def report(self) -> str:
+        """What is exact here and what is not, in a few sentences."""
+        status = "exact up to rounding" if self.exact else f"cut off above total degree {self.order}, so not exact"
+        return (f"The logits at position {self.read} are a polynomial of total degree {self.degree:,} in {len(self.injections)} strengths; "
+                f"{len(self.coefficients)} monomials are held, {status}. Largest error against the running model at 16 draws of "
+                f"strengths up to {self.reach:g}: {self.error:.1e} of the largest logit.")
+
+
+def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | list[int], positions: Positions | list[Positions] = "all",
+                   read: int = -1, order: int = 2, reach: float = 1.0) -> JointResponse:
+    """The logits while alpha_1 s_1 + alpha_2 s_2 + ... is added to the stream, each vector at its own layer and positions.
+
+    `vectors` (m, width); `layers` one for all or m of them; `positions` as in `steering_response`, or a tuple of m such.
+    All terms of total degree up to `order` are computed, C(m + order, m) of them. `reach`: the strengths for which they are
+    meant; only the error is measured there. Raises TypeError or ValueError for what does not fit, and where the model is no
+    polynomial.
+
+    >>> from tensorlm.model import ModelConfig, TensorTransformer
+    >>> model = TensorTransformer(ModelConfig(norm="none", attention="none", layers=1, output_init="normal"), seed=0)
+    >>> pair = joint_response(model, torch.arange(3), torch.eye(64)[:2], layers=0)
+    >>> pair.exponents, pair.exact, pair.error < 1e-12
+    (((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)), True, True)
+    """
+    steerable, (tokens, read) = Steerable.of(model), require_prompt(tokens, read)
+    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) == 0:
+        raise ValueError(f"vectors must be a tensor (vectors, width), got {tuple(getattr(vectors, 'shape', ()))}")
+    count = len(vectors)
+    layers = [layers] * count if isinstance(layers, int) else list(layers)
+    positions = list(positions) if isinstance(positions, tuple) else [positions] * count
+    if len(layers) != count or len(positions) != count:
+        raise ValueError(f"layers and positions must be one or {count}, as many as vectors, got {len(layers)} and {len(positions)}")
+    require_order(order)
+    algebra, (_, reach) = Monomials(count, order), require_interval((-reach, reach))
+    if algebra.rows(order) > MOST_ROWS:
+        raise ValueError(f"order {order} in {count} strengths has {algebra.rows(order):,} monomials, more than {MOST_ROWS}; choose a "
+                         "lower order")
+    injections = tuple(Injection.make(steerable, tokens.shape[1], *parts) for parts in zip(vectors, layers, positions))
+    Case(steerable, tokens, min(injections, key=lambda one: one.first), read, (-reach, reach)).require("monomials", order)
+    trajectory = propagate(steerable, tokens, injections, read, order, reach)
+    return JointResponse(steerable, tokens, injections, read, reach, order, trajectory.final.degree, trajectory.logits())

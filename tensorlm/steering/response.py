@@ -1,0 +1,171 @@
+"""The response of a model to a steering vector at every strength: logits, slopes, tipping points, in the form that fits."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tensorlm.steering.chebyshev import ChebyshevSeries, nodes, resolve
+from tensorlm.steering.curves import PowerCurve, RatioCurve, SeriesCurve, pieces_as_json
+from tensorlm.steering.injection import Injection, Steerable, as_strengths, steered_logits
+from tensorlm.steering.roots import TippingPoint, colleague_roots, lead_changes, sign_changes
+
+PROBES = 11  # strengths at which a response is compared with the running model
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringResponse:
+    """Logits at position `read` as a function of the strength. Made by `steering_response`.
+
+    `route` says how: "monomials" and "ratio" hold at every strength, "chebyshev" and "sweep" on `interval`. `exact`: the whole
+    function up to rounding, nothing cut off and nothing fitted. `degree`: of the polynomial, (numerator, denominator) of a
+    ratio, None where there is none. `reason`: why this route, in words. `curve` is the function itself (`tensorlm.steering.curves`).
+
+    >>> from tensorlm.model import ModelConfig, TensorTransformer
+    >>> from tensorlm.steering import steering_response
+    >>> model = TensorTransformer(ModelConfig(norm="none", attention="none", output_init="normal"), seed=0)
+    >>> response = steering_response(model, torch.arange(5), torch.ones(64) / 4, layer=1, interval=(-2, 2))
+    >>> point = response.tipping_points()[0]
+    >>> below, above = response.logits([point.strength - 1e-6, point.strength + 1e-6]).argmax(-1).tolist()
+    >>> (below, above) == (point.before, point.after), bool((response.derivative(0.0, order=3) == 0).all())
+    (True, True)
+    """
+
+    steerable: Steerable
+    tokens: Tensor
+    injection: Injection
+    read: int
+    interval: tuple[float, float]
+    curve: PowerCurve | SeriesCurve | RatioCurve
+    route: str
+    degree: int | tuple[int, int] | None
+    exact: bool
+    reason: str
+
+    def logits(self, alphas) -> Tensor:
+        """A number or (n,) -> (vocab_size,) or (n, vocab_size). ValueError outside of the interval where it holds only there."""
+        alphas, single = as_strengths(alphas)
+        values = self.curve(alphas)
+        return values[0] if single else values
+
+    def log_probabilities(self, alphas) -> Tensor:
+        """The log-softmax of the logits, of the same shape."""
+        return self.logits(alphas).log_softmax(-1)
+
+    def derivative(self, alphas, order: int = 1) -> Tensor:
+        """The derivative of the logits in alpha, of the same shape; that of a jet loses one order each time."""
+        if not isinstance(order, int) or isinstance(order, bool) or order < 0:
+            raise ValueError(f"order must be a whole number of at least 0, got {order!r}")
+        alphas, single = as_strengths(alphas)
+        values = self.curve.slope(alphas, order)
+        return values[0] if single else values
+
+    def direction(self, alphas) -> Tensor:
+        """The change logits(alpha) - logits(0) at unit length, of the same shape; at 0 its limit from above, the slope."""
+        alphas, single = as_strengths(alphas)
+        change = self.curve(alphas) - self.curve(torch.zeros_like(alphas[:1]))
+        change = torch.where(alphas[:, None] == 0, self.curve.slope(alphas, 1), change)
+        values = torch.nn.functional.normalize(change, dim=-1)
+        return values[0] if single else values
+
+    def tipping_points(self, token_a: int | None = None, token_b: int | None = None) -> tuple[TippingPoint, ...]:
+        """Strengths in the interval at which the most likely token changes, by real roots of differences of logits.
+
+        With one token, those at which it gains or loses the first place; with two, those at which the sign of their
+        difference changes, whoever leads. Each says who is ahead just below and just above. Roots at which a
+        difference touches zero and turns back are none.
+        """
+        for name, token in (("token_a", token_a), ("token_b", token_b)):
+            self._require_token(name, token)
+        series, function = self.contest
+        if token_b is None:
+            found = self._lead_changes
+            return tuple(point for point in found if token_a is None or token_a in (point.before, point.after))
+        if token_a is None or token_a == token_b:
+            raise ValueError(f"token_a and token_b must be two tokens, got {token_a!r} and {token_b!r}")
+        places = [colleague_roots(ChebyshevSeries(piece.coefficients[:, token_a] - piece.coefficients[:, token_b], piece.low, piece.high))
+                  for piece in series.pieces]
+        strengths = sign_changes(lambda alphas: function(alphas)[:, token_a], lambda alphas: function(alphas)[:, token_b],
+                                 torch.cat(places), *self.interval)
+        if len(strengths) == 0:
+            return ()
+        below = function((strengths[:1] + self.interval[0]) / 2)[0]
+        order = (token_a, token_b) if below[token_a] > below[token_b] else (token_b, token_a)
+        return tuple(TippingPoint(float(strength), order[index % 2], order[(index + 1) % 2]) for index, strength in enumerate(strengths))
+
+    def error_at(self, alphas) -> Tensor:
+        """The largest error against the running model at each strength, relative to the largest logit there: (n,)."""
+        alphas = as_strengths(alphas)[0]
+        truth = steered_logits(self.steerable, self.tokens, self.injection, alphas, self.read)
+        return relative_error(self.curve(alphas), truth)
+
+    @cached_property
+    def error(self) -> float:
+        """The largest `error_at` of 11 strengths across the interval: of a jet, its measured remainder."""
+        return float(self.error_at(torch.linspace(*self.interval, PROBES, dtype=torch.float64)).max())
+
+    def polynomial_fit_error(self, degree: int) -> float:
+        """How far the logits are from polynomials of this degree on the interval, relative to their largest swing.
+
+        The error of the truncated Chebyshev series, which is within a few times of the best polynomial's (Trefethen,
+        ch. 16): the largest over strengths and tokens, divided by the largest departure of a logit from its mean; 0 where no logit moves.
+        """
+        count = max(8 * (degree + 1), 257)
+        points = nodes(count, *self.interval)
+        values = self.curve(points)
+        series = ChebyshevSeries.through(values, *self.interval)
+        fitted = ChebyshevSeries(series.coefficients[: degree + 1], *self.interval)(points)
+        swing = (values - values.mean(0)).abs().max()
+        return float((fitted - values).abs().max() / swing) if swing > 1e-12 * values.abs().max() else 0.0
+
+    def report(self) -> str:
+        """What is exact here and what is not, in a few sentences."""
+        kind = {"monomials": f"a polynomial of degree {self.degree}", "ratio": f"a ratio of polynomials of degrees {self.degree}",
+                "chebyshev": f"a polynomial of degree {self.degree}", "sweep": "no polynomial"}[self.route]
+        form = {"monomials": "in powers of the strength", "ratio": "in powers of the strength",
+                "chebyshev": "as Chebyshev series on ({:g}, {:g})".format(*self.interval),
+                "sweep": "measured on ({:g}, {:g}) and interpolated".format(*self.interval)}[self.route]
+        status = "exact up to rounding" if self.exact else "not exact"
+        return (f"The logits at position {self.read} are {kind} in the strength; held {form}, {status}. {self.reason} Largest error "
+                f"against the running model at {PROBES} strengths in ({self.interval[0]:g}, {self.interval[1]:g}): {self.error:.1e} of "
+                "the largest logit.")
+
+    def as_json(self, tokens: list[int] | None = None, digits: int = 12) -> dict[str, Any]:
+        """What a page needs to compute the logits of `tokens` (default: all) at every strength of the interval.
+
+        `basis` "monomials" or "ratio": rows of coefficients in rising powers of (alpha - centre) / unit, one row a token;
+        "chebyshev": the same for every piece, in T_k of t from -1 (low) to 1 (high). `rest`, where tokens were left out:
+        log-sum-exp of all others as pieces of one row, so that probabilities can be had.
+        """
+        vocabulary = self.steerable.model.config.vocab_size
+        chosen = list(range(vocabulary)) if tokens is None else list(tokens)
+        for token in chosen:
+            self._require_token("tokens", token)
+        keep = torch.tensor(chosen)
+        about = dict(tokens=chosen, read=self.read, layers=list(self.injection.layers), interval=list(self.interval), route=self.route,
+                     degree=self.degree, exact=self.exact, error=float(f"{self.error:.2g}"))
+        others = [token for token in range(vocabulary) if token not in set(chosen)]
+        if others:
+            series, _ = resolve(lambda alphas: self.curve(alphas)[:, others].logsumexp(-1)[:, None], *self.interval, tolerance=1e-13)
+            about["rest"] = pieces_as_json(series, digits)
+        return about | self.curve.as_json(keep, digits)
+
+    @cached_property
+    def contest(self):
+        return self.curve.contest(*self.interval)
+
+    @cached_property
+    def _lead_changes(self) -> list[TippingPoint]:
+        return lead_changes(*self.contest)
+
+    def _require_token(self, name: str, token) -> None:
+        vocabulary = self.steerable.model.config.vocab_size
+        if token is not None and (not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocabulary):
+            raise ValueError(f"{name} must be a token number from 0 to {vocabulary - 1}, got {token!r}")
+
+
+def relative_error(values: Tensor, truth: Tensor) -> Tensor:
+    """The largest error at each strength, relative to the largest true value there: (n, values) twice -> (n,)."""
+    return (values - truth).abs().amax(-1) / truth.abs().amax(-1).clamp(min=torch.finfo(truth.dtype).tiny)

@@ -1,0 +1,211 @@
+"""Coefficient arrays, polynomials, Chebyshev series and roots: the arithmetic that steering stands on."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tensor_cases import SETTINGS, close, differ, randn
+
+from tensorlm.steering import ChebyshevSeries, Monomials, PiecewiseSeries, Polynomial
+from tensorlm.steering.chebyshev import nodes, resolve
+from tensorlm.steering.monomials import _convolve_matrices, _by_equation
+from tensorlm.steering.roots import colleague_roots, lead_changes, sign_changes
+
+ALPHAS = torch.linspace(-3, 3, 13, dtype=torch.float64)
+
+
+def polynomial(degree=3, *shape, seed=0, unit=1.0, centre=0.0):
+    return Polynomial(randn(degree + 1, *shape, seed=seed), unit, centre)
+
+
+# Coefficient arrays
+
+@SETTINGS
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9), st.integers(0, 2**16))
+def test_products_are_those_of_the_values_and_jets_are_their_beginnings(n, m, order, seed):
+    a, b = randn(n + 1, 2, 3, seed=seed), randn(m + 1, 2, 3, seed=seed + 1)
+    whole = Monomials().multiply(a, b)
+    close(Polynomial(whole)(ALPHAS), Polynomial(a)(ALPHAS) * Polynomial(b)(ALPHAS))
+    close(Monomials(1, order).multiply(a, b), whole[: order + 1])
+    matrices = Monomials().multiply(a, b, "ik,jk->ij")
+    close(Polynomial(matrices)(ALPHAS), torch.einsum("aik,ajk->aij", Polynomial(a)(ALPHAS), Polynomial(b)(ALPHAS)))
+    close(Monomials(1, order).multiply(a, b, "ik,jk->ij"), matrices[: order + 1])
+
+
+def test_large_products_are_summed_in_parts(monkeypatch):
+    a, b = randn(7, 2, 3), randn(9, 2, 3, seed=2)
+    whole = [_convolve_matrices(a, b, limit, _by_equation("ik,jk->ij")) for limit in (15, 4)]
+    monkeypatch.setattr("tensorlm.steering.monomials.CHUNK", 60)
+    for limit, expected in zip((15, 4), whole):
+        close(_convolve_matrices(a, b, limit, _by_equation("ik,jk->ij")), expected)
+
+
+@pytest.mark.parametrize("variables, order", [(2, 4), (3, 3)])
+def test_several_strengths_multiply_as_their_values_do(variables, order):
+    algebra = Monomials(variables, order)
+    a, b = randn(algebra.rows(order), 2, 2), randn(algebra.rows(1), 2, 2, seed=2)
+    exponents = torch.tensor(algebra.exponents)
+    points = 0.1 * randn(5, variables, seed=3)
+
+    def value(rows):
+        return torch.einsum("pm,mij->pij", points[:, None].pow(exponents[: len(rows)]).prod(-1), rows)
+
+    low = a[: algebra.rows(order - 1)]
+    close(value(algebra.multiply(low, b)), value(low) * value(b))
+    close(value(algebra.multiply(low, b, "ik,kj->ij")), value(low) @ value(b))
+    differ(value(algebra.multiply(a, b)), value(a) * value(b) + 1)
+    assert algebra.rows(order) == math.comb(order + variables, variables) == len(algebra.exponents)
+    assert sorted(algebra.exponents) == sorted(e for e in itertools.product(range(order + 1), repeat=variables) if sum(e) <= order)
+
+
+@pytest.mark.parametrize("arguments, message", [((0,), "variables must be"), ((1, -1), "order must be"),
+                                                ((2,), "order must be given for 2")])
+def test_impossible_monomials_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Monomials(*arguments)
+
+
+# Polynomials
+
+@SETTINGS
+@given(st.integers(0, 8), st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0.0, -1.5]), st.integers(0, 2**16))
+def test_values_near_and_far_are_those_of_the_plain_sum(degree, unit, centre, seed):
+    p = polynomial(degree, 2, seed=seed, unit=unit, centre=centre)
+    points = (ALPHAS - centre) / unit
+    close(p(ALPHAS), sum(c * points[:, None] ** k for k, c in enumerate(p.coefficients)))
+    close(p.rescaled(0.7)(ALPHAS), p(ALPHAS), scale=p.coefficients.abs().max() * 100**degree)
+    close(p.shifted(0.4)(ALPHAS), p(ALPHAS), scale=p(ALPHAS).abs().max())
+
+
+def test_far_values_do_not_overflow_before_they_must():
+    p = Polynomial(torch.tensor([1.0, 2.0], dtype=torch.float64).repeat(200))
+    values, growth = p.reduced(torch.tensor([1e3, -1e3], dtype=torch.float64))
+    near = 1e-3 + 1e-9  # of 2 t^399 + t^398 + 2 t^397 + ...
+    close(values, torch.tensor([near + 2 + 2e-6 + 2e-12, near - 2 - 2e-6 - 2e-12], dtype=torch.float64))
+    assert torch.isinf(growth).all() and torch.isfinite(p.reduced(ALPHAS)[0]).all()
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 5])
+def test_derivatives_are_those_of_autograd(order):
+    p = polynomial(4, 3, unit=2.0, centre=0.5)
+    alpha = torch.tensor(0.8, dtype=torch.float64)
+
+    def expected(a):
+        points = (a - 0.5) / 2.0
+        return sum(c * points**k for k, c in enumerate(p.coefficients))
+
+    for _ in range(order):
+        function = expected
+        expected = (lambda inner: lambda a: torch.func.jvp(inner, (a,), (torch.ones_like(a),))[1])(function)
+    close(p.derivative(order)(alpha), expected(alpha).expand(3) if order < 5 else torch.zeros(3, dtype=torch.float64))
+
+
+def test_jets_say_what_they_know():
+    p, q = polynomial(4, 2), polynomial(3, 2, seed=2)
+    jet = p.truncated(2)
+    assert not jet.exact and p.truncated(4).exact and (jet + q).degree == 2 and jet.times(q).degree == 2
+    close(jet.times(q).coefficients, p.times(q).coefficients[:3])
+    close((p + q)(ALPHAS), p(ALPHAS) + q(ALPHAS))
+    close(p.mapped(lambda rows: rows @ torch.ones(2, 1, dtype=torch.float64))(ALPHAS)[:, 0], p(ALPHAS).sum(1))
+    with pytest.raises(ValueError, match="holds only about its own centre"):
+        jet.shifted(1.0)
+    with pytest.raises(ValueError, match="same unit and centre"):
+        p + q.rescaled(2.0)
+
+
+def test_cancellation_is_the_factor_that_the_error_grows_by():
+    roots = torch.arange(1.0, 16.0, dtype=torch.float64)  # (a - 1)(a - 2)...(a - 15), after Wilkinson
+    p = Polynomial(torch.ones(1, dtype=torch.float64))
+    for root in roots:
+        p = p.times(Polynomial(torch.tensor([-float(root), 1.0], dtype=torch.float64)))
+    alphas = torch.tensor([0.5, 12.5], dtype=torch.float64)
+    truth = (alphas[:, None] - roots).prod(-1)
+    errors, expected = ((p(alphas) - truth) / truth).abs(), 2e-16 * p.cancellation(alphas)
+    assert errors[1] > 1e-9 and bool((errors < expected).all()) and expected[0] < 1e-13
+
+
+def test_bad_polynomials_are_refused():
+    with pytest.raises(TypeError, match="coefficients must be a float32 or float64 tensor, got torch.bfloat16"):
+        Polynomial(torch.ones(2).bfloat16())
+    for arguments in ((torch.ones(0, 2),), (torch.ones(2), 0.0), (torch.ones(2), 1.0, math.inf)):
+        with pytest.raises(ValueError):
+            Polynomial(*arguments)
+
+
+# Chebyshev series
+
+@SETTINGS
+@given(st.integers(0, 20), st.integers(0, 2**16))
+def test_degree_plus_one_nodes_are_enough_and_one_less_is_not(degree, seed):
+    p = polynomial(degree, 2, seed=seed)
+    series = ChebyshevSeries.of(p, -1.5, 2.0, degree)
+    points = torch.linspace(-1.5, 2.0, 37, dtype=torch.float64)
+    close(series(points), p(points), scale=p(points).abs().max())
+    close(series.derivative()(points), p.derivative()(points), scale=p(points).abs().max() * 100)
+    if degree:
+        differ(ChebyshevSeries.of(p, -1.5, 2.0, degree - 1)(points), p(points))
+
+
+def test_functions_are_resolved_in_as_many_pieces_as_they_need():
+    smooth, tail = resolve(lambda a: torch.stack([a.sin(), a.exp()], -1), -2.0, 2.0)
+    assert len(smooth.pieces) == 1 and tail < 1e-13
+    close(smooth(ALPHAS[2:-2]), torch.stack([ALPHAS[2:-2].sin(), ALPHAS[2:-2].exp()], -1))
+    close(smooth.derivative(2)(ALPHAS[2:-2])[:, 0], -ALPHAS[2:-2].sin(), scale=100)
+    kink, tail = resolve(lambda a: (a - 0.3).relu().square()[:, None] + 1, -2.0, 2.0)
+    assert len(kink.pieces) > 5 and 0 < tail < 1e-6
+    steep, _ = resolve(lambda a: (a**40 + 1)[:, None], -4.0, 4.0, degree=40)
+    values = torch.tensor([0.1, 1.0, 3.9], dtype=torch.float64)
+    assert float(((steep(values)[:, 0] - values**40 - 1) / (values**40 + 1)).abs().max()) < 1e-12
+    whole = ChebyshevSeries.of(lambda a: (a**40 + 1)[:, None], -4.0, 4.0, degree=40)
+    assert float((whole(values)[0, 0] - 1).abs()) > 1e-3  # one piece for all sizes loses the small ones
+
+
+def test_what_a_series_does_not_know_is_refused():
+    series = PiecewiseSeries((ChebyshevSeries(torch.ones(1, 1, dtype=torch.float64), -1.0, 1.0),))
+    with pytest.raises(ValueError, match=r"strengths must lie in the interval \(-1, 1\).*got -1 to 1.5"):
+        series(torch.tensor([-1.0, 1.5], dtype=torch.float64))
+    with pytest.raises(ValueError, match="not finite for some strengths"):
+        resolve(lambda a: 1 / (a - a), -1.0, 1.0)
+    close(nodes(2, 0.0, 2.0), torch.tensor([1 - 0.5**0.5, 1 + 0.5**0.5], dtype=torch.float64))
+
+
+# Roots
+
+def series_of(*roots, low=-2.0, high=2.0, extra=lambda a: 1.0):
+    return ChebyshevSeries.of(lambda a: math.prod((a - root) for root in roots) * extra(a), low, high, len(roots) + 2)
+
+
+@pytest.mark.parametrize("roots", [(), (0.5,), (-1.9, 0.3, 1.7), (0.5, 0.5 + 1e-5), (-2.5, 0.1)])
+def test_real_roots_in_the_interval_are_found(roots):
+    series = series_of(*roots, extra=lambda a: a**2 + 0.5) if roots else ChebyshevSeries.of(lambda a: a**2 + 0.5, -2.0, 2.0, 2)
+    found = sign_changes(series, torch.zeros_like, colleague_roots(series), -2.0, 2.0)
+    close(found, torch.tensor([root for root in roots if abs(root) < 2], dtype=torch.float64), scale=1)
+
+
+def test_a_root_that_only_touches_zero_is_no_change():
+    one, other = (Polynomial(torch.tensor(c, dtype=torch.float64)) for c in ([1.0, 0.0, 0.0, 1.0], [1.0625, -0.5625, 1.5]))
+    gap = ChebyshevSeries.of(lambda a: one(a) - other(a), -2.0, 2.0, 3)  # (a - 1/4)^2 (a - 1)
+    assert len(colleague_roots(gap)) == 3
+    close(sign_changes(one, other, colleague_roots(gap), -2.0, 2.0), torch.tensor([1.0], dtype=torch.float64))
+
+
+def test_changes_of_the_lead_are_those_of_a_dense_sweep():
+    p = polynomial(6, 40, seed=5)
+    curve, _ = resolve(p, -2.0, 2.0, degree=6)
+    found = lead_changes(curve, p)
+    sweep = torch.linspace(-2, 2, 40_001, dtype=torch.float64)
+    leaders = p(sweep).argmax(-1)
+    places = torch.nonzero(leaders[:-1] != leaders[1:])[:, 0]
+    assert len(found) >= 4 and [(t.before, t.after) for t in found] == [(int(leaders[i]), int(leaders[i + 1])) for i in places]
+    assert all(float(sweep[i]) <= t.strength <= float(sweep[i + 1]) for t, i in zip(found, places))
+    for point in found:
+        values = p(torch.tensor(point.strength, dtype=torch.float64))
+        assert abs(float(values[point.before] - values[point.after])) < 1e-12 * float(values.abs().max())
+
+
+def test_equal_values_have_no_lead_to_change():
+    p = Polynomial(torch.cat([polynomial(3, 1).coefficients.expand(4, 5), -1 - polynomial(3, 1).coefficients.abs()], dim=1)[:, :5])
+    assert lead_changes(resolve(p, -2.0, 2.0, degree=3)[0], p) == []

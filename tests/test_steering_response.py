@@ -1,0 +1,356 @@
+"""Responses against the running model: every configuration, degrees, derivatives, routes, tipping points, what is refused."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from steering_models import toy_model
+from tensor_cases import close, differ
+
+from tensorlm.data.toy_language import INDEX, PLURAL, SINGULAR
+from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.steering import Injection, Polynomial, Steerable, joint_response, propagate, steered_logits, steering_response
+from tensorlm.steering.chebyshev import ChebyshevSeries
+
+VOCAB, WIDTH, TIME = 9, 4, 5
+SIZES = dict(vocab_size=VOCAB, width=WIDTH, head_dim=2, context=4, mlp_hidden=3, norm="none")  # a context shorter than the prompt
+PROMPT = torch.tensor([3, 1, 4, 1, 5])
+ALPHAS = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)
+
+
+def random_model(seed=0, size=0.5, **options) -> TensorTransformer:
+    """Everything random, constants of norms too."""
+    model = TensorTransformer(ModelConfig(**SIZES | options)).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if name.split(".")[-1] not in ("fraction", "steps", "input_scale"):
+            value.data = size * torch.randn(value.shape, dtype=torch.float64, generator=generator)
+    model.set_anneal(1.0)
+    return model.requires_grad_(False)
+
+
+def vector(seed=1, width=WIDTH, size=0.5):
+    return size * torch.randn(width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def running(model, tokens, added, read=-1):
+    """The model's own parts in a plain loop, with added[layer] (time, width) put into the stream: logits (vocab,)."""
+    x = model.input_site(model.shift_in(model.embed(tokens[None])))
+    x = x + added.get(0, 0)
+    x0, first_values = x, None
+    for layer, block in enumerate(model.blocks):
+        x, values = block(x + added.get(layer, 0) if layer else x, x0, first_values)
+        first_values = values if layer == 0 else first_values
+    return model.unembed(x + added.get(len(model.blocks), 0))[0, read]
+
+
+def steered(model, s, layer, mask, read=-1, tokens=PROMPT):
+    return lambda alpha: running(model, tokens, {layer: alpha * mask[:, None] * s}, read)
+
+
+def relative(actual, expected):
+    return float(((actual - expected).abs().amax(-1) / expected.abs().amax(-1)).max())
+
+
+# Every configuration
+
+configurations = st.fixed_dictionaries(dict(
+    attention=st.sampled_from(["bilinear", "squared", "none"]),
+    mlp=st.sampled_from(["bilinear", "square", "product", "full", "symmetric", "none"]),
+    positions=st.sets(st.sampled_from(["rope", "decay", "toeplitz", "key_offset"])).map(lambda names: tuple(sorted(names))),
+    row_scale=st.sampled_from(["none", "sqrt", "mean"]), norm=st.sampled_from(["none", "anneal", "batch", "channel"]),
+    qk_norm=st.sampled_from(["none", "anneal", "batch"]), smear=st.sampled_from(["none", "learned"]),
+    head=st.sampled_from(["tied", "untied"]), head_norm=st.sampled_from(["same", "none"]), bigram=st.sampled_from(["none", "table"]),
+    value_residual=st.sampled_from(["none", "learned"]), shortcut=st.sampled_from(["none", "learned"]), layers=st.integers(1, 2)))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+@given(configurations, st.integers(0, 2), st.sets(st.integers(0, TIME - 1), min_size=1), st.integers(0, TIME - 1), st.integers(0, 2**16))
+def test_the_coefficients_are_those_of_the_running_model(options, layer, places, read, seed):
+    model, s = random_model(seed, **options), vector(seed)
+    layer = min(layer, model.config.layers)
+    mask = torch.tensor([float(place in places) for place in range(TIME)], dtype=torch.float64)
+    injection = Injection.make(Steerable.of(model), TIME, s, layer, sorted(places))
+    trajectory = propagate(model, PROMPT, injection, read, unit=1.5)
+    truth = torch.stack([steered(model, s, layer, mask, read)(alpha) for alpha in ALPHAS])
+    assert relative(Polynomial(trajectory.logits(), 1.5)(ALPHAS), truth) < 1e-10
+    assert relative(steered_logits(model, PROMPT, injection, ALPHAS, read), truth) < 1e-12
+    assert len(trajectory.logits()) == trajectory.final.degree + 1
+
+
+@pytest.mark.parametrize("options, layer, positions, read, degree", [
+    (dict(layers=2), 0, "all", -1, 100), (dict(layers=2), 1, "all", -1, 10), (dict(layers=2), 1, 2, -1, 6), (dict(layers=2), 1, 4, -1, 10),
+    (dict(layers=2), 1, 4, 3, 0), (dict(layers=2), 2, "all", -1, 1), (dict(layers=2), [0, 2], "all", -1, 100),
+    (dict(layers=1, mlp="none"), 0, -1, -1, 5), (dict(layers=1, mlp="none"), 0, 0, -1, 3),
+    (dict(layers=1, mlp="product"), 0, "all", -1, 15),
+    (dict(layers=4, attention="none"), 0, "all", -1, 16), (dict(layers=3, attention="none"), 0, 2, -1, 0),
+    (dict(layers=1, mlp="none", positions=("key_offset", "decay")), 0, 3, -1, 3)])
+def test_degrees_are_exact(options, layer, positions, read, degree):
+    options = dict(positions=("decay",)) | options
+    response = steering_response(random_model(**options), PROMPT, vector(), layer, positions, read, interval=(-1.5, 1.5))
+    assert response.degree == degree and response.exact and response.error < 1e-10
+    if 0 < degree <= 16:  # one degree less is not enough
+        fitted = ChebyshevSeries.of(response.logits, -60.0, 60.0, degree - 1)
+        assert relative(fitted(40 * ALPHAS), response.logits(40 * ALPHAS)) > 1e-6
+
+
+# Derivatives and jets
+
+@pytest.mark.parametrize("options, layer", [(dict(layers=2), 1), (dict(layers=2, attention="squared", mlp="product"), 0),
+                                            (dict(layers=2, norm="rms", attention="none"), 0), (dict(layers=1, attention="softmax"), 0)])
+def test_derivatives_are_those_of_nested_jvps(options, layer):
+    model, s = random_model(size=0.4, **options), vector()
+    response = steering_response(model, PROMPT, s, layer, [1, 4], interval=(-1, 1))
+    function = steered(response.steerable.model, s, layer, torch.tensor([0.0, 1, 0, 0, 1], dtype=torch.float64))
+    alpha = torch.tensor(0.3, dtype=torch.float64)
+    for order in range(4):
+        expected = function(alpha)
+        accuracy = 1e-10 if response.exact else 1e-10 * 100**order
+        assert relative(response.derivative(0.3, order), expected) < accuracy
+        function = (lambda inner: lambda a: torch.func.jvp(inner, (a,), (torch.ones_like(a),))[1])(function)
+
+
+def test_a_jet_is_the_beginning_of_the_whole_and_says_that_it_is_cut():
+    model, s = random_model(layers=2, size=0.3), vector()
+    whole = steering_response(model, PROMPT, s, 0, interval=(-0.5, 0.5), route="monomials")
+    errors = []
+    for order in (0, 2, 8):
+        jet = steering_response(model, PROMPT, s, 0, interval=(-0.5, 0.5), order=order)
+        close(jet.curve.polynomial.coefficients, whole.curve.polynomial.coefficients[: order + 1])
+        assert not jet.exact and jet.degree == 100 and f"terms up to order {order} of a polynomial of degree 100" in jet.report()
+        errors.append(jet.error)
+    assert errors[0] > errors[1] > errors[2] > 100 * whole.error
+    moved = steering_response(model, PROMPT, s, 0, interval=(0.2, 0.6), order=2, centre=0.4)
+    close(moved.logits(0.4), whole.logits(0.4))
+    close(moved.derivative(0.4, 2), whole.derivative(0.4, 2))
+    assert steering_response(model, PROMPT, s, 1, order=10).exact
+
+
+def test_deep_models_are_resolved_without_all_their_coefficients():
+    model = random_model(layers=4, size=0.3)
+    response = steering_response(model, PROMPT, vector(), 0, interval=(-1, 1))
+    assert response.route == "chebyshev" and response.degree == 10_000 and not response.exact and response.error < 1e-11
+    assert "Degree 10,000 is above 128" in response.report()
+    jet = steering_response(model, PROMPT, vector(), 0, interval=(-0.1, 0.1), order=4)
+    assert 1e-15 < jet.error < 1e-3
+
+
+# Routes
+
+def test_cancelling_terms_are_seen_and_the_chebyshev_basis_repairs_them():
+    model = random_model(layers=2, mlp_hidden=6)
+    rows = model.shift_in(model.embed(PROMPT[:1].repeat(1, 5)))[0]
+    s = -rows[-1] / 3.3 + 0.05 * vector()  # at strength 3 little is left of the input rows
+    ask = dict(tokens=PROMPT[:1].repeat(5), vector=s, layer=0, interval=(-3, 3.3))
+    powers, chosen = steering_response(model, **ask, route="monomials"), steering_response(model, **ask)
+    assert powers.degree == chosen.degree == 100 and powers.error_at(0.02) < 1e-10
+    assert powers.error > 1e-6 and powers.curve.cancellation(torch.tensor([3.3], dtype=torch.float64)) > 1e9
+    assert chosen.route == "chebyshev" and chosen.exact and chosen.error < 1e-10 and "terms would cancel" in chosen.report()
+    with pytest.raises(ValueError, match="strengths must lie in the interval"):
+        chosen.logits(3.4)
+
+
+@pytest.mark.parametrize("options, degrees", [(dict(layers=2), (9, 18)), (dict(layers=2, head_norm="none", mlp="square"), (9, 8)),
+                                              (dict(layers=1, mlp="none"), (1, 2))])
+def test_normed_models_without_attention_are_ratios(options, degrees):
+    model = random_model(norm="rms", attention="none", smear="none", **options)
+    response = steering_response(model, PROMPT, vector(), 0, interval=(-2, 2))
+    assert (response.route, response.degree, response.exact) == ("ratio", degrees, True)
+    function = steered(model, vector(), 0, torch.ones(5, dtype=torch.float64))
+    assert relative(response.logits(ALPHAS), torch.stack([function(alpha) for alpha in ALPHAS])) < 1e-10
+    assert response.polynomial_fit_error(degrees[0]) > 1e-6  # no polynomial of that degree
+    assert torch.isfinite(response.logits(1e6)).all() and not torch.isfinite(response.logits(1e6) - response.logits(1e6) * torch.inf).all()
+
+
+def test_a_norm_before_attention_is_no_ratio_and_one_before_the_head_is():
+    model = random_model(norm="rms", layers=1)
+    below, above = (steering_response(model, PROMPT, vector(), layer, interval=(-1, 1)) for layer in (0, 1))
+    assert (below.route, below.exact, below.degree) == ("sweep", False, None) and below.error < 1e-10
+    assert (above.route, above.exact, above.degree) == ("ratio", True, (1, 2)) and above.error < 1e-10
+    assert "norm='rms' divides" in below.report() and "says nothing from the weights" in below.report()
+
+
+def test_ordinary_models_are_swept_and_say_so():
+    model = random_model(norm="rms", attention="softmax", mlp="relu2", layers=2)
+    response = steering_response(model, PROMPT, vector(), 0, interval=(-1, 1))
+    assert response.route == "sweep" and not response.exact and response.error < 1e-8
+    errors = [response.polynomial_fit_error(degree) for degree in (2, 10, 40)]
+    assert errors[0] > errors[1] > errors[2] > 1e-7
+    same = steering_response(random_model(layers=1), PROMPT, vector(), 0, interval=(-1, 1))
+    assert same.polynomial_fit_error(9) > 1e-13 > same.polynomial_fit_error(10)
+    assert steering_response(random_model(layers=1), PROMPT, vector(), 0, 2, read=1).polynomial_fit_error(0) == 0.0
+    assert steering_response(random_model(layers=1), PROMPT, vector(), 0, interval=(-1, 1), route="sweep").error < 1e-11
+
+
+# On the released model
+
+def toy_response(subject=8, layer=1, positions=8, **options):
+    """The plural direction put on "cat" in a sentence; read at `subject`."""
+    words = "<doc> farm the dogs are big . the cat near".split()
+    tokens = torch.tensor([INDEX[word] for word in words])
+    rows = toy_model().embed(torch.arange(len(INDEX))[None])[0]
+    s = rows[[INDEX[word] for word in PLURAL]].mean(0) - rows[[INDEX[word] for word in SINGULAR]].mean(0)
+    return steering_response(toy_model(), tokens, s, layer, positions, read=subject, **options)
+
+
+@pytest.mark.parametrize("subject, layer, degree", [(8, 1, 10), (9, 1, 6), (8, 0, 100), (9, 0, 84)])
+def test_the_toy_model_is_predicted_at_every_strength(subject, layer, degree):
+    response = toy_response(subject, layer)
+    assert response.degree == degree and response.exact and response.error < 1e-10
+    close(response.log_probabilities(0.7).exp().sum(), 1.0)
+    assert response.logits([0.0, 1.0]).shape == (2, 54) and response.logits(0.5).shape == (54,)
+    change = response.logits(0.01) - response.logits(0.0)
+    close(response.direction(0.01), change / change.norm())
+    assert float((response.direction(1e-5) - response.direction(0.0)).norm()) < 1e-2
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_tipping_points_are_those_of_a_bisection_of_the_running_model(layer):
+    response = toy_response(layer=layer)
+    a, b = INDEX["is"], INDEX["are"]
+    points = response.tipping_points(a, b)
+    assert len(points) >= 2 and {(p.before, p.after) for p in points} == {(a, b), (b, a)}
+
+    def gap(alpha):
+        logits = steered_logits(response.steerable, response.tokens, response.injection, [alpha], response.read)[0]
+        return float(logits[a] - logits[b])
+
+    for point in points:
+        low, high = point.strength - 0.05, point.strength + 0.05
+        assert (gap(low) > 0) == (point.before == a) != (gap(high) > 0)
+        while high - low > 1e-10:
+            middle = (low + high) / 2
+            low, high = (middle, high) if (gap(middle) > 0) == (gap(low) > 0) else (low, middle)
+        assert abs(point.strength - low) < 1e-8
+
+
+def test_changes_of_the_most_likely_word_are_those_of_a_dense_sweep():
+    response = toy_response()
+    sweep = torch.linspace(-4, 4, 4001, dtype=torch.float64)
+    leaders = steered_logits(response.steerable, response.tokens, response.injection, sweep, response.read).argmax(-1)
+    places = torch.nonzero(leaders[:-1] != leaders[1:])[:, 0]
+    points = response.tipping_points()
+    assert len(points) >= 2 and [(p.before, p.after) for p in points] == [(int(leaders[i]), int(leaders[i + 1])) for i in places]
+    assert all(float(sweep[i]) <= p.strength <= float(sweep[i + 1]) for p, i in zip(points, places))
+    near = INDEX["near"]
+    assert response.tipping_points(near) == tuple(p for p in points if near in p[1:])
+
+
+def test_the_page_gets_what_it_needs():
+    keep = [INDEX["is"], INDEX["are"]]
+    for response in (toy_response(), toy_response(layer=0, route="chebyshev", interval=(-1, 1))):
+        data = json.loads(json.dumps(response.as_json(keep)))
+        alpha = 0.37
+        if data["basis"] == "monomials":
+            logits = [sum(c * (alpha / data["unit"]) ** k for k, c in enumerate(row)) for row in data["coefficients"]]
+        else:
+            logits = _pieces(data["pieces"], alpha)
+        (rest,) = _pieces(data["rest"], alpha)
+        expected = response.log_probabilities(alpha)[keep]
+        found = torch.tensor(logits, dtype=torch.float64)
+        close(found - torch.cat([found, found.new_tensor([rest])]).logsumexp(0), expected, scale=30)  # 12 digits of coefficients
+        assert data["tokens"] == keep and data["exact"] and data["error"] < 1e-10 and len(json.dumps(data)) < 30_000
+    assert "rest" not in toy_response().as_json() and len(toy_response().as_json()["coefficients"]) == 54
+
+
+def _pieces(pieces, alpha):
+    piece = next(piece for piece in pieces if piece["low"] <= alpha <= piece["high"])
+    rows = torch.tensor(piece["coefficients"], dtype=torch.float64).mT
+    return ChebyshevSeries(rows, piece["low"], piece["high"])(torch.tensor(alpha, dtype=torch.float64)).tolist()
+
+
+# Several vectors
+
+def test_two_vectors_at_once_and_their_interaction():
+    model, first, second = random_model(layers=2), vector(1), vector(2)
+    both = torch.stack([first, second])
+    pair = joint_response(model, PROMPT, both, 1, order=10)
+    assert pair.exact and pair.degree == 10 and pair.error < 1e-10 and len(pair.coefficients) == 66
+    jet = joint_response(model, PROMPT, both, [1, 2], (3, "all"), order=3, reach=0.3)
+    assert not jet.exact and jet.degree == 6 and 1e-10 < jet.error < 1e-3 and "cut off above total degree 3" in jet.report()
+    mask = torch.ones(5, dtype=torch.float64)
+
+    def function(a, b):
+        return running(model, PROMPT, {1: mask[:, None] * (a * first + b * second)})
+
+    close(pair.logits([0.3, -0.2]), function(0.3, -0.2))
+    zero, one = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    mixed = torch.func.jvp(lambda b: torch.func.jvp(lambda a: function(a, b), (zero,), (one,))[1], (zero,), (one,))[1]
+    close(pair.coefficient(1, 1), mixed)
+    alone = steering_response(model, PROMPT, first, 1)
+    close(pair.logits([[0.7, 0.0]]), alone.logits([0.7]))
+    differ(pair.logits([0.7, 0.7]), alone.logits(0.7) + steering_response(model, PROMPT, second, 1).logits(0.7) - alone.logits(0.0))
+
+
+def test_three_vectors_at_several_layers():
+    model, vectors = random_model(layers=2, value_residual="learned"), torch.stack([vector(seed) for seed in (1, 2, 3)])
+    joint = joint_response(model, PROMPT, vectors, [0, 1, 2], (1, [2, 3], "all"), order=4, reach=0.05)
+    assert len(joint.coefficients) == 35 and joint.degree == 84 and joint.error < 1e-4
+    assert joint_response(model, PROMPT, vectors, [0, 1, 2], (1, [2, 3], "all"), order=2, reach=0.05).error > 3 * joint.error
+    close(joint.coefficient(0, 0, 1), Steerable.of(model).model.unembed(vectors[2]))
+    close(joint.coefficient(0, 0, 2), torch.zeros(VOCAB, dtype=torch.float64))
+    with pytest.raises(ValueError, match="powers must be 3 whole numbers"):
+        joint.coefficient(1, 1)
+    with pytest.raises(ValueError, match=r"order 12 in 3 strengths has 455|monomials, more than"):
+        joint_response(model, PROMPT, vectors, 0, order=13)
+
+
+# What does not fit
+
+@pytest.mark.parametrize("change, error, message", [
+    (dict(vector=torch.ones(3)), ValueError, r"vector must have shape \(4,\)"),
+    (dict(vector=torch.tensor([1.0, float("nan"), 0, 0])), ValueError, "vector must be finite"),
+    (dict(vector=torch.ones(4).bfloat16()), TypeError, "vector must be torch.float32 or torch.float64, got torch.bfloat16"),
+    (dict(vector=torch.ones(3, 4), layer=[0, 1]), ValueError, "a row for each of the 2 layers"),
+    (dict(layer=3), ValueError, "layer must be from 0 to 2"), (dict(layer=-1), ValueError, "layer must be from 0 to 2"),
+    (dict(layer=[1, 1]), ValueError, "several distinct ones"), (dict(layer=[]), ValueError, "layer must be"),
+    (dict(layer=1.0), ValueError, "layer must be a whole number"), (dict(layer=True), TypeError, "layer must be a whole number"),
+    (dict(positions=5), ValueError, "positions must lie in -5 .. 4"), (dict(positions=[]), ValueError, "positions must"),
+    (dict(positions=torch.ones(4, dtype=torch.bool)), ValueError, r"mask of shape \(5,\)"),
+    (dict(positions="last"), TypeError, "positions must be 'all'"), (dict(read=5), ValueError, "read must be a position in -5 .. 4"),
+    (dict(tokens=torch.zeros(0, dtype=torch.long)), ValueError, "tokens must be whole numbers"),
+    (dict(tokens=torch.zeros(2, 3, dtype=torch.long)), ValueError, "tokens must be one prompt"),
+    (dict(interval=(1, 1)), ValueError, "interval must have low < high"),
+    (dict(interval=(0, float("inf"))), ValueError, "two finite strengths"),
+    (dict(order=-1), ValueError, "order must be a whole number"), (dict(order=2, route="chebyshev"), ValueError, "asks for a jet"),
+    (dict(route="fft"), ValueError, "route must be one of"), (dict(route="ratio"), ValueError, "norm='none' needs no ratio")])
+def test_what_does_not_fit_is_refused_by_name(change, error, message):
+    with pytest.raises(error, match=message):
+        steering_response(random_model(), **dict(tokens=PROMPT, vector=vector(), layer=1) | change)
+
+
+def test_models_that_do_not_fit_are_refused():
+    half, unfinished = random_model().to(torch.float16), random_model(norm="anneal")
+    with pytest.raises(TypeError, match="weights of model must be torch.float32 or torch.float64, got torch.float16"):
+        steering_response(half, PROMPT, vector(), 0)
+    unfinished.set_anneal(0.6)
+    with pytest.raises(ValueError, match="still 40% per-token norms"):
+        steering_response(unfinished, PROMPT, vector(), 0)
+    assert steering_response(unfinished, PROMPT, vector(), 0, route="sweep", interval=(-1, 1)).error < 1e-8
+    with pytest.raises(ValueError, match="order=2 needs a polynomial, but softmax attention"):
+        steering_response(random_model(attention="softmax"), PROMPT, vector(), 0, order=2)
+    for options in (dict(norm="rms"), dict(qk_norm="joint"), dict(mlp="gelu")):
+        steerable = Steerable.of(random_model(**options))
+        with pytest.raises(ValueError, match="model must be a polynomial from layer 0 on, but"):
+            propagate(steerable, PROMPT, Injection.make(steerable, 5, vector(), 0))
+    broken = random_model()
+    broken.embedding[0, 0] = torch.inf
+    with pytest.raises(ValueError, match="embedding of model must be finite"):
+        steering_response(broken, PROMPT, vector(), 0)
+    with pytest.raises(ValueError, match="choose a smaller interval"):
+        steering_response(random_model(layers=4), PROMPT, 100 * vector(), 0, interval=(-1, 1))
+
+
+def test_questions_that_do_not_fit_are_refused():
+    response = steering_response(random_model(), PROMPT, vector(), 1)
+    for tokens in ((9,), (-1,), (True,), (0, 9), (2, 2), (None, 3)):
+        with pytest.raises(ValueError, match="token"):
+            response.tipping_points(*tokens)
+    with pytest.raises(ValueError, match=r"strengths must be a number or \(n,\)"):
+        response.logits(torch.ones(2, 2))
+    with pytest.raises(ValueError, match="strengths must be finite"):
+        response.logits(float("nan"))
+    with pytest.raises(ValueError, match="order must be"):
+        response.derivative(0.0, -1)

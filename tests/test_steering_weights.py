@@ -1,0 +1,213 @@
+"""What the weights alone say of a vector, against dense tensors and against the running model; and what they cannot say."""
+
+import pytest
+import torch
+from steering_models import TIME, VOCAB, WIDTH, model, tokens, toy_model, vector
+from tensor_cases import close, differ
+
+from tensorlm.data.toy_language import INDEX, PLURAL, SINGULAR, WORDS
+from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.steering.context import what_context_adds
+from tensorlm.steering.opened import layer_tensor, opened, position_mask
+from tensorlm.steering.runs import Part, coefficients, compare
+from tensorlm.steering.scores import score_table
+from tensorlm.steering.vectors import embedding_difference, unembedding_difference
+from tensorlm.steering.weights import self_table, weights_alone
+from tensorlm.steering.writers import output_matrices, smear_factor, token_rows, writers
+
+
+@pytest.mark.parametrize("variant", ["plain", "full tensor", "square mlp"])
+def test_self_and_cross_terms_are_those_of_the_dense_symmetric_tensor(variant):
+    report, s = weights_alone(model(variant), vector(), layer=1), vector()
+    S = layer_tensor(model(variant), 1).symmetric()
+    close(report.self_term, torch.einsum("oij,i,j->o", S, s, s))
+    close(report.map, 2 * torch.einsum("oij,i->oj", S, s))
+    close(report.token_cross, 2 * torch.einsum("oij,i,tj->to", S, s, report.rows))
+    differ(report.token_cross, 2 * torch.einsum("oij,i,tj->to", layer_tensor(model(variant), 1).dense(), s, report.rows)) \
+        if variant == "plain" else None
+
+
+def test_the_table_of_tokens_predicts_the_running_model_for_every_token():
+    """In block 0 without attention the stream is the row itself, so nothing is left to know but the token."""
+    made, s, a = model("no attention"), vector(), -1.7
+    report = weights_alone(made, s, layer=0)
+    pair = compare(made, torch.arange(VOCAB)[:, None], s, layer=0, alpha=a)
+    predicted = a * report.token_cross + a**2 * report.self_term
+    close(predicted, (pair.steered.blocks[0].mlp - pair.base.blocks[0].mlp)[:, 0])
+    above = compare(made, torch.arange(VOCAB)[:, None], s, layer=1, alpha=a)  # there a layer has written, which no table of rows knows
+    report = weights_alone(made, s, layer=1)
+    differ(a * report.token_cross + a**2 * report.self_term, (above.steered.blocks[1].mlp - above.base.blocks[1].mlp)[:, 0])
+
+
+def test_directions_that_layers_write_complete_the_cross_term():
+    """A single token, two blocks without attention: stream = row + D c, so the cross term is that of the row and c times that of D."""
+    made, s = model("no attention"), vector()
+    report, (writer,) = weights_alone(made, s, layer=1), writers(made, 1)
+    x = report.rows[2]
+    cp = layer_tensor(made, 0)
+    sizes = torch.linalg.vector_norm(cp.L, dim=1) * torch.linalg.vector_norm(cp.R, dim=1)
+    c = (cp.L @ x) * (cp.R @ x) / sizes
+    assert str(writer.part) == "mlp 0" and writer.names[4] == "unit 4"
+    close(report.token_cross[2] + c @ report.writer_cross(writer), 2 * layer_tensor(made, 1).polar(s, x + cp(x)))
+
+
+def test_directions_do_not_depend_on_the_gauge():
+    sizes = dict(vocab_size=5, width=4, head_dim=2, layers=1, mlp_hidden=3)
+    made = TensorTransformer(ModelConfig(**sizes, norm="none", output_init="normal")).double()
+    before = writers(_with_second_block(made), 1)
+    changed = _with_second_block(made)
+    with torch.no_grad():
+        mlp, attention = changed.blocks[0].mlp, changed.blocks[0].attention
+        mlp.L[1] *= 4.0
+        mlp.D[:, 1] /= 4.0
+        mix = torch.tensor([[2.0, 1.0], [0.5, 1.0]], dtype=torch.float64)
+        attention.v[:2] = mix @ attention.v[:2]
+        attention.o[:, :2] = attention.o[:, :2] @ torch.linalg.inv(mix)
+    after = writers(changed, 1)
+    for one, other in zip(before, after):
+        close(one.directions, other.directions)
+    differ(made.blocks[0].mlp.D.detach(), changed.blocks[0].mlp.D.detach())
+
+
+def _with_second_block(first: TensorTransformer) -> TensorTransformer:
+    config = ModelConfig(**{**first.config.to_dict(), "layers": 2})
+    made = TensorTransformer(config, seed=5).double()
+    made.load_state_dict(first.state_dict(), strict=False)
+    return made
+
+
+def test_rows_are_what_arrives_at_the_mlp():
+    made = model("full")
+    pair = compare(made, torch.arange(VOCAB)[:, None], vector(), layer=1)
+    embedding = coefficients(made, 1, middle=True)[Part("embedding")]
+    assert embedding != 1.0  # shortcuts change the factor
+    close(token_rows(made, 1), embedding * pair.base.x0[:, 0])
+    two = compare(made, torch.tensor([[3, 1]]), vector(), layer=1)
+    close(two.base.x0[0, 1] - pair.base.x0[1, 0], smear_factor(made) * pair.base.x0[3, 0])
+    bigrams = model("squared")
+    close(token_rows(bigrams, 0, previous=3)[1], bigrams.embed(torch.tensor([[3, 1]]))[0, 1])
+    differ(token_rows(bigrams, 0)[1], token_rows(bigrams, 0, previous=3)[1])
+
+
+def test_the_vector_arrives_through_the_shortcut():
+    made, s = model("full"), vector()
+    keep = made.blocks[1].shortcut[0]
+    close(weights_alone(made, s, 1).vector, keep * s)
+
+
+def test_a_head_moves_what_its_matrices_say():
+    """One token that looks at itself only: attention adds P o v x, head by head."""
+    made = model("plain")
+    pair = compare(made, torch.tensor([[4]]), vector(), layer=0)
+    block = pair.base.blocks[1]
+    moved = torch.einsum("h,hij,j->i", block.pattern[0, :, 0, 0], output_matrices(made, 1), block.stream[0, 0])
+    close(moved, block.attention[0, 0])
+
+
+def test_spectrum_and_expectation():
+    report = weights_alone(model("plain"), vector(), layer=1)
+    spectrum, probabilities = report.spectrum(), torch.softmax(vector(5, VOCAB), 0)
+    close((spectrum.outputs.mT * spectrum.values) @ spectrum.inputs, report.map)
+    close(spectrum.eigenvalues.sum().real, report.map.trace())
+    assert spectrum.rank(1.0) == WIDTH and spectrum.rank(1e-9) == 1
+    expected, readout = report.expected(probabilities), vector(6)
+    close(expected.mean, probabilities @ report.token_cross)
+    mean, spread = expected.along(readout)
+    pushes = report.token_cross @ readout
+    close(probabilities @ pushes, mean)
+    close(probabilities @ (pushes - mean).square(), spread**2)
+
+
+def test_tables_rank_and_name():
+    report, readout = weights_alone(model("plain"), vector(), layer=1), vector(6)
+    table = report.tokens_table("abcdefg", count=3, readout=readout)
+    pushes = report.token_cross @ readout
+    assert table.column("token")[0] == "abcdefg"[int(pushes.abs().argmax())]
+    assert [abs(push) for push in table.column("push")] == sorted(pushes.abs().tolist(), reverse=True)[:3]
+    best = report.logits(report.token_cross[int(pushes.abs().argmax())]).argmax()
+    assert table[0][2].startswith("abcdefg"[int(best)]) and table.markdown().count("\n") == 4
+    assert len(report.writers_table(count=4)) == 4 and "token" in str(self_table(report))
+
+
+def test_scores_are_what_the_vector_adds_to_them():
+    for variant in ("full", "squared", "plain"):
+        made, text, s = model(variant), tokens(), vector()
+        pair = compare(made, text, s, layer=0, positions=1)
+        table = score_table(made, s, 0, distance=2)
+        for branch in range(2 if variant != "squared" else 1):
+            changed = pair.steered.blocks[0].keys[branch] - pair.base.blocks[0].keys[branch]
+            scores = (pair.base.blocks[0].queries[branch] @ changed.mT)[:, :, 3]
+            rows = pair.base.x0[:, 3]
+            plain = token_rows(made)[text[:, 3]]
+            if torch.allclose(rows, plain):  # no smear, no bigram row
+                close(scores[:, :, 1], table["key"][branch][:, text[:, 3]].mT)
+            if variant == "squared":
+                assert scores[:, :, 2].abs().max() > 0.01  # key_offset: the position after carries the other half
+            if variant == "plain":
+                assert scores[:, :, 2].abs().max() == 0 and list(table) == ["key"]
+
+
+def test_rotary_scores_of_the_key_after_depend_on_the_distance():
+    near, far = (score_table(model("full"), vector(), 0, distance=n)["key after"] for n in (1, 3))
+    differ(near, far)
+    close(*(score_table(model("squared"), vector(), 0, distance=n)["key after"] for n in (1, 3)))
+
+
+def test_what_the_weights_cannot_say():
+    made, text = model("plain"), tokens(6, seed=1)
+    text[0, -1] = text[3, -1] = 2
+    account = what_context_adds(made, text, vector(), 1, vector(7), alpha=0.8)
+    close(account.self_term + account.token + account.context, account.effect)
+    first, second = account.witness()
+    close(account.token[first], account.token[second])
+    differ(account.effect[first], account.effect[second])
+    token, context = account.variance_shares()
+    assert token + context == pytest.approx(1, abs=1e-10) and account.explained() < 1
+    assert what_context_adds(model("no attention"), text, vector(), 0, vector(7)).explained() == pytest.approx(1, abs=1e-10)
+    with pytest.raises(ValueError, match="no two texts"):
+        what_context_adds(made, torch.tensor([[1, 2], [2, 1]]), vector(), 1, vector(7)).witness()
+
+
+def test_the_toy_model_gates_the_number_by_a_noun():
+    """Released model: the nouns are the tokens at which "plural" pushes the verb hardest towards "are"."""
+    made = toy_model()
+    nouns = [[INDEX[word] for word in words] for words in (SINGULAR, PLURAL)]
+    report = weights_alone(made, embedding_difference(made, *nouns), layer=1)
+    towards_are = unembedding_difference(made, INDEX["is"], INDEX["are"])
+    ranked = sorted(zip((report.token_cross @ towards_are).tolist(), WORDS), reverse=True)
+    assert {word for _, word in ranked[:12]} == set(SINGULAR + PLURAL)
+    assert ranked[11][0] > 8 > 7 > ranked[12][0]
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(norm="rms"), "norm='rms'"), (dict(attention="softmax"), "softmax attention"), (dict(mlp="relu2"), "relu2 MLP is no polynomial"),
+    (dict(norm="anneal"), "still 100% a per-token norm")])
+def test_models_that_are_no_polynomial_are_refused_by_part(change, message):
+    made = TensorTransformer(ModelConfig(**{"norm": "none", "width": 4, "head_dim": 2, **change}))
+    with pytest.raises(ValueError, match=message) as error:
+        weights_alone(made, vector(), 0)
+    assert "sweeps over strengths" in str(error.value)
+
+
+def test_bad_input_is_refused():
+    made = model("plain")
+    for bad, kind, message in [((torch.ones(3), 0), ValueError, r"vector must have shape \(4,\)"),
+                               ((vector(), 2), ValueError, "from 0 to 1"),
+                               ((torch.full((4,), float("nan")), 0), ValueError, "must be finite"),
+                               ((vector(), 0.5), TypeError, "whole"),
+                               (([1.0] * 4, 0), TypeError, "vector must be a Tensor")]:
+        with pytest.raises(kind, match=message):
+            weights_alone(made, *bad)
+    with pytest.raises(ValueError, match="degree 2"):
+        weights_alone(model("no mlp"), vector(), 0)
+    with pytest.raises(TypeError, match="bfloat16"):
+        opened(TensorTransformer(ModelConfig(norm="none")).bfloat16())
+    with pytest.raises(TypeError, match="TensorTransformer"):
+        opened(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="sum 1"):
+        weights_alone(made, vector(), 0).expected(torch.ones(VOCAB))
+    with pytest.raises(ValueError, match="previous must be"):
+        token_rows(made, 0, previous=VOCAB)
+    for positions, kind in [(TIME, ValueError), ([], ValueError), ("first", TypeError), (torch.ones(2, dtype=torch.bool), ValueError)]:
+        with pytest.raises(kind, match="positions must"):
+            position_mask(positions, TIME)

@@ -5,8 +5,9 @@
 
 float64, one thread, both sides in one process and interleaved; medians and quartiles of CPU time. Both sides start from the
 same float64 model and one prompt. Ours is a whole call (coefficients, the choice of a form, and the values), or coefficients
-and values alone. The sweep evaluates the running model at all strengths in batches, of the size that is the fastest of four; blocks below the
-steered one run once. `difference` is the largest error of a logit, relative to the largest logit at that strength.
+and values alone. The sweep evaluates the running model at all strengths in batches, of the size that is the fastest of
+four; blocks below the steered one run once. `difference` is the largest error of a logit, relative to the largest logit at
+that strength; of tipping points, the largest distance in strength.
 
 `--growth` times all coefficients, jets of order 8 and as many runs as the degree needs, for more and more layers.
 """

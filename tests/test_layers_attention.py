@@ -1,5 +1,6 @@
 """Attention and positions: formulas, causality, degree, masks, rotation, errors."""
 
+import copy
 import functools
 
 import pytest
@@ -156,3 +157,10 @@ def test_constants_cached_in_inference_mode_can_be_trained_with():
         layer(x)
     layer(x)[0].sum().backward()
     assert layer.positions.toeplitz.grad is not None
+
+
+def test_a_layer_first_called_inside_a_derivative_can_be_copied():
+    layer = Attention("bilinear", width=8, head_dim=4, context=8).requires_grad_(False)
+    x = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.func.jvp(lambda t: layer(x + t)[0], (torch.zeros(()),), (torch.ones(()),))
+    assert torch.equal(copy.deepcopy(layer)(x)[0], layer(x)[0])

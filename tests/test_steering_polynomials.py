@@ -11,7 +11,7 @@ from tensor_cases import SETTINGS, close, differ, randn
 
 from tensorlm.steering import ChebyshevSeries, Monomials, PiecewiseSeries, Polynomial
 from tensorlm.steering.chebyshev import nodes, resolve
-from tensorlm.steering.monomials import _convolve_matrices, _by_equation
+from tensorlm.steering.monomials import _by_equation, _convolve_matrices
 from tensorlm.steering.roots import colleague_roots, lead_changes, sign_changes
 
 ALPHAS = torch.linspace(-3, 3, 13, dtype=torch.float64)

@@ -81,6 +81,10 @@ class Positions(nn.Module):
         table = F.pad(self.toeplitz, (0, max(0, count - self.context)))
         return skew(table[:, :count] + plus, 0, count)
 
+    def __getstate__(self):
+        """For copies: without the constants kept, which are made again (and cannot be copied if made inside `torch.func`)."""
+        return {**self.__dict__, "_constants": {}}
+
     def rotate(self, x: Tensor, start: int = 0) -> Tensor:
         """Rotate pairs of features of x (..., time, head_dim) by their position (no-op without rope)."""
         if "rope" not in self.features:

@@ -88,10 +88,9 @@ PRICE_CHARS = Experiment(
 )
 
 PRICE_CHARS_LONG = Experiment(
-    name="price_chars_long", question="And in a run five times as long, without the table of pairs, and without annealing?",
+    name="price_chars_long", question="And in a run five times as long, and without the table of pairs?",
     arms=(*PRICED, Arm(f"{NORMED}, no pairs", dict(bigram="none"), size="free"),
-          Arm(f"{POLYNOMIAL}, no pairs", dict(norm="anneal", bigram="none"), size="free"),
-          Arm("constant afterwards", dict(norm="anneal"), dict(anneal=AFTERWARDS))),
+          Arm(f"{POLYNOMIAL}, no pairs", dict(norm="anneal", bigram="none"), size="free")),
     train=LONG, **ALL_TAILS, **CHARS,
 )
 

@@ -162,7 +162,7 @@ def joint_norm(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     where two separate norms leave square roots; its size is at most head_dim^2, by Cauchy and Schwarz and |q1| |q2| <= N.
 
     >>> q, p = joint_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0]))
-    >>> float((q**2).sum() + (p**2).sum())
+    >>> round(float((q**2).sum() + (p**2).sum()), 5)        # features of both branches: a mean square of one
     4.0
     """
     scale = torch.rsqrt(0.5 * (first.square().mean(-1, keepdim=True) + second.square().mean(-1, keepdim=True)) + EPS)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from tensorlm.layers.attention import BRANCHES, attention_parameters
 from tensorlm.layers.full_tensor import symmetric_columns
 from tensorlm.layers.mlp import GATED_KINDS, TENSOR_KINDS, build_mlp, mlp_parameters
+from tensorlm.layers.norm import TOKEN_KINDS
 from tensorlm.model.config import ModelConfig
 from tensorlm.model.degree import Degree, degree_of
 from tensorlm.tensors.rational import remaining_root
@@ -133,7 +134,7 @@ def _attention_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     reads, reader = (None, "inside an exponential") if kind == "softmax" else (3, "keys and values of a token read it 3 times")
     yield from _norm_site("norm before attention", config, fraction, layers - 1, reads, reader)
     if config.qk_norm != "none":
-        reads, reader = _score_reads(kind)
+        reads, reader = _score_reads(kind, config.qk_norm)
         yield _norm("QK-norm", config.qk_norm, fraction, layers, reads, reader, 4 * branches * width)
     table = config.heads * config.context * layers if "toeplitz" in config.positions else 0
     turning = 4 * branches * width * layers if "rope" in config.positions else 0
@@ -184,8 +185,10 @@ _ATTENTION_REASONS = {
 }
 
 
-def _score_reads(attention: str) -> tuple[int | None, str]:
+def _score_reads(attention: str, qk_norm: str) -> tuple[int | None, str]:
     """How often a score reads a normed query or key."""
+    if (attention, qk_norm) == ("bilinear", "joint"):
+        return 2, "both scores of a pair share one length"
     return {"softmax": (None, "inside an exponential"), "squared": (2, "the squared score reads it twice"),
             "bilinear": (1, "each score reads its own query and key once")}[attention]
 
@@ -197,9 +200,12 @@ def _norm_site(name: str, config: ModelConfig, fraction: float, count: int, read
 
 
 def _norm(name: str, site: str, fraction: float, count: int, reads: int | None, reader: str, work: int, then: str = "") -> Part:
-    """A norm site of kind "rms" or "anneal" whose output enters each term `reads` times (None: not as a power)."""
+    """A norm site whose output enters each term `reads` times (None: not as a power)."""
     kind, why = "neither", f"{reader}: a square root remains"
-    if site == "anneal" and fraction == 1.0:
+    learned = {"scale": 1, "channel": work // 2}.get(site, 0)
+    if site not in (*TOKEN_KINDS, "anneal"):
+        kind, why = "polynomial", f"linear ({site}): it folds into the matrices that follow"
+    elif site == "anneal" and fraction == 1.0:
         kind, why = "polynomial", "a constant by now: it folds into the matrices that follow"
     elif site == "anneal" and fraction > 0.0:
         why = f"{1 - fraction:.0%} of a norm for each token: a fractional power"
@@ -207,7 +213,7 @@ def _norm(name: str, site: str, fraction: float, count: int, reads: int | None, 
         why = f"a square root, {reader}"
     elif not remaining_root(reads):
         kind, why = "rational", f"read {_times(reads)}, so the root is squared away{then}"
-    return Part(name, kind, why, count, 0, work * count, 1 if kind == "polynomial" else None)
+    return Part(name, kind, why, count, learned * count, work * count, 1 if kind == "polynomial" else None)
 
 
 def _elementwise(config: ModelConfig) -> int:

@@ -222,13 +222,13 @@ def test_tipping_points_are_those_of_a_bisection_of_the_running_model(layer):
         assert (gap(low) > 0) == (point.before == a) != (gap(high) > 0)
         while high - low > 1e-10:
             middle = (low + high) / 2
-            low, high = (middle, high) if (gap(middle) > 0) == (gap(low) > 0) else (low, middle)
+            low, high = (middle, high) if (gap(middle) > 0) == (point.before == a) else (low, middle)
         assert abs(point.strength - low) < 1e-8
 
 
 def test_changes_of_the_most_likely_word_are_those_of_a_dense_sweep():
     response = toy_response()
-    sweep = torch.linspace(-4, 4, 4001, dtype=torch.float64)
+    sweep = torch.linspace(-4, 4, 2001, dtype=torch.float64)
     leaders = steered_logits(response.steerable, response.tokens, response.injection, sweep, response.read).argmax(-1)
     places = torch.nonzero(leaders[:-1] != leaders[1:])[:, 0]
     points = response.tipping_points()

@@ -143,8 +143,9 @@ def test_bad_input_is_refused():
     pair = pair_of("plain", 1, positions=4)
     good = vector(9)
     for change, message in [(dict(share=1.0), "share must lie"), (dict(mechanism="neuron"), "mechanism must be"),
-                            (dict(most=0), "most must"), (dict(prompt=2), "prompt in 0"), (dict(position=TIME), "position must lie"),
-                            (dict(words=["a"]), "words must be 5"), (dict(position=2), "does not change at position 2")]:
+                            (dict(most=0), "most must"), (dict(prompt=2), "prompt must be from 0 to 1"),
+                            (dict(position=TIME), "position must be a position"),
+                            (dict(words=["a"]), "words must be a list of 5"), (dict(position=2), "does not change at position 2")]:
         with pytest.raises(ValueError, match=message):
             trace(pair, good, **change)
     with pytest.raises(ValueError, match="mechanism must be"):

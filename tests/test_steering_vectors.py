@@ -144,9 +144,9 @@ def test_bad_input_is_refused():
     cases = [(lambda: stream(made, tokens(), 3), "from 0 to 2"),
              (lambda: mean_difference(made, tokens(), tokens(), 1), "same mean stream"),
              (lambda: mean_difference(made, tokens(), tokens(seed=1), 1, TIME), "positions must lie"),
-             (lambda: embedding_difference(made, [], [1]), "words must be tokens"),
+             (lambda: embedding_difference(made, [], [1]), "words must be a list"),
              (lambda: random_like(torch.ones(2, 2), 3), "one axis"),
-             (lambda: unembedding_difference(made, 1, VOCAB), "must be tokens from 0 to 6"),
+             (lambda: unembedding_difference(made, 1, VOCAB), "other must be a token number from 0 to 6"),
              (lambda: unembedding_difference(made, 1, 1), "same row"),
              (lambda: eigenvector(made, 1, vector(), 4), "index must be from 0 to 3"),
              (lambda: eigenvector(model("no mlp"), 1, vector()), "degree 2")]

@@ -50,12 +50,16 @@ def _fold_block(old, new) -> None:
             if name.split(".")[0] in ("L", "R", "E"):
                 weight.mul_(_scale(old.mlp_norm))
             elif name in ("T", "S"):
-                weight.mul_(_pairs(_scale(old.mlp_norm)))
+                weight.mul_(_pairs(_scale(old.mlp_norm), upper=name == "S"))
 
 
-def _pairs(scale: torch.Tensor) -> torch.Tensor:
-    """What multiplies x_i x_j where `scale` multiplies x: its square (), or all products (features * features,)."""
-    return torch.outer(scale, scale).flatten() if scale.ndim else scale**2
+def _pairs(scale: torch.Tensor, upper: bool) -> torch.Tensor:
+    """What multiplies x_i x_j where `scale` multiplies x: its square (), or all products, with `upper` those of i <= j by diagonals."""
+    if not scale.ndim:
+        return scale**2
+    if not upper:
+        return torch.outer(scale, scale).flatten()
+    return torch.cat([scale[: len(scale) - offset] * scale[offset:] for offset in range(len(scale))])
 
 
 def _fold_attention(old, new, scale) -> None:

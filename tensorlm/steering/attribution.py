@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensorlm.steering.opened import head_matrix, layer_tensor, require_layer
+from tensorlm.steering.checks import require_block, require_position, require_token, require_vector
+from tensorlm.steering.opened import head_matrix, layer_tensor
 from tensorlm.steering.runs import Comparison, Part, coefficients
 from tensorlm.steering.shares import Shares
 from tensorlm.tensors import eigen
-from tensorlm.tensors.checks import require_finite, require_instance
+from tensorlm.tensors.checks import require_instance
 
 
 def by_part(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
@@ -35,7 +36,7 @@ def by_part(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
     >>> shares.names, shares.error() < 1e-10
     (('vector', 'attention 1', 'mlp 1'), True)
     """
-    readout = _readout(pair, readout)
+    readout, position = _question(pair, readout, position)
     parts = pair.changed(len(pair.model.blocks))
     values = [factor * dot(pair.change(part)[:, position], readout) for part, factor in parts.items()]
     change = dot((pair.steered.final - pair.base.final)[:, position], readout)
@@ -52,7 +53,7 @@ def by_term(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -
     >>> by_term(pair, 1, torch.ones(64)).names[:3]  # read at another position, the vector itself is not there
     ('self: attention 1', 'cross: attention 1 x embedding', 'cross: attention 1 x attention 0')
     """
-    readout, cp = _readout(pair, readout), _tensor(pair, layer)
+    (readout, position), cp = _question(pair, readout, position), _tensor(pair, layer)
     changes = _present(pair.change, pair.changed(layer, middle=True), position)
     context = _present(pair.written, coefficients(pair.model, layer, middle=True), position)
     terms: dict[str, Tensor] = {}
@@ -70,7 +71,7 @@ def by_unit(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -
 
     Another exact CP form of the same layer has other units; eigenvectors of a read-out do not depend on the form.
     """
-    readout, cp = _readout(pair, readout), _tensor(pair, layer)
+    (readout, position), cp = _question(pair, readout, position), _tensor(pair, layer)
     weights = readout @ cp.D
     x, steered = _middles(pair, layer, position)
     values = weights * ((steered @ cp.L.mT) * (steered @ cp.R.mT) - (x @ cp.L.mT) * (x @ cp.R.mT))
@@ -82,7 +83,7 @@ def by_eigenvector(pair: Comparison, layer: int, readout: Tensor, position: int 
 
     `readout` is one covector (width,) here, since another one has other eigenvectors.
     """
-    readout, cp = _readout(pair, readout), _tensor(pair, layer)
+    (readout, position), cp = _question(pair, readout, position), _tensor(pair, layer)
     if readout.ndim != 1:
         raise ValueError(f"readout must be one covector ({cp.out},) for eigenvectors, got shape {tuple(readout.shape)}")
     spectrum = eigen(cp, readout)
@@ -134,8 +135,8 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
     >>> carriers.value.shape, carriers.by_source().values[0, 1:].tolist(), carriers.shares().error() < 1e-10
     (torch.Size([1, 4, 3]), [0.0, 0.0], True)
     """
-    readout = _readout(pair, readout)
-    require_layer(pair.model, layer, len(pair.model.blocks) - 1)
+    readout, position = _question(pair, readout, position)
+    _require_changed(pair, layer)
     base, steered = pair.base.blocks[layer], pair.steered.blocks[layer]
     if base.pattern is None:
         raise ValueError(f"layer {layer} has no attention")
@@ -148,18 +149,17 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
 
 def behind_mlp(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Tensor:
     """The covector of x + f(x) at the base run, linear part only: readout + 2B(x, .)^T readout, (batch, width)."""
-    readout, cp = _readout(pair, readout), _tensor(pair, layer)
+    (readout, position), cp = _question(pair, readout, position), _tensor(pair, layer)
     x = pair.base.blocks[layer].middle[:, position]
     return readout + torch.einsum("boi,bo->bi", cp.jacobian(x), readout.expand(len(x), -1))
 
 
 def logit_readout(pair: Comparison, token: int, against: int | None = None) -> Tensor:
     """The row of the head for `token` (less that of `against`): the read-out of a logit (of a difference of two), (width,)."""
+    require_instance("pair", pair, Comparison)
     head = head_matrix(pair.model)
-    for name, value in (("token", token), ("against", against)):
-        if value is not None and (not isinstance(value, int) or not 0 <= value < len(head)):
-            raise ValueError(f"{name} must be a token from 0 to {len(head) - 1}, got {value!r}")
-    return head[token] if against is None else head[token] - head[against]
+    row = head[require_token(pair.model, "token", token)]
+    return row if against is None else row - head[require_token(pair.model, "against", against)]
 
 
 def pulled_back(attention, readout: Tensor) -> Tensor:
@@ -188,17 +188,18 @@ def _shares(pair: Comparison, layer: int, readout: Tensor, position: int, names:
 
 
 def _tensor(pair: Comparison, layer: int):
-    require_instance("pair", pair, Comparison)
-    if layer < pair.layer:
-        raise ValueError(f"layer must be from {pair.layer} on, where the vector enters, got {layer}: nothing changes below it")
+    _require_changed(pair, layer)
     return layer_tensor(pair.model, layer)
 
 
-def _readout(pair: Comparison, readout: Tensor) -> Tensor:
+def _require_changed(pair: Comparison, layer: int) -> None:
+    require_block(pair.model, layer)
+    if layer < pair.layer:
+        raise ValueError(f"layer must be from {pair.layer} on, where the vector enters, got {layer}: nothing changes below it")
+
+
+def _question(pair: Comparison, readout: Tensor, position: int) -> tuple[Tensor, int]:
+    """The read-out in float64 and the position from 0; raises unless both fit the pair."""
     require_instance("pair", pair, Comparison)
-    require_instance("readout", readout, Tensor)
-    width, batch = pair.model.config.width, len(pair.tokens)
-    if tuple(readout.shape) not in ((width,), (batch, width)):
-        raise ValueError(f"readout must have shape ({width},) or ({batch}, {width}), got {tuple(readout.shape)}")
-    require_finite("readout", readout)
-    return readout.detach().double().cpu()
+    readout = require_vector(pair.model, "readout", readout, len(pair.tokens))
+    return readout, require_position("position", position, pair.tokens.shape[1])

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tensorlm.steering.checks import require_interval
+from tensorlm.tensors.checks import require_instance
+
 ROUNDING = 2.0**-50  # coefficients below this share of the largest one are rounding
 SPREAD = 1e3  # between the largest and the smallest size of a function within one piece
 DEPTH = 10  # halvings of an interval
@@ -29,6 +32,13 @@ class ChebyshevSeries:
     coefficients: Tensor
     low: float
     high: float
+
+    def __post_init__(self):
+        require_instance("coefficients", self.coefficients, Tensor)
+        if self.coefficients.ndim == 0 or len(self.coefficients) == 0 or not self.coefficients.is_floating_point():
+            raise ValueError(f"coefficients must have shape (degree + 1, ...) and be floating point numbers, got "
+                             f"{self.coefficients.dtype} {tuple(self.coefficients.shape)}")
+        require_interval((self.low, self.high))
 
     @classmethod
     def of(cls, function: Callable[[Tensor], Tensor], low: float, high: float, degree: int) -> "ChebyshevSeries":

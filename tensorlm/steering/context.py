@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tensorlm.model import TensorTransformer
-from tensorlm.steering.opened import layer_tensor, opened, require_layer, require_tokens, require_vector
+from tensorlm.steering.checks import require_block, require_number, require_position, require_tokens, require_vector
+from tensorlm.steering.opened import layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients, run
 
 
@@ -79,11 +80,13 @@ def what_context_adds(model: TensorTransformer, tokens: Tensor, vector: Tensor, 
     >>> account.witness(), torch.equal(account.token[0], account.token[1]), torch.equal(account.effect[0], account.effect[1])
     ((0, 1), True, False)
     """
-    model, tokens = opened(model), require_tokens(tokens).cpu()
-    require_layer(model, layer, len(model.blocks) - 1)
+    model = opened(model)
+    tokens = require_tokens(model, tokens)
+    position = require_position("position", position, tokens.shape[1])
+    require_block(model, layer)
     readout = require_vector(model, "readout", readout)
     arriving = coefficients(model, layer, layer, middle=True)
-    s = alpha * arriving[Part("vector")] * require_vector(model, "vector", vector)
+    s = require_number("alpha", alpha) * arriving[Part("vector")] * require_vector(model, "vector", vector)
     rows = arriving[Part("embedding")] * model.embed(tokens)[:, position]
     x, cp = run(model, tokens).blocks[layer].middle[:, position], layer_tensor(model, layer)
     token, context = (2 * cp.polar(s, part) @ readout for part in (rows, x - rows))

@@ -6,11 +6,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tensorlm.steering.injection import Injection, Steerable, as_strengths, require_interval, require_prompt, steered_logits
+from tensorlm.steering.checks import Positions, as_strengths, is_whole, require_number, require_prompt, require_whole
+from tensorlm.steering.injection import Injection, steered_logits
 from tensorlm.steering.monomials import Monomials
-from tensorlm.steering.opened import Positions
+from tensorlm.steering.opened import Steerable
 from tensorlm.steering.propagation import propagate
-from tensorlm.steering.routes import Case, require_order
+from tensorlm.steering.response import relative_error
+from tensorlm.steering.routes import Case
+from tensorlm.tensors.checks import require_instance
 
 MOST_ROWS = 500  # monomials
 
@@ -53,7 +56,7 @@ class JointResponse:
 
         The one of (1, 1) is the interaction of two vectors: what both together do and neither does alone, to lowest order.
         """
-        if len(powers) != len(self.injections) or any(not isinstance(p, int) or p < 0 for p in powers) or sum(powers) > self.order:
+        if len(powers) != len(self.injections) or any(not is_whole(p) or p < 0 for p in powers) or sum(powers) > self.order:
             raise ValueError(f"powers must be {len(self.injections)} whole numbers of at least 0 with a sum of at most {self.order}, "
                              f"got {powers}")
         if powers not in self.exponents:
@@ -64,20 +67,25 @@ class JointResponse:
         """The largest error against the running model, relative to the largest logit there: (n, m) -> (n,)."""
         alphas = as_strengths(alphas, len(self.injections))[0]
         truth = steered_logits(self.steerable, self.tokens, self.injections, alphas, self.read)
-        return (self.logits(alphas) - truth).abs().amax(-1) / truth.abs().amax(-1)
+        return relative_error(self.logits(alphas), truth)
 
     @cached_property
     def error(self) -> float:
-        """The largest `error_at` of 16 draws from the cube of strengths up to `reach`: of a jet, its measured remainder."""
-        draws = torch.rand(16, len(self.injections), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        return float(self.error_at(self.reach * (2 * draws - 1)).max())
+        """The largest `error_at` of 32 points of the cube of strengths up to `reach`: of a jet, its measured remainder.
+
+        Half of them are corners, where the remainder is largest as a rule; draws from the inside alone say far too little.
+        """
+        draws = torch.rand(32, len(self.injections), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        points = 2 * draws - 1
+        points[:16] = points[:16].sign()
+        return float(self.error_at(self.reach * points).max())
 
     def report(self) -> str:
         """What is exact here and what is not, in a few sentences."""
         status = "exact up to rounding" if self.exact else f"cut off above total degree {self.order}, so not exact"
         return (f"The logits at position {self.read} are a polynomial of total degree {self.degree:,} in {len(self.injections)} strengths; "
-                f"{len(self.coefficients)} monomials are held, {status}. Largest error against the running model at 16 draws of "
-                f"strengths up to {self.reach:g}: {self.error:.1e} of the largest logit.")
+                f"{len(self.coefficients)} monomials are held, {status}. Largest error against the running model at 32 points "
+                f"with strengths up to {self.reach:g}: {self.error:.1e} of the largest logit.")
 
 
 def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | list[int], positions: Positions | list[Positions] = "all",
@@ -95,16 +103,19 @@ def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | list[in
     >>> pair.exponents, pair.exact, pair.error < 1e-12
     (((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)), True, True)
     """
-    steerable, (tokens, read) = Steerable.of(model), require_prompt(tokens, read)
-    if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) == 0:
-        raise ValueError(f"vectors must be a tensor (vectors, width), got {tuple(getattr(vectors, 'shape', ()))}")
+    steerable = Steerable.of(model)
+    tokens, read = require_prompt(steerable.model, tokens, read)
+    require_instance("vectors", vectors, Tensor)
+    if vectors.ndim != 2 or len(vectors) == 0:
+        raise ValueError(f"vectors must have shape (vectors, {steerable.model.config.width}), got {tuple(vectors.shape)}")
     count = len(vectors)
-    layers = [layers] * count if isinstance(layers, int) else list(layers)
+    layers = list(layers) if isinstance(layers, list | tuple) else [layers] * count
     positions = list(positions) if isinstance(positions, tuple) else [positions] * count
     if len(layers) != count or len(positions) != count:
         raise ValueError(f"layers and positions must be one or {count}, as many as vectors, got {len(layers)} and {len(positions)}")
-    require_order(order)
-    algebra, (_, reach) = Monomials(count, order), require_interval((-reach, reach))
+    if require_number("reach", reach) <= 0:
+        raise ValueError(f"reach must be above 0, got {reach!r}")
+    algebra, reach = Monomials(count, require_whole("order", order)), float(reach)
     if algebra.rows(order) > MOST_ROWS:
         raise ValueError(f"order {order} in {count} strengths has {algebra.rows(order):,} monomials, more than {MOST_ROWS}; choose a "
                          "lower order")

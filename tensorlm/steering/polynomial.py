@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tensorlm.steering.checks import require_whole
 from tensorlm.steering.monomials import Monomials
 
 POWERS = Monomials()
@@ -77,7 +78,7 @@ class Polynomial:
         tensor(0.7500)
         """
         coefficients = self.coefficients
-        for _ in range(order):
+        for _ in range(require_whole("order", order)):
             powers = torch.arange(1, len(coefficients)).to(coefficients)
             coefficients = coefficients[1:] * _aligned(powers, coefficients) / self.unit if len(powers) else torch.zeros_like(coefficients)
         return replace(self, coefficients=coefficients)
@@ -103,7 +104,7 @@ class Polynomial:
 
     def truncated(self, order: int) -> "Polynomial":
         """The jet of this order: exact only if nothing was cut."""
-        return replace(self, coefficients=self.coefficients[: order + 1], exact=self.exact and order >= self.degree)
+        return replace(self, coefficients=self.coefficients[: require_whole("order", order) + 1], exact=self.exact and order >= self.degree)
 
     def rescaled(self, unit: float) -> "Polynomial":
         """The same function in powers of (alpha - centre) / unit."""
@@ -125,7 +126,7 @@ class Polynomial:
         return replace(self, coefficients=coefficients, centre=centre)
 
     def _points(self, alphas: Tensor) -> Tensor:
-        return (alphas.to(self.coefficients) - self.centre) / self.unit
+        return (torch.as_tensor(alphas).to(self.coefficients) - self.centre) / self.unit
 
     def _weigh(self, powers: Tensor, coefficients: Tensor) -> Tensor:
         values = powers.reshape(-1, self.degree + 1) @ coefficients.reshape(self.degree + 1, -1)

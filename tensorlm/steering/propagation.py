@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from tensorlm.steering.attend import attention
-from tensorlm.steering.injection import Injection, Steerable, require_prompt
+from tensorlm.steering.checks import require_number, require_prompt
+from tensorlm.steering.injection import Injection, require_injections
 from tensorlm.steering.monomials import Monomials
+from tensorlm.steering.opened import Steerable
 from tensorlm.steering.polynomial import Polynomial
 from tensorlm.steering.signal import Signal
 
@@ -58,8 +60,12 @@ def propagate(model, tokens: Tensor, injection: Injection | tuple[Injection, ...
     >>> propagate(steerable, tokens, steered).final.degree  # queries hold no vector there: (2 + 1) * 2
     6
     """
-    steerable, (tokens, read) = Steerable.of(model), require_prompt(tokens, read)
-    injections = (injection,) if isinstance(injection, Injection) else tuple(injection)
+    steerable = Steerable.of(model)
+    tokens, read = require_prompt(steerable.model, tokens, read)
+    injections = require_injections(injection, tokens.shape[1])
+    if require_number("unit", unit) <= 0:
+        raise ValueError(f"unit must be above 0, got {unit!r}")
+    require_number("centre", centre)
     algebra, first = Monomials(len(injections), order), min(one.first for one in injections)
     if obstacle := steerable.obstacle(first):
         raise ValueError(f"model must be a polynomial from layer {first} on, but {obstacle}")

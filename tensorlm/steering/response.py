@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from tensorlm.steering.chebyshev import ChebyshevSeries, nodes, resolve
+from tensorlm.steering.checks import as_strengths, require_token, require_whole
 from tensorlm.steering.curves import PowerCurve, RatioCurve, SeriesCurve, pieces_as_json
-from tensorlm.steering.injection import Injection, Steerable, as_strengths, steered_logits
+from tensorlm.steering.injection import Injection, steered_logits
+from tensorlm.steering.opened import Steerable
 from tensorlm.steering.roots import TippingPoint, colleague_roots, lead_changes, sign_changes
 
 PROBES = 11  # strengths at which a response is compared with the running model
@@ -45,9 +47,14 @@ class SteeringResponse:
     reason: str
 
     def logits(self, alphas) -> Tensor:
-        """A number or (n,) -> (vocab_size,) or (n, vocab_size). ValueError outside of the interval where it holds only there."""
+        """A number or (n,) -> (vocab_size,) or (n, vocab_size).
+
+        ValueError outside of the interval where it holds only there, and for strengths whose logits leave the number range.
+        """
         alphas, single = as_strengths(alphas)
         values = self.curve(alphas)
+        if not torch.isfinite(values).all():
+            raise ValueError(f"strengths are too large: logits leave the number range between {alphas.min():g} and {alphas.max():g}")
         return values[0] if single else values
 
     def log_probabilities(self, alphas) -> Tensor:
@@ -56,8 +63,7 @@ class SteeringResponse:
 
     def derivative(self, alphas, order: int = 1) -> Tensor:
         """The derivative of the logits in alpha, of the same shape; that of a jet loses one order each time."""
-        if not isinstance(order, int) or isinstance(order, bool) or order < 0:
-            raise ValueError(f"order must be a whole number of at least 0, got {order!r}")
+        require_whole("order", order)
         alphas, single = as_strengths(alphas)
         values = self.curve.slope(alphas, order)
         return values[0] if single else values
@@ -65,8 +71,7 @@ class SteeringResponse:
     def direction(self, alphas) -> Tensor:
         """The change logits(alpha) - logits(0) at unit length, of the same shape; at 0 its limit from above, the slope."""
         alphas, single = as_strengths(alphas)
-        change = self.curve(alphas) - self.curve(torch.zeros_like(alphas[:1]))
-        change = torch.where(alphas[:, None] == 0, self.curve.slope(alphas, 1), change)
+        change = torch.where(alphas[:, None] == 0, self.curve.slope(alphas, 1), self.logits(alphas) - self._unsteered)
         values = torch.nn.functional.normalize(change, dim=-1)
         return values[0] if single else values
 
@@ -78,7 +83,8 @@ class SteeringResponse:
         difference touches zero and turns back are none.
         """
         for name, token in (("token_a", token_a), ("token_b", token_b)):
-            self._require_token(name, token)
+            if token is not None:
+                require_token(self.steerable.model, name, token)
         series, function = self.contest
         if token_b is None:
             found = self._lead_changes
@@ -112,7 +118,7 @@ class SteeringResponse:
         The error of the truncated Chebyshev series, which is within a few times of the best polynomial's (Trefethen,
         ch. 16): the largest over strengths and tokens, divided by the largest departure of a logit from its mean; 0 where no logit moves.
         """
-        count = max(8 * (degree + 1), 257)
+        count = max(8 * (require_whole("degree", degree) + 1), 257)
         points = nodes(count, *self.interval)
         values = self.curve(points)
         series = ChebyshevSeries.through(values, *self.interval)
@@ -142,7 +148,10 @@ class SteeringResponse:
         vocabulary = self.steerable.model.config.vocab_size
         chosen = list(range(vocabulary)) if tokens is None else list(tokens)
         for token in chosen:
-            self._require_token("tokens", token)
+            require_token(self.steerable.model, "tokens: each", token)
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(f"tokens must be at least one, and none twice, got {tokens!r}")
+        require_whole("digits", digits, 1)
         keep = torch.tensor(chosen)
         about = dict(tokens=chosen, read=self.read, layers=list(self.injection.layers), interval=list(self.interval), route=self.route,
                      degree=self.degree, exact=self.exact, error=float(f"{self.error:.2g}"))
@@ -153,17 +162,16 @@ class SteeringResponse:
         return about | self.curve.as_json(keep, digits)
 
     @cached_property
+    def _unsteered(self) -> Tensor:
+        return steered_logits(self.steerable, self.tokens, self.injection, [0.0], self.read)
+
+    @cached_property
     def contest(self):
         return self.curve.contest(*self.interval)
 
     @cached_property
     def _lead_changes(self) -> list[TippingPoint]:
         return lead_changes(*self.contest)
-
-    def _require_token(self, name: str, token) -> None:
-        vocabulary = self.steerable.model.config.vocab_size
-        if token is not None and (not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocabulary):
-            raise ValueError(f"{name} must be a token number from 0 to {vocabulary - 1}, got {token!r}")
 
 
 def relative_error(values: Tensor, truth: Tensor) -> Tensor:

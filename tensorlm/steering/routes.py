@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from tensorlm.steering.chebyshev import resolve
+from tensorlm.steering.checks import Positions, require_interval, require_number, require_prompt, require_whole
 from tensorlm.steering.curves import PowerCurve, RatioCurve, SeriesCurve
-from tensorlm.steering.injection import Injection, Steerable, require_interval, require_prompt, steered_logits
-from tensorlm.steering.normed import ratio_curve, ratio_obstacle
-from tensorlm.steering.opened import Positions
+from tensorlm.steering.injection import Injection, steered_logits
+from tensorlm.steering.opened import Steerable
 from tensorlm.steering.polynomial import Polynomial
 from tensorlm.steering.propagation import propagate
+from tensorlm.steering.ratios import ratio_curve, ratio_obstacle
 from tensorlm.steering.response import SteeringResponse
 
 ROUTES = ("auto", "monomials", "chebyshev", "ratio", "sweep")
@@ -53,15 +54,16 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
     if route not in ROUTES:
         raise ValueError(f"route must be one of {ROUTES}, got {route!r}")
     if order is not None:
-        require_order(order)
-    steerable, (tokens, read) = Steerable.of(model), require_prompt(tokens, read)
+        require_whole("order", order)
+    steerable, centre = Steerable.of(model), require_number("centre", centre)
+    tokens, read = require_prompt(steerable.model, tokens, read)
     injection = Injection.make(steerable, tokens.shape[1], vector, layer, positions)
     case = Case(steerable, tokens, injection, read, require_interval(interval))
     case.require(route, order)
     if route == "auto":
         route = "monomials" if not case.obstacle else "ratio" if not case.no_ratio else "sweep"
         if order is None and route != "sweep":
-            return case.monomials(choose=True) if route == "monomials" else case.ratio(choose=True)
+            return case.monomials(None, centre, choose=True) if route == "monomials" else case.ratio(choose=True)
     makers = {"monomials": partial(case.monomials, order, centre), "chebyshev": case.chebyshev, "ratio": case.ratio, "sweep": case.sweep}
     return makers[route]()
 
@@ -112,7 +114,9 @@ class Case:
         trajectory = propagate(self.steerable, self.tokens, self.injection, self.read, order, unit, centre)
         degree, logits = trajectory.final.degree, trajectory.logits()
         curve = PowerCurve(Polynomial(logits, unit, centre, order is None or order >= degree))
-        if choose and (error := self._cancelled(curve)):  # NaN and infinity beyond the number range, too
+        if choose and not torch.isfinite(logits).all():
+            return self.chebyshev("In powers of the strength, coefficients leave the number range.")
+        if choose and (error := self._cancelled(curve)):
             return self.chebyshev(f"In powers of the strength, terms would cancel to a relative error of about {error:.0e}.")
         if not choose and not torch.isfinite(logits).all():
             raise ValueError(f"coefficients are not finite for strengths in {self.interval}; choose a smaller interval, or order for a jet")
@@ -161,9 +165,3 @@ class Case:
 
     def _response(self, curve, route: str, degree, exact: bool, reason: str) -> SteeringResponse:
         return SteeringResponse(self.steerable, self.tokens, self.injection, self.read, self.interval, curve, route, degree, exact, reason)
-
-
-def require_order(order) -> None:
-    """Raise ValueError unless `order` is a whole number of at least 0."""
-    if not isinstance(order, int) or isinstance(order, bool) or order < 0:
-        raise ValueError(f"order must be a whole number of at least 0, got {order!r}")

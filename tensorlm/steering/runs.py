@@ -4,7 +4,6 @@ A residual stream is a sum of what was written into it: the input rows, the outp
 vector. `coefficients` says with which factor each of them arrives where (1, unless the model has learned shortcuts).
 """
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tensorlm.model import TensorTransformer
-from tensorlm.steering.opened import Positions, opened, position_mask, require_layer, require_tokens, require_vector
+from tensorlm.steering.checks import Positions, position_mask, require_layer, require_number, require_tokens, require_vector
+from tensorlm.steering.opened import opened
 
 
 class Part(NamedTuple):
@@ -119,13 +119,13 @@ def compare(model: TensorTransformer, tokens: Tensor, vector: Tensor, layer: int
     model = opened(model)
     require_layer(model, layer)
     vector = require_vector(model, "vector", vector)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise ValueError(f"alpha must be a finite number, got {alpha!r}")
-    tokens = require_tokens(tokens).cpu()
+    alpha, tokens = require_number("alpha", alpha), require_tokens(model, tokens)
     base = run(model, tokens)
     mask = position_mask(positions, tokens.shape[1])
     steered = run_steered(model, base, alpha * mask[:, None] * vector, layer)
-    return Comparison(model, tokens, vector, layer, mask, float(alpha), base, steered)
+    if not torch.isfinite(steered.logits).all():
+        raise ValueError(f"alpha={alpha:g} is too large: logits leave the number range")
+    return Comparison(model, tokens, vector, layer, mask, alpha, base, steered)
 
 
 def run(model: TensorTransformer, tokens: Tensor) -> Run:

@@ -40,7 +40,12 @@ class Shares:
         return self.values.abs() / self.values.abs().sum(-1, keepdim=True)
 
     def of_the_change(self) -> Tensor:
-        """Mean contribution over the mean change, (terms,): they sum to 1, and single ones may lie below 0 or above 1."""
+        """Mean contribution over the mean change, (terms,): they sum to 1, and single ones may lie below 0 or above 1.
+
+        Raises ValueError where the mean change is 0: there is nothing to share out.
+        """
+        if self.change.mean() == 0:
+            raise ValueError("the mean change is 0: its terms have no shares of it")
         return self.values.mean(0) / self.change.mean()
 
     def error(self) -> float:
@@ -49,6 +54,7 @@ class Shares:
 
     def table(self, count: int = 10) -> Table:
         """The terms with the largest mean over prompts."""
-        mean, share = self.values.mean(0), self.of_the_change()
+        mean = self.values.mean(0)
+        share = mean / self.change.mean()
         return Table(("term", "mean", "share of the change"),
                      tuple((self.names[i], mean[i].item(), share[i].item()) for i in largest(mean, count)))

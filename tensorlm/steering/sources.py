@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from tensorlm.steering.attribution import dot, logit_readout
-from tensorlm.steering.opened import require_vector
+from tensorlm.steering.checks import require_position, require_vector
 from tensorlm.steering.runs import Comparison, Part, coefficients, run_blocks
 from tensorlm.steering.shares import Shares
+from tensorlm.tensors.checks import require_instance
 
 
 def by_source(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
@@ -37,7 +38,9 @@ def by_source(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
     >>> shares.names, shares["s"].item(), shares.error() < 1e-10
     (('s', 's and E', 's and Z', 's, E and Z'), 0.0, True)
     """
+    require_instance("pair", pair, Comparison)
     readout = require_vector(pair.model, "readout", readout)
+    position = require_position("position", position, pair.tokens.shape[1])
     terms = inclusion_exclusion(lambda names: dot(_final(pair, names)[:, position], readout), _sources(pair))
     kept = {subset: term for subset, term in terms.items() if "s" in subset}
     change = dot((pair.steered.final - pair.base.final)[:, position], readout)
@@ -53,6 +56,8 @@ def inclusion_exclusion(function: Callable[[tuple[str, ...]], Tensor], names: Se
     >>> inclusion_exclusion(lambda subset: sum(x[name] for name in subset) ** 2, ["a", "b"])  # a^2, b^2, 2ab
     {('a',): 4.0, ('b',): 9.0, ('a', 'b'): 12.0}
     """
+    if len(set(names)) < len(names):
+        raise ValueError(f"names must be distinct, got {list(names)}")
     subsets = [subset for size in range(1, len(names) + 1) for subset in combinations(names, size)]
     terms: dict[tuple[str, ...], Tensor] = {}
     for subset in subsets:  # smaller ones first: what they hold is taken off

@@ -68,7 +68,11 @@ def name_of(names: Names, index: int) -> str:
     """
     if names is None:
         return str(index)
-    return names(index) if callable(names) else names[index]
+    if callable(names):
+        return names(index)
+    if index >= len(names):
+        raise ValueError(f"names must have a name for every token, got {len(names)} and token {index}")
+    return names[index]
 
 
 def largest(values: Tensor, count: int) -> list[int]:
@@ -79,7 +83,18 @@ def largest(values: Tensor, count: int) -> list[int]:
     [1, 2]
     """
     require_count(count)
-    return values.abs().argsort(descending=True, stable=True)[:count].tolist()
+    return steady(values.abs()).argsort(descending=True, stable=True)[:count].tolist()
+
+
+def steady(values: Tensor) -> Tensor:
+    """Values without the digits that rounding decides, so that equal ones stay in the order of their tokens everywhere.
+
+    >>> import torch
+    >>> steady(torch.tensor([2.0, 2.0 + 1e-15, 1.0], dtype=torch.float64)).argsort(descending=True, stable=True).tolist()
+    [0, 1, 2]
+    """
+    size = values.abs().max().item() if values.numel() else 0.0
+    return (values / size).round(decimals=9) if size else values
 
 
 def promoted(logits: Tensor, names: Names, count: int = 3, demoted: bool = False) -> str:
@@ -94,7 +109,7 @@ def promoted(logits: Tensor, names: Names, count: int = 3, demoted: bool = False
     """
     require_count(count)
     centred = logits - logits.mean()
-    order = centred.argsort(descending=not demoted, stable=True)[:count].tolist()
+    order = steady(centred).argsort(descending=not demoted, stable=True)[:count].tolist()
     return ", ".join(f"{name_of(names, index)} {centred[index].item():+.2f}" for index in order)
 
 

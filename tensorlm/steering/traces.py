@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tensorlm.steering.attribution import logit_readout
-from tensorlm.steering.opened import require_vector
+from tensorlm.steering.checks import is_finite, require_position, require_vector, require_whole
 from tensorlm.steering.runs import Comparison, Part
 from tensorlm.steering.secant import MECHANISMS, attention_links, mlp_pieces
 from tensorlm.steering.tables import Table
@@ -97,13 +97,14 @@ def trace(pair: Comparison, readout: Tensor, position: int = -1, share: float = 
     require_instance("pair", pair, Comparison)
     readout = require_vector(pair.model, "readout", readout)
     time = pair.tokens.shape[1]
-    _check(pair, position, share, mechanism, most, prompt, words)
+    position = require_position("position", position, time)
+    _check(pair, share, mechanism, most, prompt, words)
     value = readout @ (pair.steered.final - pair.base.final)[prompt, position]
     if value == 0:
         raise ValueError(f"the read-out does not change at position {position}: there is nothing to trace")
     tracer = _Tracer(pair, share * abs(value.item()), mechanism, most, prompt, tuple(words or ("",) * time))
-    children = tracer.stream(readout, pair.changed(len(pair.model.blocks)), position % time)
-    return Node(f"{label} at {tracer.place(position % time)}", "readout", value.item(), children)
+    children = tracer.stream(readout, pair.changed(len(pair.model.blocks)), position)
+    return Node(f"{label} at {tracer.place(position)}", "readout", value.item(), children)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,15 +168,14 @@ class _Tracer:
         return tuple(nodes)
 
 
-def _check(pair: Comparison, position: int, share: float, mechanism: str, most: int, prompt: int, words) -> None:
+def _check(pair: Comparison, share: float, mechanism: str, most: int, prompt: int, words) -> None:
     batch, time = pair.tokens.shape
-    if not isinstance(share, int | float) or not 0 <= share < 1:
+    if not is_finite(share) or not 0 <= share < 1:
         raise ValueError(f"share must lie in [0, 1), got {share!r}")
     if mechanism not in MECHANISMS:
         raise ValueError(f"mechanism must be one of {MECHANISMS}, got {mechanism!r}")
-    if not isinstance(most, int) or most < 1:
-        raise ValueError(f"most must be a whole number of at least 1, got {most!r}")
-    if not -time <= position < time or not 0 <= prompt < batch:
-        raise ValueError(f"position must lie in -{time} .. {time - 1} and prompt in 0 .. {batch - 1}, got {position} and {prompt}")
-    if words is not None and len(words) != time:
-        raise ValueError(f"words must be {time}, one for each position, got {len(words)}")
+    require_whole("most", most, 1)
+    if require_whole("prompt", prompt) >= batch:
+        raise ValueError(f"prompt must be from 0 to {batch - 1}, got {prompt}")
+    if words is not None and (not isinstance(words, list | tuple) or len(words) != time):
+        raise ValueError(f"words must be a list of {time}, one for each position, got {words!r}")

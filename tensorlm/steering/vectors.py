@@ -4,15 +4,22 @@ All are vectors of the residual stream, (width,) in float64. They work for every
 `eigenvector`, which needs a layer of degree 2.
 """
 
-import copy
-
 import torch
 from torch import Tensor
 
 from tensorlm.model import TensorTransformer
-from tensorlm.steering.opened import layer_tensor, opened, position_mask, require_layer, require_tokens, require_vector
+from tensorlm.steering.checks import (
+    Positions,
+    position_mask,
+    require_layer,
+    require_token,
+    require_tokens,
+    require_vector,
+    require_whole,
+)
+from tensorlm.steering.opened import Steerable, head_matrix, layer_tensor, opened
 from tensorlm.tensors import eigen
-from tensorlm.tensors.checks import require_finite, require_instance
+from tensorlm.tensors.checks import require_finite, require_same_kind
 
 
 @torch.no_grad()
@@ -23,18 +30,12 @@ def stream(model: TensorTransformer, tokens: Tensor, layer: int) -> Tensor:
     >>> stream(TensorTransformer(ModelConfig()), torch.tensor([[1, 2, 3]]), layer=2).shape
     torch.Size([1, 3, 64])
     """
-    require_instance("model", model, TensorTransformer)
-    require_layer(model, layer)
-    tokens, model = require_tokens(tokens).cpu(), _wide(model)
-    x = model.input_site(model.shift_in(model.embed(tokens)))
-    x0, first_values = x, None
-    for block in model.blocks[:layer]:
-        x, values = block(x, x0, first_values)
-        first_values = values if first_values is None else first_values
-    return x
+    steerable = Steerable.of(model)
+    require_layer(steerable.model, layer)
+    return steerable.enter(require_tokens(steerable.model, tokens), layer)[0]
 
 
-def mean_difference(model: TensorTransformer, tokens: Tensor, others: Tensor, layer: int, positions="all") -> Tensor:
+def mean_difference(model: TensorTransformer, tokens: Tensor, others: Tensor, layer: int, positions: Positions = "all") -> Tensor:
     """Mean stream over `others` less mean stream over `tokens`, at `positions` ("all", one, several, a mask): from the first to the second.
 
     Shapes: tokens and others (batch, time) -> (width,); with one position it is the mean over texts there. Raises ValueError
@@ -46,7 +47,8 @@ def mean_difference(model: TensorTransformer, tokens: Tensor, others: Tensor, la
     >>> torch.allclose(s, embedding_difference(model, [3], [4]))
     True
     """
-    means = [_mean_over(stream(model, part, layer), positions) for part in (tokens, others)]
+    steerable = Steerable.of(model)
+    means = [_mean_over(stream(steerable, part, layer), positions) for part in (tokens, others)]
     return _not_zero("the two sets have the same mean stream at these positions", means[1] - means[0])
 
 
@@ -56,8 +58,7 @@ def embedding_difference(model: TensorTransformer, words: list[int], others: lis
 
     With a bigram table, rows as at the start of a text. This vector knows nothing but weights.
     """
-    require_instance("model", model, TensorTransformer)
-    wide = _wide(model)
+    wide = Steerable.of(model).model
     means = [wide.input_site(wide.embed(_tokens(wide, name, part)[:, None])).mean((0, 1))
              for name, part in (("words", words), ("others", others))]
     return _not_zero("the two sets of words have the same mean row", means[1] - means[0])
@@ -67,7 +68,7 @@ def embedding_difference(model: TensorTransformer, words: list[int], others: lis
 def unembedding_difference(model: TensorTransformer, token: int, other: int) -> Tensor:
     """Row of the head for `other` less that for `token`, as the last stream meets it: also the read-out of logit(other) - logit(token).
 
-    A constant norm before the head is folded in; a norm of each token (kind "rms") is not, there it is a direction only.
+    A constant norm before the head is folded in; a norm of each token ("rms", "anneal" in training) is not: there it is a direction only.
 
     >>> from tensorlm.model import ModelConfig
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
@@ -76,13 +77,10 @@ def unembedding_difference(model: TensorTransformer, token: int, other: int) -> 
     >>> torch.allclose(w @ x, logits[7] - logits[3])
     True
     """
-    require_instance("model", model, TensorTransformer)
-    _tokens(model, "token and other", [token, other])
-    wide, site = _wide(model), model.head_site
-    identity = torch.eye(model.config.width, dtype=torch.float64)
-    if site.kind == "rms":
-        wide.head_site = torch.nn.Identity()
-    head = wide.unembed(identity).mT
+    wide = Steerable.of(model).model
+    for name, one in (("token", token), ("other", other)):
+        require_token(wide, name, one)
+    head = head_matrix(wide)
     return _not_zero("the two tokens have the same row of the head", head[other] - head[token])
 
 
@@ -95,7 +93,7 @@ def eigenvector(model: TensorTransformer, layer: int, readout: Tensor, index: in
     model = opened(model)
     cp = layer_tensor(model, layer)
     vectors = eigen(cp, require_vector(model, "readout", readout)).vectors[0]
-    if not isinstance(index, int) or not 0 <= index < len(vectors):
+    if require_whole("index", index) >= len(vectors):
         raise ValueError(f"index must be from 0 to {len(vectors) - 1}, got {index!r}")
     vector = vectors[index]
     return vector * torch.sign(vector[vector.abs().argmax()])
@@ -107,16 +105,14 @@ def random_like(vector: Tensor, count: int, seed: int = 0) -> Tensor:
     >>> torch.linalg.vector_norm(random_like(torch.tensor([3.0, 4.0]), 2), dim=-1)
     tensor([5., 5.], dtype=torch.float64)
     """
-    require_instance("vector", vector, Tensor)
+    require_same_kind(vector=vector)
     if vector.ndim != 1 or vector.numel() == 0:
         raise ValueError(f"vector must have one axis, got shape {tuple(vector.shape)}")
     require_finite("vector", vector)
+    require_whole("count", count, 1)
+    require_whole("seed", seed)
     noise = torch.randn(count, len(vector), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return noise / torch.linalg.vector_norm(noise, dim=-1, keepdim=True) * torch.linalg.vector_norm(vector.double())
-
-
-def _wide(model: TensorTransformer) -> TensorTransformer:
-    return copy.deepcopy(model).double().cpu().eval()
 
 
 def _mean_over(x: Tensor, positions) -> Tensor:
@@ -125,10 +121,9 @@ def _mean_over(x: Tensor, positions) -> Tensor:
 
 
 def _tokens(model: TensorTransformer, name: str, tokens: list[int]) -> Tensor:
-    size = model.config.vocab_size
-    if not len(tokens) or any(not isinstance(t, int) or isinstance(t, bool) or not 0 <= t < size for t in tokens):
-        raise ValueError(f"{name} must be tokens from 0 to {size - 1}, at least one, got {tokens!r}")
-    return torch.tensor(tokens)
+    if not isinstance(tokens, list | tuple) or not tokens:
+        raise ValueError(f"{name} must be a list of at least one token, got {tokens!r}")
+    return torch.tensor([require_token(model, f"{name}: each", token) for token in tokens])
 
 
 def _not_zero(reason: str, vector: Tensor) -> Tensor:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from tensorlm.model import TensorTransformer
-from tensorlm.steering.opened import head_matrix, layer_tensor, opened, require_layer, require_vector
+from tensorlm.steering.checks import require_block, require_vector
+from tensorlm.steering.opened import head_matrix, layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients
 from tensorlm.steering.tables import Names, Table, largest, name_of, promoted
 from tensorlm.steering.writers import Writer, token_rows, writers
 from tensorlm.tensors import CPTensor
-from tensorlm.tensors.checks import require_instance
+from tensorlm.tensors.checks import require_instance, require_last_axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,9 @@ class WeightsAlone:
 
     def logits(self, effect: Tensor) -> Tensor:
         """The direct path of a change of the stream to the logits: (..., width) -> (..., vocab)."""
-        return effect @ self.head.mT
+        require_instance("effect", effect, Tensor)
+        require_last_axis("effect", effect, self.head.shape[-1])
+        return effect.double() @ self.head.mT
 
     def tokens_table(self, names: Names = None, count: int = 10, readout: Tensor | None = None) -> Table:
         """The tokens whose presence makes s push hardest at strength 1: size of 2B(s, row), and the tokens it promotes.
@@ -92,7 +95,8 @@ class WeightsAlone:
         return Expected(self.map @ mean, self.map @ (centred.mT * weights) @ centred @ self.map.mT, mean)
 
     def _table(self, first: str, effects: Tensor, labels: list[str], names: Names, count: int, readout: Tensor | None) -> Table:
-        size = torch.linalg.vector_norm(effects, dim=-1) if readout is None else effects @ _checked(readout, effects.shape[-1])
+        pushes = None if readout is None else effects @ require_vector(effects.shape[-1], "readout", readout)
+        size = torch.linalg.vector_norm(effects, dim=-1) if pushes is None else pushes
         rows = []
         for index in largest(size, count):
             logits = self.logits(effects[index])
@@ -130,7 +134,7 @@ class Expected:
 
     def along(self, readout: Tensor) -> tuple[float, float]:
         """Mean and standard deviation of readout . 2B(s, row)."""
-        readout = _checked(readout, len(self.mean))
+        readout = require_vector(len(self.mean), "readout", readout)
         return (readout @ self.mean).item(), (readout @ self.covariance @ readout).clamp_min(0).sqrt().item()
 
 
@@ -148,7 +152,7 @@ def weights_alone(model: TensorTransformer, vector: Tensor, layer: int, previous
     True
     """
     model = opened(model)
-    require_layer(model, layer, len(model.blocks) - 1)
+    require_block(model, layer)
     arrives = coefficients(model, layer, layer, middle=True)[Part("vector")]
     vector = arrives * require_vector(model, "vector", vector)
     return WeightsAlone(layer_tensor(model, layer), vector, token_rows(model, layer, previous), writers(model, layer), head_matrix(model))
@@ -168,10 +172,3 @@ def _distribution(probabilities: Tensor, size: int) -> Tensor:
         raise ValueError(f"probabilities must be ({size},), at least 0 and of sum 1, got shape {tuple(weights.shape)} and sum "
                          f"{weights.sum().item():.6g}")
     return weights
-
-
-def _checked(readout: Tensor, width: int) -> Tensor:
-    require_instance("readout", readout, Tensor)
-    if tuple(readout.shape) != (width,):
-        raise ValueError(f"readout must have shape ({width},), got {tuple(readout.shape)}")
-    return readout.double()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tensorlm.model import TensorTransformer
-from tensorlm.steering.opened import layer_tensor, opened, require_layer
+from tensorlm.steering.checks import require_block, require_token
+from tensorlm.steering.opened import layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients
 
 
@@ -33,7 +34,7 @@ def writers(model: TensorTransformer, layer: int) -> tuple[Writer, ...]:
     [('attention 0', (64, 64)), ('mlp 0', (128, 64)), ('attention 1', (64, 64))]
     """
     model = opened(model)
-    require_layer(model, layer, len(model.blocks) - 1)
+    require_block(model, layer)
     arriving = coefficients(model, layer, middle=True)
     return tuple(_writer(model, part, factor) for part, factor in arriving.items() if part.kind != "embedding")
 
@@ -46,11 +47,9 @@ def token_rows(model: TensorTransformer, layer: int = 0, previous: int | None = 
     a text. Raises ValueError for a layer or token that is none.
     """
     model = opened(model)
-    require_layer(model, layer, len(model.blocks) - 1)
+    require_block(model, layer)
     size = model.config.vocab_size
-    if previous is not None and (not isinstance(previous, int) or not 0 <= previous < size):
-        raise ValueError(f"previous must be None or a token from 0 to {size - 1}, got {previous!r}")
-    before = None if previous is None else torch.full((size, 1), previous)
+    before = None if previous is None else torch.full((size, 1), require_token(model, "previous", previous))
     rows = model.embed(torch.arange(size)[:, None], previous=before)[:, 0]
     return coefficients(model, layer, middle=True)[Part("embedding")] * rows
 
@@ -65,7 +64,7 @@ def output_matrices(model: TensorTransformer, layer: int) -> Tensor:
 
     A vector s at a position that a head reads with weight P adds P o_h v_h s at the reading position.
     """
-    attention = _attention(model, layer)
+    attention = _attention(opened(model), layer)
     mix = attention.value_mix[0] if hasattr(attention, "value_mix") else 1.0
     return mix * _outputs(attention) @ _heads(attention.v, attention)
 
@@ -94,7 +93,7 @@ def _head_directions(model: TensorTransformer, layer: int) -> Tensor:
 
 
 def _attention(model: TensorTransformer, layer: int):
-    require_layer(model, layer, len(model.blocks) - 1)
+    require_block(model, layer)
     if not hasattr(model.blocks[layer], "attention"):
         raise ValueError(f"layer {layer} must have attention, this model has none")
     return model.blocks[layer].attention

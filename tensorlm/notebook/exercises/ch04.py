@@ -1,4 +1,4 @@
-"""Exercises of chapter 04: how many seeds a difference takes, and how many more batches a loss takes."""
+"""Exercises of chapter 04: how many seeds a difference takes, how many more batches a loss, how many products a form."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tensorlm.notebook.checks import Exercise
-from tensorlm.notebook.exercises.tools import TOLERANCE
+from tensorlm.notebook.exercises.tools import DTYPE, TOLERANCE, random as _random
 
 # 04.1 -----------------------------------------------------------------------------------------------------------------
 
@@ -106,9 +109,51 @@ def _from_the_end(base: Base, steps: float, loss: float) -> float:
     return steps / math.exp(math.log(s0) + part * math.log(s1 / s0))
 
 
+# 04.3 -----------------------------------------------------------------------------------------------------------------
+
+
+def _fewest_products(Q: Tensor) -> int:
+    values = torch.linalg.eigvalsh((Q + Q.mT) / 2)
+    most = float(values.abs().max()) or 1.0
+    return max(int((values > 1e-9 * most).sum()), int((values < -1e-9 * most).sum()))
+
+
+def _form(*eigenvalues: float) -> Tensor:
+    basis = torch.linalg.qr(_random(len(eigenvalues), len(eigenvalues), seed=70)).Q
+    Q = basis @ torch.diag(torch.tensor(eigenvalues, dtype=DTYPE)) @ basis.mT
+    return (Q + Q.mT) / 2
+
+
+def _check_fewest(answer: Any) -> None:
+    cases = (
+        (_form(2.0, -1.0, 0.0, 0.0), "One positive and one negative eigenvalue: a^2 - b^2 = (a + b)(a - b) is one product."),
+        (_form(2.0, 1.0, 0.0, 0.0), "Two positive eigenvalues: a sum of two squares is no product of two real readings."),
+        (_form(3.0, 2.0, -1.0, -4.0), "Two of each sign make two products."),
+        (_form(-1.0, -2.0, -3.0, 5.0), "Three negative and one positive: the positive one can join only one of them."),
+        (_form(0.0, 0.0, 0.0, 0.0), "Nothing needs no product."),
+        (_form(1e3, -1e-2, 1e-13, 0.0), "Compare with the largest eigenvalue: what is smaller by 1e-9 is rounding."),
+    )
+    for Q, hint in cases:
+        got, expected = answer(Q.clone()), _fewest_products(Q)
+        assert int(got) == expected, f"Got {got}, expected {expected}. {hint}"
+
+
+def _rank(Q: Tensor) -> int:
+    return int(torch.linalg.matrix_rank(Q))
+
+
+def _half_rank(Q: Tensor) -> int:
+    return -(-_rank(Q) // 2)
+
+
+def _positive_only(Q: Tensor) -> int:
+    return int((torch.linalg.eigvalsh(Q) > 1e-9 * float(Q.abs().max() or 1)).sum())
+
+
 EXERCISES = (
     Exercise("04.1", "How many seeds?", _check_seeds, (_two_sigma, _no_root, _one_more, _all_free, _from_three)),
     Exercise("04.2", "How many more batches?", _check_more,
              (_linear, lambda base, steps, loss: 1 / _more(base, steps, loss), _from_the_end,
               lambda base, steps, loss: steps / base[1][0], lambda base, steps, loss: _more(base, steps, loss) - 1)),
+    Exercise("04.3", "How many products does a quadratic form need?", _check_fewest, (_rank, _half_rank, _positive_only)),
 )

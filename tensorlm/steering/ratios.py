@@ -1,13 +1,11 @@
 """Models whose norms stay per-token, where the response is still exact: ratios of polynomials in the strength."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from tensorlm.steering.curves import RatioCurve
-from tensorlm.steering.injection import Injection, Steerable
-from tensorlm.steering.opened import layer_tensor
+from tensorlm.steering.injection import Injection
+from tensorlm.steering.opened import Steerable, head_matrix, layer_tensor
 from tensorlm.steering.polynomial import POWERS, Polynomial
 from tensorlm.tensors import RationalBlock, RationalRay, RationalStack, along
 from tensorlm.tensors.rational import EPS
@@ -56,9 +54,4 @@ def ratio_curve(steerable: Steerable, tokens: Tensor, injection: Injection, read
         squares = POWERS.multiply(numerator, numerator).mean(-1)
         denominator = POWERS.add(squares, EPS * POWERS.multiply(denominator, denominator))
         power = 0.5
-    return RatioCurve(Polynomial(numerator @ _head(steerable).mT, ray.unit), Polynomial(denominator, ray.unit), power)
-
-
-def _head(steerable: Steerable) -> Tensor:
-    model = steerable.model
-    return model.embedding / math.sqrt(model.config.width) if model.config.head == "tied" else model.head
+    return RatioCurve(Polynomial(numerator @ head_matrix(steerable.model).mT, ray.unit), Polynomial(denominator, ray.unit), power)

@@ -47,7 +47,7 @@ _build/.built: $(STAMP) _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md b
 test: unit tables chapters
 
 unit: $(STAMP)
-	$(RUN) -m pytest -q --durations=10
+	$(RUN) -m pytest -q -n 2 --dist loadfile --durations=10
 
 tables: $(STAMP)
 	$(RUN) -m pytest -q tests/tables

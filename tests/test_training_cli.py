@@ -78,7 +78,7 @@ def test_a_run_says_what_it_did(tmp_path, text, capsys):
     (["--data-option", "colour=red"], "colour"),
     (["--data-option", "path"], "--data-option 'path': must be NAME=VALUE"),
     (["--data-option", "path=/no/such/file"], "/no/such/file"),
-    (["--set", "norm=batch"], "norm must be one of"),
+    (["--set", "norm=layer"], "norm must be one of"),
     (["--set", "colour=red"], "--set colour: there is no such field"),
     (["--set", "clip=much"], "--set clip=much: must be float | None"),
     (["--set", "vocab_size=3"], "vocab_size = 3: the data needs"),

@@ -99,7 +99,7 @@ DEPTHS = Experiment(
     name="depths", question="Does the price grow with depth?",
     arms=tuple(Arm(f"{name}, {layers} layers", dict(norm=norm, layers=layers), size="free")
                for layers in (2, 3, 4) for name, norm in ((NORMED, "rms"), (POLYNOMIAL, "anneal"))),
-    baseline=f"{NORMED}, 2 layers", check=f"{POLYNOMIAL}, 2 layers", probes=("tails", "lengths", "random"),
+    baseline=f"{NORMED}, 2 layers", check=f"{POLYNOMIAL}, 2 layers",
     train=SHORT, **CHARS,
 )
 
@@ -119,12 +119,4 @@ PRICE_BPE_LONG = Experiment(
     arms=PRICED_WORDS, train=LONG, **ALL_TAILS, **WORDS,
 )
 
-KNOB = Experiment(
-    name="knob", question="What does an interpretability knob on the factors cost?",
-    arms=(Arm("none", train=dict(weight_decay=0.0)),
-          *(Arm(f"L1 {size:g}", train=dict(weight_decay=0.0, sparsity=size)) for size in (0.003, 0.01, 0.02, 0.05)),
-          *(Arm(f"decay {size:g}", train=dict(weight_decay=size)) for size in (0.5, 2.0, 5.0))),
-    baseline="none", check="L1 0.01", probes=("weights",), train=SHORT, **CHARS,
-)
-
-EXPERIMENTS = (NORMS_TOY, PRICE_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, PRICE_BPE, PRICE_BPE_LONG, DEPTHS, KNOB)
+EXPERIMENTS = (NORMS_TOY, PRICE_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, PRICE_BPE, PRICE_BPE_LONG, DEPTHS)

@@ -98,7 +98,7 @@ PRICE_CHARS_LONG = Experiment(
 DEPTHS = Experiment(
     name="depths", question="Does the price grow with depth?",
     arms=tuple(Arm(f"{name}, {layers} layers", dict(norm=norm, layers=layers), size="free")
-               for layers in (2, 3, 4) for name, norm in ((NORMED, "rms"), (POLYNOMIAL, "anneal"))),
+               for layers in (2, 4) for name, norm in ((NORMED, "rms"), (POLYNOMIAL, "anneal"))),
     baseline=f"{NORMED}, 2 layers", check=f"{POLYNOMIAL}, 2 layers",
     train=SHORT, **CHARS,
 )

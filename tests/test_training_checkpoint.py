@@ -83,7 +83,7 @@ def set_config(**changes):
     (lambda m: m.update(train_config='{"steps": 0}'), "TrainConfig.steps = 0"),
     (lambda m: m.update(train_config='{"stepz": 3}'), "no field 'stepz'"),
     (set_config(wdith=3), "wdith"),
-    (set_config(norm="batch"), "norm must be one of"),
+    (set_config(norm="layer"), "norm must be one of"),
     (set_config(positions=[[]]), "not valid here"),
     (set_config(width=32), "has shape"),
     (set_config(width=16 * 10**4), "has shape"),

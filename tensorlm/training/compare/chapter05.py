@@ -75,7 +75,8 @@ ON_TOY_ALONE = ("rms, qk joint", f"none, {QUARTER}", "none, spectral", "anneal, 
 NORMS = Experiment(
     name="norms",
     question="What do norms buy on Shakespeare, and which substitutes keep it?",
-    arms=tuple(arm for arm in _norms(0.02, 0.1) if arm.name not in ON_TOY_ALONE), baseline="rms", check="anneal", probes=("tails", "lengths", "random"), train=SHORT, **CHARS,
+    arms=tuple(arm for arm in _norms(0.02, 0.1) if arm.name not in ON_TOY_ALONE), baseline="rms", check="anneal",
+    probes=("tails", "lengths", "random"), train=SHORT, **CHARS,
 )
 
 NORMED, POLYNOMIAL, ORDINARY = "normed tensor", "polynomial", "softmax, ReLU²"
@@ -105,7 +106,7 @@ DEPTHS = Experiment(
 
 WORDS: dict[str, Any] = dict(
     data={"name": "shakespeare", "tokenizer": "bpe1024"}, evaluations=10, curve_windows=256, preset="nano", model=dict(bigram="none"))
-CALM: dict[str, Any] = dict(momentum=0.9, cooldown=0.8)  # helps all arms in the short run, the polynomial in the long one too
+CALM: dict[str, Any] = dict(momentum=0.9, cooldown=0.8)  # helped both tensor arms in the short run, the polynomial alone in the long one
 LATE = dict(anneal=(0.3, 0.95))
 PRICED_WORDS = (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal"), {**LATE, **CALM}), Arm(ORDINARY, SOFTMAX, dict(lr_scalar=0.2)))
 

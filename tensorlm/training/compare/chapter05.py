@@ -99,9 +99,17 @@ PRICE_CHARS_LONG = Experiment(
 DEPTHS = Experiment(
     name="depths", question="Does the price grow with depth?",
     arms=tuple(Arm(f"{name}, {layers} layers", dict(norm=norm, layers=layers), size="free")
-               for layers in (2, 4) for name, norm in ((NORMED, "rms"), (POLYNOMIAL, "anneal"))),
+               for layers in (2, 3, 4) for name, norm in ((NORMED, "rms"), (POLYNOMIAL, "anneal"))),
     baseline=f"{NORMED}, 2 layers", check=f"{POLYNOMIAL}, 2 layers",
     train=SHORT, **CHARS,
+)
+
+KNOB = Experiment(
+    name="knob", question="What does it cost to pull the factors towards few and small numbers?",
+    arms=(Arm("none", train=dict(weight_decay=0.0)),
+          *(Arm(f"L1 {size:g}", train=dict(weight_decay=0.0, sparsity=size)) for size in (0.003, 0.01, 0.02, 0.05)),
+          *(Arm(f"decay {size:g}", train=dict(weight_decay=size)) for size in (0.5, 2.0, 5.0))),
+    baseline="none", check="L1 0.01", probes=("weights",), model=dict(bigram="none"), train=SHORT, **CHARS,
 )
 
 WORDS: dict[str, Any] = dict(
@@ -120,4 +128,4 @@ PRICE_BPE_LONG = Experiment(
     arms=PRICED_WORDS, train=LONG, **ALL_TAILS, **WORDS,
 )
 
-EXPERIMENTS = (NORMS_TOY, PRICE_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, PRICE_BPE, PRICE_BPE_LONG, DEPTHS)
+EXPERIMENTS = (NORMS_TOY, PRICE_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, PRICE_BPE, PRICE_BPE_LONG, DEPTHS, KNOB)

@@ -164,6 +164,21 @@ def test_normed_models_without_attention_are_ratios(options, degrees):
     assert torch.isfinite(response.logits(1e6)).all() and not torch.isfinite(response.logits(1e6) - response.logits(1e6) * torch.inf).all()
 
 
+@pytest.mark.parametrize("options", [dict(shortcut="learned"), dict(mlp="full"), dict(mlp="symmetric", head_norm="none"), dict(mlp="none")])
+@pytest.mark.parametrize("layers", [[0, 1], [1, 2], [0, 1, 2], 1])
+def test_ratios_pass_through_shortcuts_whole_tensors_and_several_steered_layers(options, layers):
+    model = random_model(norm="rms", attention="none", layers=2, **options)
+    response = steering_response(model, PROMPT, vector(), layers, interval=(-2, 2))
+    injection = Injection.make(model, len(PROMPT), vector(), layers)
+    assert (response.route, response.exact) == ("ratio", True)
+    truth = steered_logits(model, PROMPT, injection, ALPHAS)
+    assert relative(response.logits(ALPHAS), truth) < 1e-10
+    if options.get("shortcut"):  # must fail: without the shortcut it is another function
+        with torch.no_grad():
+            model.blocks[1].shortcut[1] += 0.1
+        assert relative(response.logits(ALPHAS), steered_logits(model, PROMPT, injection, ALPHAS)) > 1e-4
+
+
 def test_a_norm_before_attention_is_no_ratio_and_one_before_the_head_is():
     model = random_model(norm="rms", layers=1)
     below, above = (steering_response(model, PROMPT, vector(), layer, interval=(-1, 1)) for layer in (0, 1))

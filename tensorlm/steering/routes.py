@@ -39,7 +39,7 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
     | --- | --- | --- | --- |
     | monomials | all coefficients in alpha | everywhere | polynomial, degree at most 128, no cancellation above 3e-11 |
     | chebyshev | the model at degree + 1 nodes a piece | on the interval | polynomial otherwise; above degree 128 resolved to 1e-13 |
-    | ratio | numerator and denominator | everywhere | norm 'rms' without attention, bilinear or square MLP; before the head any |
+    | ratio | numerator and denominator | everywhere | norm 'rms' without attention, MLPs of degree 2; before the head any |
     | sweep | the model at Chebyshev nodes | no, measured | everything else |
 
     Raises TypeError for half precision, ValueError for what does not fit, for a model whose norms are still annealing, and for

@@ -103,12 +103,7 @@ def along(stack: RationalStack | RationalBlock, x: Tensor, s: Tensor) -> Rationa
     unit = unit if 0 < unit < math.inf else 1.0
     numerator, denominator = torch.stack([x, unit * s]), x.new_ones(1)
     for block in blocks:
-        numerator, denominator = _advance(block, numerator, denominator)
-        size = denominator.abs().max()
-        if not 0 < size < math.inf or not torch.isfinite(numerator).all():
-            raise ValueError(f"x and s must leave coefficients within the number range and a denominator other than 0, got {size.item()} "
-                             "for the largest coefficient of the denominator: vectors of ordinary size, or eps above 0, will do")
-        numerator, denominator = numerator / size, denominator / size
+        numerator, denominator = advance_along(block, numerator, denominator)
     return RationalRay(numerator, denominator, unit)
 
 
@@ -154,8 +149,20 @@ def rational_misfit(function: Callable[[Tensor], Tensor], degrees: tuple[int, in
     return ((ratio - truth).abs().max() / truth.abs().max()).item()
 
 
+def advance_along(block: RationalBlock, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
+    """`RationalBlock.advance` on coefficients: (n, width) and (m,) to those after the block, both divided by one number.
+
+    Raises ValueError where coefficients leave the number range or the denominator vanishes.
+    """
+    numerator, denominator = _advance(block, numerator, denominator)
+    size = denominator.abs().max()
+    if not 0 < size < math.inf or not torch.isfinite(numerator).all():
+        raise ValueError(f"x and s must leave coefficients within the number range and a denominator other than 0, got {size.item()} "
+                         "for the largest coefficient of the denominator: vectors of ordinary size, or eps above 0, will do")
+    return numerator / size, denominator / size
+
+
 def _advance(block: RationalBlock, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
-    """`RationalBlock.advance` on coefficients."""
     cp = block.cp
     layer = convolve(numerator @ cp.L.mT, numerator @ cp.R.mT) @ cp.D.mT
     square = convolve(numerator, numerator).mean(-1)

@@ -8,12 +8,11 @@ text; nothing is tuned here. CPU-seconds are those of training, in one process a
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import torch
 
-from benchmarks.provenance import write_provenance
+from benchmarks.provenance import write_provenance, write_table
 from benchmarks.recipes import settings
 from benchmarks.time_to_loss import read_corpus
 from tensorlm.training import train
@@ -60,10 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     run(data, "none", seed=0)  # warms the kernels up
     rows = [run(data, change, seed) for seed in options.seeds for change in options.changes]
     rows.sort(key=lambda row: list(CHANGES).index(row["change"]))
-    with options.out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(options.out, FIELDS, rows)
     write_provenance(options.out, "python -m benchmarks.ablation", data, seeds=options.seeds)
 
 

@@ -10,7 +10,6 @@ to its largest value, over the output or over all gradients; the float64 result 
 """
 
 import argparse
-import csv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.provenance import write_provenance
+from benchmarks.provenance import write_provenance, write_table
 from benchmarks.timing import interleave
 from tensorlm.tensors import ALGORITHMS, Pattern, attend, choose, multiply_adds, working_memory
 
@@ -45,10 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if (not options.times or time in options.times) and (way == "forward" or head_dim == 16 or time <= LONGEST_BACKWARD)]
     rows = [row for setting in settings for row in measure(*setting, repeats=options.repeats)]
     if options.out:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(options.out, FIELDS, rows)
         write_provenance(options.out, "python -m benchmarks.attention_scaling", heads=HEADS, batch=1, dtype="float32",
                          repeats=options.repeats)
 

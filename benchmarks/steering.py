@@ -13,7 +13,6 @@ that strength; of tipping points, the largest distance in strength.
 """
 
 import argparse
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.provenance import write_provenance
+from benchmarks.provenance import write_provenance, write_table
 from benchmarks.timing import interleave, seconds
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.steering import Injection, Polynomial, Steerable, propagate, steered_logits, steering_response
@@ -67,10 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save(path: Path, rows: list[dict], fields: list[str], repeats: int) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(path, fields, rows)
     command = "python -m benchmarks.steering" + (" --growth" if fields is GROWTH_FIELDS else "")
     write_provenance(path, command, repeats=repeats, dtype="float64")
 

@@ -12,7 +12,6 @@ by unfoldings, as the textbook (and TensorLy) has them, and without copies, the 
 """
 
 import argparse
-import csv
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import torch
 from tensorly.decomposition import parafac
 
 from benchmarks.dense_tensors import dense_eigen, dense_gram, dense_gram_by_unfolding, dense_grams, dense_hosvd, dense_hosvd_by_unfolding
-from benchmarks.provenance import write_provenance
+from benchmarks.provenance import write_provenance, write_table
 from benchmarks.timing import interleave
 from tensorlm.tensors import ComposedTensor, CPTensor, Tucker, compose, cp_als, eigen, hosvd, interaction
 
@@ -68,10 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save(path: Path, rows: list[dict], fields: list[str], repeats: int) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(path, fields, rows)
     command = "python -m benchmarks.tensor_form" + (" --growth" if fields is GROWTH_FIELDS else "")
     write_provenance(path, command, repeats=repeats, dtype="float64", tensorly=tensorly.__version__, cotengra=cotengra.__version__)
 

@@ -10,7 +10,6 @@ training and one validation pass. The peer's process holds its own nine evaluati
 """
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -36,15 +35,15 @@ def main(arguments: list[str] | None = None) -> None:
     for job in jobs(options):
         rows.append(run_apart(job))
         print(line(rows[-1]), flush=True)
-        write(rows, options.out)
-    if options.out:
-        record_provenance(options)
+        if options.out:
+            save(rows, options)
     print(table(rows))
 
 
-def record_provenance(options: argparse.Namespace) -> None:
-    from benchmarks.provenance import write_provenance
+def save(rows: list[dict], options: argparse.Namespace) -> None:
+    from benchmarks.provenance import write_provenance, write_table
 
+    write_table(options.out, FIELDS, rows)
     write_provenance(options.out, "python -m benchmarks.time_to_loss", read_corpus(options.corpus, options.split)[2],
                      seeds=options.seeds, precision=options.precision, split=options.split)
 
@@ -156,15 +155,6 @@ def split_changes(changes: list[str]) -> tuple[dict, dict]:
         except json.JSONDecodeError:
             parsed[name] = value
     return ({k: v for k, v in parsed.items() if k in names}, {k: v for k, v in parsed.items() if k not in names})
-
-
-def write(rows: list[dict], path: Path | None) -> None:
-    if path is None:
-        return
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def line(row: dict) -> str:

@@ -8,7 +8,6 @@ softmax peer takes the faster of torch's fused kernel and two matrix products, b
 """
 
 import argparse
-import csv
 import statistics
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.provenance import write_provenance
+from benchmarks.provenance import write_provenance, write_table
 from tensorlm.layers import attention as attention_layer
 from tensorlm.model import ModelConfig, TensorTransformer
 
@@ -43,10 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     rows = [row for shape in SHAPES for dtype in options.dtypes for row in measure(shape, dtype, options.repeats)]
     if options.out:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(options.out, FIELDS, rows)
         write_provenance(options.out, "python -m benchmarks.training_step")
 
 

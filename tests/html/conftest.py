@@ -7,6 +7,7 @@ from pathlib import Path
 
 import book_files
 import pytest
+import widget_pages
 from bs4 import BeautifulSoup
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -53,3 +54,28 @@ def browser():
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="module")
+def addresses(request, html, tmp_path_factory) -> list[str]:
+    """A page with the module's ``made_here()``, then the built pages that hold its ``MARKER``."""
+    made = widget_pages.make_page(tmp_path_factory.mktemp("widget") / "made.html", request.module.made_here())
+    return [path.resolve().as_uri() for path in [made, *widget_pages.built_pages(html, request.module.MARKER)]]
+
+
+@pytest.fixture
+def widgets(browser, addresses, request):
+    """Every widget of the module's kind in turn, fresh from its page and in view, with the data that the page holds."""
+    selector = f"[{request.module.MARKER}]"
+
+    def each():
+        for address in addresses:
+            browser.get(address)
+            for place in range(len(browser.find_elements("css selector", selector))):
+                browser.get_log("performance")
+                browser.get(address)
+                root = browser.find_elements("css selector", selector)[place]
+                browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", root)
+                yield root, widget_pages.data_of(root)
+
+    return each

@@ -1,10 +1,10 @@
 """The built pages in headless Chromium, opened from disk with the network blocked: maths, sliders by keyboard, a phone's width."""
 
-import json
 import time
 
 import book_files
 import pytest
+import widget_pages
 
 from tensorlm.notebook import sliders
 
@@ -30,12 +30,6 @@ def wait_for(condition, what: str, seconds: float = 60.0):
         time.sleep(0.2)
 
 
-def requested(browser) -> list[str]:
-    """Every address that the page asked for since the log was last read."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-
-
 def maths_drawn(browser) -> bool:
     return browser.execute_script("""
         const all = [...document.querySelectorAll('article .math')].filter(e => !e.querySelector('.math'));
@@ -47,8 +41,8 @@ def test_formulas_are_drawn_and_nothing_is_fetched(visit, page):
     browser = visit(page)
     wait_for(lambda: maths_drawn(browser), "the formulas")
     assert not browser.find_elements("css selector", "mjx-merror")
-    addresses = requested(browser)
-    assert addresses and not [address for address in addresses if not address.startswith(("file:", "data:", "blob:"))]
+    addresses = widget_pages.fetched(browser)
+    assert addresses and not widget_pages.from_afar(addresses)
 
 
 def shown(root) -> dict[str, str]:
@@ -57,7 +51,7 @@ def shown(root) -> dict[str, str]:
 
 def compare(root) -> list[float]:
     """The page's numbers against Python's, to 6 digits; the values of the inputs."""
-    data = json.loads(root.find_element("css selector", "script[data-tlm-data]").get_attribute("textContent"))
+    data = widget_pages.data_of(root)
     values = [float(control.get_attribute("value")) for control in root.find_elements("css selector", "input[type=range]")]
     texts = shown(root)
     for key, expected in sliders.evaluate(data, values).items():
@@ -90,16 +84,11 @@ def test_every_slider_moves_by_keyboard_and_shows_what_python_computes(visit, pa
 @pytest.mark.parametrize("page", EVERY)
 def test_nothing_scrolls_sideways_on_a_phone(visit, page):
     browser = visit(page)
-    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
+    with widget_pages.phone(browser):
         if browser.find_elements("css selector", "article .math"):
             wait_for(lambda: maths_drawn(browser), "the formulas")
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-        for root in browser.find_elements("css selector", "[data-tlm-slider], [data-tlm-slider] > .tlm-scroll"):
-            assert browser.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth + 1", root)
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        boxes = browser.find_elements("css selector", "[data-tlm-slider], [data-tlm-slider] > .tlm-scroll")
+        widget_pages.require_fit(browser, boxes)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

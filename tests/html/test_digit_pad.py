@@ -3,57 +3,24 @@
 Asked of every built page that has a pad, and of a page made here, so that the script is tested whether or not a chapter uses it.
 """
 
-import json
 import re
-from pathlib import Path
 
-import book_files
 import numpy as np
 import pytest
+import widget_pages
 
 from tensorlm.notebook import digit_pad, digit_pad_page
 
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+MARKER = "data-tlm-pad"
 
 
-def small_pad() -> digit_pad.DigitPad:
+def made_here() -> digit_pad.DigitPad:
     draw = np.random.default_rng(3)
     D, L, R = (draw.normal(size=shape) / 8 for shape in ((4, 5), (5, 64), (5, 64)))
     values, vectors = np.linalg.eigh(np.einsum("ch,hi,hj->cij", D, L, R) / 2 + np.einsum("ch,hi,hj->cij", D, R, L) / 2)
     kept = {"values": values[:, [0, -1]], "vectors": vectors.transpose(0, 2, 1)[:, [0, -1]]}
     images = {"stripes": np.tile([0.0, 1.0], 32), "grey": draw.integers(0, 17, (8, 8)) / 16}
     return digit_pad.pad("made-here", D, L, R, **kept, examples=images, labels=["a", "b", "c", "d"], mean=0.25, scale=2.0)
-
-
-@pytest.fixture(scope="module")
-def addresses(html, tmp_path_factory) -> list[str]:
-    """The page made here, then the built pages that have a pad."""
-    made = tmp_path_factory.mktemp("pad") / "made.html"
-    made.write_text('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>A pad</title>'
-                    '<meta name="viewport" content="width=device-width, initial-scale=1"></head>'
-                    f'<body style="margin:8px"><article>{small_pad()._repr_html_()}<p style="height:2000px"></p></article></body></html>',
-                    encoding="utf-8")
-    built = [html / f"{page}.html" for page in book_files.pages() if (html / f"{page}.html").exists()]
-    return [path.resolve().as_uri() for path in [made, *(path for path in built if has_pad(path))]]
-
-
-def has_pad(path: Path) -> bool:
-    return "data-tlm-pad=" in path.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def pads(browser, addresses):
-    """Every pad in turn, fresh from its page, with the data that the page holds."""
-    def each():
-        for address in addresses:
-            browser.get(address)
-            for place in range(len(browser.find_elements("css selector", "[data-tlm-pad]"))):
-                browser.get(address)
-                root = browser.find_elements("css selector", "[data-tlm-pad]")[place]
-                browser.execute_script("arguments[0].querySelector('[data-paper]').scrollIntoView({block: 'center'})", root)
-                yield root, json.loads(root.find_element("css selector", "script[data-tlm-data]").get_attribute("textContent"))
-
-    return each
 
 
 def find(root, selector: str):
@@ -121,21 +88,20 @@ def click(root, selector: str) -> None:
     root.parent.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", find(root, selector))
 
 
-def test_starts_as_python_drew_it_and_asks_for_nothing(browser, pads):
-    for root, data in pads():
+def test_starts_as_python_drew_it_and_asks_for_nothing(browser, widgets):
+    for root, data in widgets():
         before = root.parent.execute_script("return arguments[0].dataset.ready", root)
         assert before == "yes"
         compare(root, data)
         assert ink_of(root) == data["examples"][0]["ink"]
-        log = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        asked = [entry["params"]["request"]["url"] for entry in log if entry["method"] == "Network.requestWillBeSent"]
-        assert asked and not [address for address in asked if not address.startswith(("file:", "data:", "blob:"))]
+        asked = widget_pages.fetched(browser)
+        assert asked and not widget_pages.from_afar(asked)
 
 
-def test_moves_and_inks_by_keyboard(pads):
+def test_moves_and_inks_by_keyboard(widgets):
     from selenium.webdriver.common.keys import Keys
 
-    for root, data in pads():
+    for root, data in widgets():
         click(root, "[data-clear]")
         paper = find(root, "[data-paper]")
         steps = [((Keys.ARROW_DOWN, Keys.ARROW_RIGHT, " "), "11", 16), ((Keys.ARROW_RIGHT, "5"), "12", 9), ((Keys.END, "9"), "17", 16),
@@ -150,17 +116,17 @@ def test_moves_and_inks_by_keyboard(pads):
         assert sorted(ink_of(root))[-3:] == [2, 9, 16]
 
 
-def test_keys_used_by_the_pad_do_not_reach_the_page(browser, pads):
+def test_keys_used_by_the_pad_do_not_reach_the_page(browser, widgets):
     from selenium.webdriver.common.keys import Keys
 
-    for root, _ in pads():
+    for root, _ in widgets():
         browser.execute_script("window.heard = []; document.addEventListener('keydown', event => window.heard.push(event.key))")
         find(root, "[data-paper]").send_keys(Keys.ARROW_LEFT, " ", "0", "x")
         assert browser.execute_script("return window.heard") == ["x"]
 
 
-def test_draws_and_erases_with_the_mouse(browser, pads):
-    for root, data in pads():
+def test_draws_and_erases_with_the_mouse(browser, widgets):
+    for root, data in widgets():
         click(root, "[data-clear]")
         assert set(ink_of(root)) == {0}
         compare(root, data)
@@ -179,39 +145,43 @@ def test_draws_and_erases_with_the_mouse(browser, pads):
         compare(root, data)
 
 
-def test_draws_with_a_finger_and_the_page_stands_still(browser, pads):
-    for root, data in pads():
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+def test_draws_with_a_finger_and_the_page_stands_still(browser, widgets):
+    for root, data in widgets():
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
         try:
-            click(root, "[data-clear]")
-            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", find(root, "[data-paper]"))
-            box = browser.execute_script("""
-                const box = arguments[0].getBoundingClientRect();
-                return [box.left, box.top, box.width];""", find(root, "[data-paper]"))
-            scrolled = browser.execute_script("return window.scrollY")
-            for kind, places in (("touchStart", [(3.5, 1.5)]), *(("touchMove", [(3.5, y)]) for y in (3.0, 5.0, 6.5)), ("touchEnd", [])):
-                points = [{"x": box[0] + x / 8 * box[2], "y": box[1] + y / 8 * box[2]} for x, y in places]
-                browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-            ink = np.array(ink_of(root)).reshape(8, 8)
-            assert (ink[1:7, 3] == 16).all() and (ink[:, [0, 1, 5, 6, 7]] == 0).all()
-            assert browser.execute_script("return window.scrollY") == scrolled
-            compare(root, data)
+            with widget_pages.phone(browser):
+                click(root, "[data-clear]")
+                stroke(browser, root)
+                ink = np.array(ink_of(root)).reshape(8, 8)
+                assert (ink[1:7, 3] == 16).all() and (ink[:, [0, 1, 5, 6, 7]] == 0).all()
+                compare(root, data)
         finally:
             browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
-            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_loads_every_example(pads):
-    for root, data in pads():
+def stroke(browser, root) -> None:
+    """A line down the fourth column with one finger; the page must not move."""
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", find(root, "[data-paper]"))
+    left, top, width = browser.execute_script("""
+        const box = arguments[0].getBoundingClientRect();
+        return [box.left, box.top, box.width];""", find(root, "[data-paper]"))
+    scrolled = browser.execute_script("return window.scrollY")
+    for kind, places in (("touchStart", [(3.5, 1.5)]), *(("touchMove", [(3.5, y)]) for y in (3.0, 5.0, 6.5)), ("touchEnd", [])):
+        points = [{"x": left + x / 8 * width, "y": top + y / 8 * width} for x, y in places]
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert browser.execute_script("return window.scrollY") == scrolled
+
+
+def test_loads_every_example(widgets):
+    for root, data in widgets():
         for place, example in enumerate(data["examples"]):
             click(root, f"[data-example='{place}']")
             assert ink_of(root) == example["ink"]
             compare(root, data)
 
 
-def test_explains_the_class_that_is_chosen_until_it_follows_again(pads):
-    for root, data in pads():
+def test_explains_the_class_that_is_chosen_until_it_follows_again(widgets):
+    for root, data in widgets():
         for chosen in range(len(data["labels"])):
             click(root, f"input[type=radio][value='{chosen}']")
             assert state(root)["chosen"] == chosen and not state(root)["follow"]
@@ -225,25 +195,13 @@ def test_explains_the_class_that_is_chosen_until_it_follows_again(pads):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_fits_a_phone_and_is_legible_in_both_themes(browser, pads, theme):
-    for root, _ in pads():
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
-        try:
-            browser.execute_script(f"document.documentElement.dataset.theme = '{theme}'")
-            assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-            assert browser.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth + 1", root)
-            small = browser.execute_script("""
-                return [...arguments[0].querySelectorAll('button, label')].map(element => element.getBoundingClientRect())
-                    .filter(box => box.width < 24 || box.height < 24).length""", root)
-            assert small == 0, "targets of 24 pixels at least"
+def test_fits_a_phone_and_is_legible_in_both_themes(browser, widgets, theme):
+    with widget_pages.phone(browser, theme) as wear:
+        for root, _ in widgets():
+            wear()
+            widget_pages.require_fit(browser, [root])
+            widget_pages.require_targets(root, "button, label")
             paper = find(root, "[data-paper]").size
             assert abs(paper["width"] - paper["height"]) <= 1 and paper["width"] >= 240
-            looks = browser.execute_script("""
-                const words = '.tlm-title, .tlm-logits tr:not([data-chosen]) th label, .tlm-number';
-                return [...arguments[0].querySelectorAll(words)].map(element => {
-                    let under = element;
-                    while (getComputedStyle(under).backgroundColor === 'rgba(0, 0, 0, 0)') { under = under.parentElement; }
-                    return getComputedStyle(element).color + ' on ' + getComputedStyle(under).backgroundColor; })""", root)
-            assert set(looks) <= {f"rgb(26, 26, 26) on {under}" for under in ("rgb(255, 255, 255)", "rgb(230, 240, 247)")}
-        finally:
-            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            words = ".tlm-title, .tlm-logits tr:not([data-chosen]) th label, .tlm-number"
+            widget_pages.require_dark_on(root, words, ("255, 255, 255", "230, 240, 247"))

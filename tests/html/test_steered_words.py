@@ -3,17 +3,14 @@
 Asked of every built page that has them, and of a page made here, so that the script is tested whether or not a chapter uses it.
 """
 
-import json
-from pathlib import Path
-
-import book_files
 import numpy as np
 import pytest
+import widget_pages
 
 from tensorlm.notebook import stacked_parts_page, steered_words, steered_words_page
 from tensorlm.notebook.steered_words import Prompt
 
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+MARKER = "data-tlm-steer"
 
 
 def made_here() -> steered_words.SteeredWords:
@@ -21,34 +18,6 @@ def made_here() -> steered_words.SteeredWords:
     prompts = [Prompt("the cat", {"is": 0, "are": 2, "and": 4}, "are − is"), Prompt("a place", {"a": 1, "b": 3}, "b − a")]
     logits, paths = ([[random.normal(size=(rows, powers)) for powers in (4, 7)] for _ in prompts] for rows in (6, 2))
     return steered_words.steer("made-here", prompts, ["one", "two"], logits, paths, ["alone", "with the text"])
-
-
-@pytest.fixture(scope="module")
-def addresses(html, tmp_path_factory) -> list[str]:
-    """The page made here, then the built pages that have steered words."""
-    made = tmp_path_factory.mktemp("steer") / "made.html"
-    made.write_text('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Steered</title>'
-                    '<meta name="viewport" content="width=device-width, initial-scale=1"></head>'
-                    f'<body style="margin:8px"><article>{made_here()._repr_html_()}</article></body></html>', encoding="utf-8")
-    built = [html / f"{page}.html" for page in book_files.pages() if (html / f"{page}.html").exists()]
-    return [path.resolve().as_uri() for path in [made, *(path for path in built if has_widget(path))]]
-
-
-def has_widget(path: Path) -> bool:
-    return "data-tlm-steer=" in path.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def widgets(browser, addresses):
-    """Every widget in turn, fresh from its page, with the data that the page holds."""
-    def each():
-        for address in addresses:
-            browser.get_log("performance")
-            browser.get(address)
-            for root in browser.find_elements("css selector", "[data-tlm-steer]"):
-                yield root, json.loads(root.find_element("css selector", "script[data-tlm-data]").get_attribute("textContent"))
-
-    return each
 
 
 def state(root) -> dict:
@@ -111,26 +80,15 @@ def test_shows_what_python_computes_by_keyboard(widgets):
 
 
 def test_fetches_nothing(widgets, browser):
-    for root, _ in widgets():
-        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-        addresses = [each["params"]["request"]["url"] for each in messages if each["method"] == "Network.requestWillBeSent"]
-        assert not [address for address in addresses if not address.startswith(("file:", "data:", "blob:"))]
+    for _ in widgets():
+        assert not widget_pages.from_afar(widget_pages.fetched(browser))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_fits_a_phone_and_is_legible_in_both_themes(widgets, browser, theme):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
-    try:
+    with widget_pages.phone(browser, theme) as wear:
         for root, _ in widgets():
-            browser.execute_script(f"document.documentElement.dataset.theme = '{theme}'")
-            assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-            for box in [root, *root.find_elements("css selector", ":scope > .tlm-scroll")]:
-                assert browser.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth + 1", box)
-            looks = browser.execute_script("""
-                return [...arguments[0].querySelectorAll('.tlm-title, th[scope=row], .tlm-number, label, select')].map(element => {
-                    let under = element;
-                    while (getComputedStyle(under).backgroundColor === 'rgba(0, 0, 0, 0)') { under = under.parentElement; }
-                    return getComputedStyle(element).color + ' on ' + getComputedStyle(under).backgroundColor; })""", root)
-            assert set(looks) <= {f"rgb(26, 26, 26) on {under}" for under in ("rgb(255, 255, 255)", "rgb(244, 244, 244)")}
-    finally:
-        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            wear()
+            widget_pages.require_fit(browser, [root, *root.find_elements("css selector", ":scope > .tlm-scroll")])
+            words = ".tlm-title, th[scope=row], .tlm-number, label, select"
+            widget_pages.require_dark_on(root, words, ("255, 255, 255", "244, 244, 244"))

@@ -116,7 +116,8 @@ WORDS: dict[str, Any] = dict(
     data={"name": "shakespeare", "tokenizer": "bpe1024"}, evaluations=10, curve_windows=256, preset="nano", model=dict(bigram="none"))
 CALM: dict[str, Any] = dict(momentum=0.9, cooldown=0.8)  # helped both tensor arms in the short run, the polynomial alone in the long one
 LATE = dict(anneal=(0.3, 0.95))
-PRICED_WORDS = (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal"), {**LATE, **CALM}), Arm(ORDINARY, SOFTMAX, dict(lr_scalar=0.2)))
+USUAL: dict[str, Any] = dict(momentum=0.95, cooldown=0.6)  # better for softmax in both runs
+PRICED_WORDS = (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal"), {**LATE, **CALM}), Arm(ORDINARY, SOFTMAX, dict(lr_scalar=0.2, **USUAL)))
 
 PRICE_BPE = Experiment(
     name="price_bpe", question="What does being exactly one polynomial cost on BPE tokens, in a short run?",

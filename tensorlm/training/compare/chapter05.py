@@ -114,19 +114,26 @@ KNOB = Experiment(
 
 WORDS: dict[str, Any] = dict(
     data={"name": "shakespeare", "tokenizer": "bpe1024"}, evaluations=10, curve_windows=256, preset="nano", model=dict(bigram="none"))
-CALM: dict[str, Any] = dict(momentum=0.9, cooldown=0.8)  # helped both tensor arms in the short run, the polynomial alone in the long one
+USUAL: dict[str, Any] = dict(momentum=0.95, cooldown=0.6)  # better for softmax in both runs, for the normed tensor model in the long one
+CALM: dict[str, Any] = dict(momentum=0.9, cooldown=0.8)  # better for the polynomial in both runs
 LATE = dict(anneal=(0.3, 0.95))
-USUAL: dict[str, Any] = dict(momentum=0.95, cooldown=0.6)  # better for softmax in both runs
-PRICED_WORDS = (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal"), {**LATE, **CALM}), Arm(ORDINARY, SOFTMAX, dict(lr_scalar=0.2, **USUAL)))
+FIVE = (0, 1, 2, 3, 4)
+
+
+def _priced_words(**polynomial: Any) -> tuple[Arm, ...]:
+    """The three models; `polynomial` are what the polynomial's training differs in besides."""
+    return (Arm(NORMED), Arm(POLYNOMIAL, dict(norm="anneal"), {**LATE, **CALM, **polynomial}),
+            Arm(ORDINARY, SOFTMAX, dict(lr_scalar=0.2, **USUAL)))
+
 
 PRICE_BPE = Experiment(
     name="price_bpe", question="What does being exactly one polynomial cost on BPE tokens, in a short run?",
-    arms=PRICED_WORDS, train={**SHORT, **CALM, "lr_matrix": 0.016, "lr_head": 0.016}, **ALL_TAILS, **WORDS,
+    arms=_priced_words(), seeds=FIVE, train={**SHORT, **CALM, "lr_matrix": 0.016, "lr_head": 0.016}, **ALL_TAILS, **WORDS,
 )
 
 PRICE_BPE_LONG = Experiment(
     name="price_bpe_long", question="And in a run five times as long?",
-    arms=PRICED_WORDS, train=LONG, **ALL_TAILS, **WORDS,
+    arms=_priced_words(lr_matrix=0.011), seeds=FIVE, train=LONG, **ALL_TAILS, **WORDS,
 )
 
 EXPERIMENTS = (NORMS_TOY, PRICE_TOY, NORMS, PRICE_CHARS, PRICE_CHARS_LONG, PRICE_BPE, PRICE_BPE_LONG, DEPTHS, KNOB)

@@ -6,6 +6,7 @@ Takes plain data, nested dictionaries with ``label``, ``kind``, ``value`` and ``
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,10 @@ from tensorlm.notebook.network_drawing import tint
 COLOURS = {"readout": "black", "vector": "orange", "attention": "blue", "head": "sky", "mlp": "green", "unit": "green",
            "eigenvector": "green", "rest": "black"}
 KEYS = ("label", "kind", "value", "children")
-WIDTH, ROW, INDENT, LETTER = 6.4, 0.25, 0.17, 0.069   # inches: of the figure, a line, a step to the right, a letter
-BARS, NUMBERS = 1.5, 0.6                              # inches for the bars, and for the numbers behind them
+WIDTH, ROW, INDENT, LETTER = 4.8, 0.25, 0.13, 0.069   # inches: of the figure, a line, a step to the right, a letter
+WORDS, BARS, NUMBERS = 2.9, 1.3, 0.5                  # inches for the labels at most, the bars, and the numbers behind them
+ARROW, GLUE = " ← ", "\u00a0"                         # between steps, and within one that is not to be broken
+FURTHER = 0.6                                         # height of a label's further lines, in lines
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,23 @@ class Line:
     value: float
     depth: int
     parent: int | None
+
+    @property
+    def wrapped(self) -> list[str]:
+        """The label in pieces that leave room for the bars, broken at arrows, and elsewhere where a step alone is too long.
+
+        >>> Line("mlp 1 ← attention 1 ← head 3: value at 12", "head", 1.0, 2, 0).wrapped
+        ['mlp 1 ← attention 1 ←', 'head 3: value at 12']
+        """
+        letters = round((WORDS - INDENT * self.depth) / LETTER)
+        steps = [step.replace(" ", GLUE) if len(step) <= letters - 2 else step for step in self.label.split(ARROW)]
+        glued = (GLUE + ARROW[1:]).join(steps)
+        return [piece.replace(GLUE, " ") for piece in textwrap.wrap(glued, letters, break_long_words=False, break_on_hyphens=False)]
+
+    @property
+    def height(self) -> float:
+        """In lines."""
+        return 1 + FURTHER * (len(self.wrapped) - 1)
 
 
 def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -> Figure:
@@ -54,20 +74,22 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
     if tree["value"] == 0:
         raise ValueError("tree: got a whole of 0, allowed: a change to draw shares of")
     lines = trace_lines(tree)
-    words = max(INDENT * line.depth + LETTER * len(line.label) for line in lines) + 0.15
-    width = max(WIDTH, words + BARS + NUMBERS)
-    fig = plt.figure(figsize=(width, ROW * (len(lines) + 1.2)), facecolor="white", layout="none")
+    words = max(INDENT * line.depth + LETTER * max(map(len, line.wrapped)) for line in lines) + 0.15
+    width, height = max(WIDTH, words + BARS + NUMBERS), sum(line.height for line in lines)
+    fig = plt.figure(figsize=(width, ROW * (height + 1.2)), facecolor="white", layout="none")
     ax = fig.add_axes((0, 0, 1, 1))
-    ax.set(xlim=(0, width), ylim=(len(lines) - 0.4, -1.4))
+    ax.set(xlim=(0, width), ylim=(height - 0.4, -1.4))
     ax.set_axis_off()
     low, high = (edge([0.0, *(line.value / tree["value"] for line in lines)]) for edge in (min, max))
     scale = (width - NUMBERS - words) / (high - low)
     zero = words - low * scale
     ax.text(zero, -0.9, f"contribution ({unit})", fontsize=8, va="center", ha="center" if low < -0.3 else "left", color="#1a1a1a")
-    ax.plot([zero, zero], [-0.5, len(lines) - 0.5], color="#6a6a6a", linewidth=0.8, zorder=3)
-    for row, line in enumerate(lines):
-        _draw_line(ax, row, line, zero, scale * line.value / tree["value"])
-        ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", fontsize=8, va="center", ha="right", color="#1a1a1a")
+    ax.plot([zero, zero], [-0.5, height - 0.5], color="#6a6a6a", linewidth=0.8, zorder=3)
+    rows: list[float] = []
+    for line in lines:
+        rows.append((rows[-1] + lines[len(rows) - 1].height) if rows else 0.0)
+        _draw_line(ax, rows, line, zero, scale * line.value / tree["value"])
+        ax.text(width - 0.06, rows[-1], f"{line.value:+.{digits}f}", fontsize=8, va="center", ha="right", color="#1a1a1a")
     return fig
 
 
@@ -85,17 +107,19 @@ def _add_lines(node: Mapping[str, Any], depth: int, parent: int | None, lines: l
         node = node["children"][0]
         labels.append(node["label"])
     here = len(lines)
-    lines.append(Line(" ← ".join(labels), node["kind"], float(node["value"]), depth, parent))
+    lines.append(Line(ARROW.join(labels), node["kind"], float(node["value"]), depth, parent))
     for child in node["children"]:
         _add_lines(child, depth + 1, here, lines)
 
 
-def _draw_line(ax: Axes, row: int, line: Line, zero: float, length: float) -> None:
-    left, colour = 0.08 + INDENT * line.depth, palette[COLOURS[line.kind]]
-    ax.text(left, row, line.label, fontsize=8, va="center", ha="left", color="#1a1a1a")
+def _draw_line(ax: Axes, rows: list[float], line: Line, zero: float, length: float) -> None:
+    """The last of the lines at `rows`."""
+    left, colour, row = 0.08 + INDENT * line.depth, palette[COLOURS[line.kind]], rows[-1]
+    for place, words in enumerate(line.wrapped):
+        ax.text(left, row + FURTHER * place, words, fontsize=8, va="center", ha="left", color="#1a1a1a")
     if line.parent is not None:
         elbow = left - 0.55 * INDENT
-        ax.plot([elbow, elbow, left - 0.02], [line.parent + 0.42, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
+        ax.plot([elbow, elbow, left - 0.02], [rows[line.parent] + 0.42, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
     ax.barh(row, length, left=zero, height=0.62, facecolor="white" if line.kind == "rest" else tint(colour, 0.6), edgecolor=colour,
             linewidth=0.9, linestyle=":" if line.kind == "rest" else "-", hatch="////" if length < 0 else None, zorder=2)
 

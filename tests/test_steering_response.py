@@ -187,6 +187,14 @@ def test_a_norm_before_attention_is_no_ratio_and_one_before_the_head_is():
     assert "norm='rms' divides" in below.report() and "says nothing from the weights" in below.report()
 
 
+@pytest.mark.parametrize("options", [dict(qk_norm="joint"), dict(attention="squared", qk_norm="rms")])
+def test_norms_of_queries_and_keys_are_swept_and_the_report_says_why(options):
+    response = steering_response(random_model(layers=1, **options), PROMPT, vector(), 0, interval=(-1, 1))
+    assert (response.route, response.exact) == ("sweep", False) and response.error < 1e-9 and "qk_norm=" in response.report()
+    with pytest.raises(ValueError, match="degree grows with the heads"):
+        steering_response(random_model(layers=1, **options), PROMPT, vector(), 0, route="ratio")
+
+
 def test_ordinary_models_are_swept_and_say_so():
     model = random_model(norm="rms", attention="softmax", mlp="relu2", layers=2)
     response = steering_response(model, PROMPT, vector(), 0, interval=(-1, 1))

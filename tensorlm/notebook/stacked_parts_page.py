@@ -6,7 +6,7 @@ Without scripts (GitHub's preview, a printout) the starting values and a table o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -38,7 +38,7 @@ def html(name: str, data: Data, evaluate: Evaluate) -> str:
 {_rows(data, evaluate(data, strength, chosen), chosen)}
 <details><summary>Sample values as a table</summary><div class="tlm-scroll">{_samples(data, evaluate)}</div></details>
 <script type="application/json" data-tlm-data>{known}</script>
-<script>{asset("stacked_parts.js").strip()}({json.dumps(name)});</script>
+{script(name, "data-tlm-stack", "stacked_parts.js")}
 </div>"""
 
 
@@ -60,6 +60,25 @@ def span(start: float, end: float, reach: float) -> tuple[float, float]:
     """
     left, right = (50 + 50 * max(-1.0, min(1.0, place / reach)) for place in (min(start, end), max(start, end)))
     return left, right - left
+
+
+def script(name: str, marker: str, file: str) -> str:
+    """What moves a widget: the part that all with a strength share, and its own."""
+    return f'<script>{asset("strength.js").strip()}({json.dumps(name)}, {json.dumps(marker)}, {asset(file).strip()});</script>'
+
+
+def bar_rows(entries: Iterable[tuple[str, str, str]], shown: Mapping[str, float], reach: float) -> list[str]:
+    """Rows of (key, colour, label as HTML) whose bars start where the one above ended; that of the sum starts at nothing."""
+    before, rows = 0.0, []
+    for key, colour, label in entries:
+        start = 0.0 if key == "sum" else before
+        left, width = span(start, start + shown[key], reach)
+        before = start + shown[key]
+        rows.append(f'<tr{" class=tlm-total" * (key == "sum")}><th scope="row">{label}</th>'
+                    f'<td class="tlm-track" aria-hidden="true"><span><i data-bar="{key}" style="left:{left:.4g}%;width:{width:.4g}%;'
+                    f'background:{colour}"></i></span></td>'
+                    f'<td class="tlm-number" data-key="{key}" data-exact="{shown[key]:.9g}">{text(shown[key])}</td></tr>')
+    return rows
 
 
 def keys(data: Data) -> list[str]:
@@ -109,17 +128,9 @@ def _axes(first: Data, scale: Data) -> str:
 
 
 def _rows(data: Data, shown: Mapping[str, float], chosen: Sequence[int]) -> str:
-    """One row a part, whose bar starts where the part above it ended, and the sum, whose bar starts at nothing."""
-    reach, before, rows = data["scales"][chosen[-1]]["reach"], 0.0, []
     labels = [part["label"] for part in data["parts"]] + [data["total"]]
-    for (key, colour, dash), label in zip(_looks(data), labels):
-        start = 0.0 if key == "sum" else before
-        left, width = span(start, start + shown[key], reach)
-        before = start + shown[key]
-        rows.append(f'<tr{" class=tlm-total" * (key == "sum")}><th scope="row">{swatch(colour, dash)} {escape(label)}</th>'
-                    f'<td class="tlm-track" aria-hidden="true"><span><i data-bar="{key}" style="left:{left:.4g}%;width:{width:.4g}%;'
-                    f'background:{colour}"></i></span></td>'
-                    f'<td class="tlm-number" data-key="{key}" data-exact="{shown[key]:.9g}">{text(shown[key])}</td></tr>')
+    entries = ((key, colour, f"{swatch(colour, dash)} {escape(label)}") for (key, colour, dash), label in zip(_looks(data), labels))
+    rows = bar_rows(entries, shown, data["scales"][chosen[-1]]["reach"])
     return table("Each part starts where the one above it ends", ["part", "", "value"], rows, live=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook.slider_page import DASHES, HEIGHT, WIDTH, asset, control, svg_line, svg_text, swatch, table, ticks
-from tensorlm.notebook.stacked_parts_page import COLOURS, FRAME, TOTAL, span, text
+from tensorlm.notebook.stacked_parts_page import COLOURS, FRAME, TOTAL, bar_rows, script, text
 
 Data = Mapping[str, Any]
 Evaluate = Callable[[Data, float, Sequence[int]], dict[str, float]]
@@ -38,7 +38,7 @@ def html(name: str, data: Data, evaluate: Evaluate) -> str:
 {_paths(data, here)}
 <details><summary>Sample values as a table</summary><div class="tlm-scroll">{_samples(data, evaluate)}</div></details>
 <script type="application/json" data-tlm-data>{known}</script>
-<script>{asset("steered_words.js").strip()}({json.dumps(name)});</script>
+{script(name, "data-tlm-steer", "steered_words.js")}
 </div>"""
 
 
@@ -99,16 +99,8 @@ def _words(data: Data, here: Mapping[str, float]) -> str:
 
 
 def _paths(data: Data, here: Mapping[str, float]) -> str:
-    """One row a path, whose bar starts where the path above it ended, and the sum, whose bar starts at nothing."""
-    reach, before, rows = data["reach"][0], 0.0, []
-    for key, colour, label in [*zip(path_keys(data), COLOURS, data["labels"]), ("sum", TOTAL, "all of it")]:
-        start = 0.0 if key == "sum" else before
-        left, width = span(start, start + here[key], reach)
-        before = start + here[key]
-        rows.append(f'<tr{" class=tlm-total" * (key == "sum")}><th scope="row">{escape(label)}</th>'
-                    f'<td class="tlm-track" aria-hidden="true"><span><i data-bar="{key}" style="left:{left:.4g}%;width:{width:.4g}%;'
-                    f'background:{colour}"></i></span></td>'
-                    f'<td class="tlm-number" data-key="{key}" data-exact="{here[key]:.9g}">{text(here[key])}</td></tr>')
+    keyed = [*zip(path_keys(data), COLOURS, data["labels"]), ("sum", TOTAL, "all of it")]
+    rows = bar_rows(((key, colour, escape(label)) for key, colour, label in keyed), here, data["reach"][0])
     title = f'Change of the logits, <span data-contest>{escape(data["prompts"][0]["contest"])}</span>, path by path'
     return table(title, ["path", "", "change"], rows, live=True)
 

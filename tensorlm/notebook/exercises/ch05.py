@@ -22,6 +22,8 @@ def _check_faded(answer: Any) -> None:
     x = _random(5, 4, seed=1) * torch.tensor([[1.0], [2.0], [0.5], [3.0], [1.0]])
     assert _near(answer(x, 1.7, 0.0), _faded(x, 1.7, 0.0)), ("At a = 0 it is RMSNorm: each token (row) is divided by the root of the mean of its "
                                                               "squares, and comes out with a mean square of 1.")
+    assert _near(answer(2 * x, 1.7, 1.0), 2 * answer(x, 1.7, 1.0)), ("At a = 1 nothing depends on the token any more: doubling x must double "
+                                                                     "the result.")
     assert _near(answer(x, 1.7, 1.0), x / 1.7), "At a = 1 nothing but the division by c is left."
     assert _near(answer(x, 1.7, 0.3), _faded(x, 1.7, 0.3)), "Right at both ends, wrong between: the two sizes are multiplied as powers, r^(1-a) c^a, not mixed."
 
@@ -73,7 +75,8 @@ EXERCISES = (
              mutants=(lambda x, c, a: x / ((1 - a) * x.square().mean(-1, keepdim=True).sqrt() + a * c),
                       lambda x, c, a: x * x.square().mean().sqrt() ** (a - 1) * c**-a,
                       lambda x, c, a: x * x.square().mean(-1, keepdim=True).sqrt() ** -a * c ** (a - 1),
-                      lambda x, c, a: x * x.norm(dim=-1, keepdim=True) ** (a - 1) * c**-a)),
+                      lambda x, c, a: x * x.norm(dim=-1, keepdim=True) ** (a - 1) * c**-a,
+                      lambda x, c, a: x / x.square().mean(-1, keepdim=True).sqrt())),
     Exercise("05.2", "A constant, folded", _check_folded,
              mutants=(lambda D, L, R, c: (D / c, L, R), lambda D, L, R, c: (D, L * c, R * c), lambda D, L, R, c: (D / c, L / c, R / c))),
     Exercise("05.3", "How high a degree?", _check_degree,

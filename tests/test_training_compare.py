@@ -20,8 +20,8 @@ from scipy import stats
 from tensorlm import released
 from tensorlm.data import kl_by_rule, load
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training.compare import (EXPERIMENTS, Arm, Experiment, bootstrap_ratio, check_again, compare, crossing, curve,
-                                       equal_seconds, finals, ladder, loss_at, open_data, paired, smallest_difference,
+from tensorlm.training.compare import (EXPERIMENTS, Arm, Experiment, check_again, compare, crossing, curve, equal_seconds,
+                                       finals, ladder, loss_at, open_data, paces, paired, ratio_interval, smallest_difference,
                                        step_seconds, steps_ratio, steps_ratios, summary, t_quantile, to_target)
 from tensorlm.training.compare import probed as probed_values
 from tensorlm.training.compare.__main__ import main
@@ -154,7 +154,6 @@ KILLED = dataclasses.replace(TINY, train={**TINY.train, "steps": 120, "checkpoin
 SCRIPT = """
 import json, sys
 from tensorlm.training.compare import Experiment
-from tensorlm.training.compare import probed as probed_values
 from tensorlm.training.compare.__main__ import main
 sys.exit(main(["tiny", "--out", sys.argv[2], "--device", "cpu"], {"tiny": Experiment.from_dict(json.loads(sys.argv[1]))}))
 """
@@ -411,6 +410,17 @@ def test_seconds_a_step_do_not_follow_a_disturbed_piece():
         step_seconds(ROWS[:1], "a")
 
 
+def test_the_paces_of_two_arms_tell_how_well_the_ratio_of_their_clocks_is_known():
+    a, b = paces(ROWS, "a"), paces(ROWS, "b", "seconds")
+    assert a == {(0, 20): math.log(4 / 20), (0, 40): math.log(18 / 40), (1, 20): math.log(4 / 20), (1, 40): math.log(8 / 40)}
+    assert set(b) == {(0, 20), (0, 40), (1, 20)}  # the failed run has no pace
+    assert b[0, 20] == math.log(4 / 20) and paces(ROWS, "c") == {}
+    found = paired(a, paces(ROWS, "b"))  # three pairs, one of them disturbed: 1/2, 9/8, 1/2
+    assert found.count == 3 and math.exp(found.mean) == pytest.approx((9 / 32) ** (1 / 3)) and not found.told_apart
+    with pytest.raises(ValueError, match="'steps': must be one of seconds, cpu_seconds"):
+        paces(ROWS, "a", "steps")
+
+
 def test_ratios_pair_the_ladders_of_two_arms_by_seed():
     # seed 0: b ends at 3.5, a at 3.6 (40 steps); b crosses 3.6 at the share (4.1 - 3.6) / (4.1 - 3.5) of the way from 20 to 40
     assert steps_ratios(WHOLE, "a", "b")[0] == pytest.approx(40 / (20 * 2 ** (5 / 6)))
@@ -475,13 +485,15 @@ def test_the_scatter_of_all_arms_tells_smaller_differences_apart():
         smallest_difference({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.0}})
 
 
-def test_a_bootstrap_is_over_seeds_and_fixed_by_its_own():
-    found = bootstrap_ratio([1.0, 1.1, 1.21])
-    assert found.value == pytest.approx(1.1) and (found.low, found.high) == (pytest.approx(1.0), pytest.approx(1.21))
-    ratios = np.exp(np.random.default_rng(0).normal(0.04, 0.02, size=40))
-    many = bootstrap_ratio(ratios)
-    assert many == bootstrap_ratio(ratios) and many != bootstrap_ratio(ratios, seed=1)
-    half = 1.96 * np.log(ratios).std() / math.sqrt(40)
-    assert math.log(many.high / many.value) == pytest.approx(half, rel=0.1) == math.log(many.value / many.low)
-    with pytest.raises(ValueError, match="all above 0"):
-        bootstrap_ratio([1.0, 0.0])
+def test_the_interval_of_a_ratio_is_the_t_interval_of_its_logarithm():
+    ratios = dict(enumerate((1.05, 1.12, 1.09, 1.16, 1.08)))
+    found, logs = ratio_interval(ratios), np.log(list(ratios.values()))
+    low, high = stats.t.interval(0.95, 4, logs.mean(), stats.sem(logs))
+    assert (found.value, found.low, found.high) == pytest.approx((math.exp(logs.mean()), math.exp(low), math.exp(high)))
+    upside_down = ratio_interval({seed: 1 / ratio for seed, ratio in ratios.items()})
+    assert (1 / upside_down.low, 1 / upside_down.high) == pytest.approx((found.high, found.low))
+    narrow = ratio_interval(ratios, level=0.5)
+    assert found.low < narrow.low < found.value < narrow.high < found.high
+    for wrong, message in (({0: 1.0, 1: 0.0}, "must all be above 0"), ({0: 1.0}, "at least two seeds")):
+        with pytest.raises(ValueError, match=message):
+            ratio_interval(wrong)

@@ -110,6 +110,16 @@ def step_seconds(rows: Sequence[Row], arm: str, clock: str = "cpu_seconds") -> f
     return statistics.median(pieces)
 
 
+def paces(rows: Sequence[Row], arm: str, clock: str = "cpu_seconds") -> dict[tuple[int, int], float]:
+    """log(seconds a step) of every whole run of an arm: {(seed, steps): log(seconds / steps)}.
+
+    `spread.paired` of two arms' paces tells how well the ratio of their step times is known.
+    """
+    _require(clock, CLOCKS)
+    return {(row["seed"], row["steps"]): math.log(row[clock] / row["step"])
+            for row in rows if row["arm"] == arm and row["row"] == "final"}
+
+
 def to_target(rows: Sequence[Row], arm: str, loss: float, by: str = "step") -> dict[int, float | None]:
     """What every seed's longest run had spent when its curve came down to ``loss``: {seed: x or None}."""
     return {seed: crossing(curve(rows, arm, seed, by), loss) for seed in _seeds(rows, arm)}
@@ -160,9 +170,10 @@ def equal_seconds(rows: Sequence[Row], clock: str = "cpu_seconds") -> tuple[floa
 
 
 def steps_ratios(rows: Sequence[Row], arm: str, base: str, by: str = "step") -> dict[int, float]:
-    """:func:`steps_ratio` of two arms' ladders for every seed that both have, for `spread.bootstrap_ratio`.
+    """:func:`steps_ratio` of two arms' ladders for every seed that both have, for `spread.ratio_interval`.
 
-    ``by`` "cpu_seconds" gives the ratio of the seconds instead.
+    ``by`` "cpu_seconds" gives the ratio of the seconds instead; its scatter over seeds holds no error of the clock, since
+    all seeds share one :func:`step_seconds`: that is in :func:`paces`.
     """
     return {seed: steps_ratio(ladder(rows, arm, seed, by), ladder(rows, base, seed, by))
             for seed in _seeds(rows, arm) if seed in _seeds(rows, base)}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 LEVEL = 0.95
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -110,21 +108,17 @@ def smallest_difference(losses: dict[str, dict[int, float]], level: float = LEVE
     return float(t_quantile(level, freedom) * math.sqrt(2 * (residuals**2).sum() / freedom / x.shape[1]))
 
 
-def bootstrap_ratio(ratios: Sequence[float], seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES) -> Ratio:
-    """The geometric mean of one ratio a seed, with a bootstrap interval over seeds.
+def ratio_interval(ratios: dict[int, float], level: float = LEVEL) -> Ratio:
+    """The geometric mean of one ratio a seed, with the t interval of its logarithm over seeds.
 
-    Seeds are drawn with replacement ``resamples`` times (by ``seed``); the interval holds the middle ``level`` of
-    the geometric means. With n seeds it is too narrow by about sqrt((n - 1) / n), and it never leaves
-    the range of the ratios: for three seeds read it as a range. Raises ValueError for no ratio, or one that is not
-    above 0.
+    With m and s the mean and deviation of the n values log r_i: exp(m) and exp(m +- t(level, n - 1) s / sqrt(n)), as in
+    :func:`paired`. Raises ValueError for a ratio that is not above 0, and for fewer than two.
 
-    >>> found = bootstrap_ratio([1.0, 1.1, 1.21])
+    >>> found = ratio_interval({0: 1.1, 1: 1.1 * 1.02, 2: 1.1 / 1.02})
     >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
-    (1.1, 1.0, 1.21)
+    (1.1, 1.047, 1.155)
     """
-    if not len(ratios) or not all(ratio > 0 for ratio in ratios):
-        raise ValueError(f"ratios = {list(ratios)}: must be at least one number, all above 0")
-    logs = np.log(np.asarray(ratios, dtype=np.float64))
-    drawn = np.random.default_rng(seed).integers(0, len(logs), (resamples, len(logs)))
-    low, high = np.quantile(logs[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return Ratio(*(float(np.exp(value)) for value in (logs.mean(), low, high)))
+    if not all(ratio > 0 for ratio in ratios.values()):
+        raise ValueError(f"ratios = {ratios}: must all be above 0")
+    found = paired({seed: math.log(ratio) for seed, ratio in ratios.items()}, dict.fromkeys(ratios, 0.0), level)
+    return Ratio(*(math.exp(found.mean + side * found.smallest) for side in (0, -1, 1)))

@@ -13,7 +13,7 @@ from typing import Any
 from tensorlm.training.compare import analysis
 from tensorlm.training.compare.experiment import Experiment
 from tensorlm.training.compare.plan import Record
-from tensorlm.training.compare.spread import bootstrap_ratio, paired, smallest_difference
+from tensorlm.training.compare.spread import paired, ratio_interval, smallest_difference
 from tensorlm.training.files import write_atomically, write_json
 
 Row = dict[str, Any]
@@ -135,7 +135,7 @@ def _target(rows: Sequence[Row], arm: str, target: float) -> str:
 
 def _ratio(rows: Sequence[Row], arm: str, base: str) -> str:
     try:
-        found = bootstrap_ratio(list(analysis.steps_ratios(rows, arm, base).values()))
+        found = ratio_interval(analysis.steps_ratios(rows, arm, base))
     except ValueError:
         return "-"
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"

@@ -9,6 +9,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -21,8 +22,8 @@ from tensorlm.notebook.network_drawing import tint
 COLOURS = {"readout": "black", "vector": "orange", "attention": "blue", "head": "sky", "mlp": "green", "unit": "green",
            "eigenvector": "green", "rest": "black"}
 KEYS = ("label", "kind", "value", "children")
-WIDTH, ROW, INDENT, LETTER = 4.8, 0.25, 0.13, 0.069   # inches: of the figure, a line, a step to the right, a letter
-WORDS, BARS, NUMBERS = 2.9, 1.3, 0.5                  # inches for the labels at most, the bars, and the numbers behind them
+WIDTH, ROW, INDENT, LETTER = 4.2, 0.26, 0.12, 0.078   # inches: of the figure, a line, a step to the right, a letter
+MARGIN, WORDS, BARS, NUMBERS = 0.08, 2.6, 1.0, 0.55   # inches left of all, for labels at most, bars, and the numbers behind them
 ARROW, GLUE = " ← ", "\u00a0"                         # between steps, and within one that is not to be broken
 FURTHER = 0.6                                         # height of a label's further lines, in lines
 
@@ -83,13 +84,14 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
     low, high = (edge([0.0, *(line.value / tree["value"] for line in lines)]) for edge in (min, max))
     scale = (width - NUMBERS - words) / (high - low)
     zero = words - low * scale
-    ax.text(zero, -0.9, f"contribution ({unit})", fontsize=8, va="center", ha="center" if low < -0.3 else "left", color="#1a1a1a")
+    ax.text(zero, -0.9, f"contribution ({unit})", fontsize=9, va="center", ha="center" if low < -0.3 else "left", color="#1a1a1a")
     ax.plot([zero, zero], [-0.5, height - 0.5], color="#6a6a6a", linewidth=0.8, zorder=3)
-    rows: list[float] = []
-    for line in lines:
-        rows.append((rows[-1] + lines[len(rows) - 1].height) if rows else 0.0)
-        _draw_line(ax, rows, line, zero, scale * line.value / tree["value"])
-        ax.text(width - 0.06, rows[-1], f"{line.value:+.{digits}f}", fontsize=8, va="center", ha="right", color="#1a1a1a")
+    rows = list(accumulate((line.height for line in lines[:-1]), initial=0.0))
+    for row, line in zip(rows, lines):
+        if line.parent is not None:
+            _draw_branch(ax, line, row, rows[line.parent] + lines[line.parent].height)
+        _draw_line(ax, line, row, zero, scale * line.value / tree["value"])
+        ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", fontsize=9, va="center", ha="right", color="#1a1a1a")
     return fig
 
 
@@ -112,14 +114,17 @@ def _add_lines(node: Mapping[str, Any], depth: int, parent: int | None, lines: l
         _add_lines(child, depth + 1, here, lines)
 
 
-def _draw_line(ax: Axes, rows: list[float], line: Line, zero: float, length: float) -> None:
-    """The last of the lines at `rows`."""
-    left, colour, row = 0.08 + INDENT * line.depth, palette[COLOURS[line.kind]], rows[-1]
+def _draw_branch(ax: Axes, line: Line, row: float, below: float) -> None:
+    """From under the parent, whose label ends above `below`, down and to the right."""
+    left = MARGIN + INDENT * line.depth
+    elbow = left - 0.55 * INDENT
+    ax.plot([elbow, elbow, left - 0.02], [below - 0.58, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
+
+
+def _draw_line(ax: Axes, line: Line, row: float, zero: float, length: float) -> None:
+    colour = palette[COLOURS[line.kind]]
     for place, words in enumerate(line.wrapped):
-        ax.text(left, row + FURTHER * place, words, fontsize=8, va="center", ha="left", color="#1a1a1a")
-    if line.parent is not None:
-        elbow = left - 0.55 * INDENT
-        ax.plot([elbow, elbow, left - 0.02], [rows[line.parent] + 0.42, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
+        ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, words, fontsize=9, va="center", ha="left", color="#1a1a1a")
     ax.barh(row, length, left=zero, height=0.62, facecolor="white" if line.kind == "rest" else tint(colour, 0.6), edgecolor=colour,
             linewidth=0.9, linestyle=":" if line.kind == "rest" else "-", hatch="////" if length < 0 else None, zorder=2)
 

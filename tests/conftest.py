@@ -1,6 +1,7 @@
-"""Every test runs on one thread, draws off screen and leaves no caches in the tree."""
+"""Every test runs on one thread, draws off screen, leaves no caches in the tree and hears Ctrl-C."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -8,3 +9,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    """Shells have what they start in the background ignore Ctrl-C; tests of it, and what they start, must not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -128,7 +128,8 @@ def test_the_trace_of_the_toy_model_reads_like_a_sentence():
 def test_the_drawing_shows_every_line_and_refuses_what_it_cannot_draw():
     tree = trace(pair_of("plain"), vector(9), mechanism="unit", share=0.1).as_dict()
     lines, fig = trace_lines(tree), draw_trace(tree)
-    assert len(fig.axes[0].patches) == len(lines) and len(fig.axes[0].texts) == 2 * len(lines) + 1
+    assert len(fig.axes[0].patches) == len(lines) and len(fig.axes[0].texts) == sum(len(line.wrapped) + 1 for line in lines) + 1
+    assert {" ".join(line.wrapped) for line in lines} == {line.label for line in lines}
     assert all(lines[line.parent].depth == line.depth - 1 for line in lines[1:])
     assert {patch.get_hatch() for patch, line in zip(fig.axes[0].patches, lines) if line.value * tree["value"] < 0} <= {"////"}
     plt.close(fig)

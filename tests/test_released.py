@@ -1,4 +1,4 @@
-"""What the package ships: models that still have the loss on their card, tables that still parse."""
+"""What the package ships: models that load, tables that still parse."""
 
 import json
 
@@ -10,17 +10,7 @@ from tensorlm.data import kl_by_rule, load
 from tensorlm.training import evaluate, load_checkpoint
 
 FOLDER = released.checkpoint("micro-tensor").parent
-MODELS = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 TABLES = sorted(path.stem for path in (FOLDER.parent / "results").glob("*.csv"))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_released_model_has_the_loss_on_its_card(name):
-    card, checkpoint = released.card(name), load_checkpoint(released.checkpoint(name))
-    assert released.checkpoint(name).stat().st_size <= 4_000_000
-    assert {"corpus", "tokens", "seconds", "loss_valid", "seed", "command"} <= set(card)
-    windows = checkpoint.data().valid_windows(checkpoint.model_config.context)
-    assert evaluate(checkpoint.model, windows) == pytest.approx(card["loss_valid"], abs=2e-3)
 
 
 def test_a_damaged_weight_would_be_noticed():

@@ -194,6 +194,8 @@ def test_norms_of_queries_and_keys_are_swept_and_the_report_says_why(options):
     assert (response.route, response.exact) == ("sweep", False) and response.error < 1e-9 and "qk_norm=" in response.report()
     with pytest.raises(ValueError, match="degree grows with the heads"):
         steering_response(random_model(layers=1, **options), PROMPT, vector(), 0, route="ratio")
+    with pytest.raises(ValueError, match="needs no ratio"):  # before the head no query is left
+        steering_response(random_model(layers=1, **options), PROMPT, vector(), 1, route="ratio")
 
 
 def test_ordinary_models_are_swept_and_say_so():

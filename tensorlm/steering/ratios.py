@@ -21,7 +21,8 @@ def ratio_obstacle(steerable: Steerable, injection: Injection) -> str:
     MLP of degree 2. Attention reads keys and values three times. The norm before the head leaves one root for all tokens.
     """
     config = steerable.model.config
-    if config.norm != "rms" and config.qk_norm in ("rms", "joint"):
+    per_token = config.attention != "none" and config.qk_norm in ("rms", "joint") and injection.first < steerable.layers
+    if config.norm != "rms" and per_token:
         return (f"qk_norm={config.qk_norm!r} is a ratio whose degree grows with the heads and with the positions that are steered, "
                 "which is not built")
     if config.norm != "rms":

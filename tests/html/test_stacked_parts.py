@@ -75,7 +75,8 @@ def test_shows_what_python_computes_by_keyboard(widgets):
 
 def test_fetches_nothing(widgets, browser):
     for _ in widgets():
-        assert not widget_pages.from_afar(widget_pages.fetched(browser))
+        asked = widget_pages.fetched(browser)
+        assert asked and not widget_pages.from_afar(asked)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

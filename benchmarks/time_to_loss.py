@@ -23,7 +23,7 @@ from benchmarks.recipes import TARGETS, settings
 FIELDS = ["target", "arm", "seed", "loss", "passed", "loop", "process", "steps", "characters", "parameters", "precision"]
 BASELINE = "gpt2-baseline"
 COUNTS = "n-gram counts"
-THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -23,7 +23,9 @@ PLAIN = ("README.md", "CONTRIBUTING.md", "pyproject.toml", "CITATION.cff")
 BADGE = re.compile(r"^\[Open in Colab\]\([^)\n]*\)$", re.MULTILINE)
 FIRST_CELL = """\
 # Set-up, the same in every chapter: on Colab it installs the book's package first.
-import importlib.util, subprocess, sys
+import importlib.util
+import subprocess
+import sys
 
 if importlib.util.find_spec("tensorlm") is None:
     url = "{url}"

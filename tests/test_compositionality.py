@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from tensorlm.layers import MLP_KINDS, Norm, build_mlp
@@ -121,12 +120,12 @@ def test_the_other_homogeneous_mlps_scale_as_stated(mlp):
 
 
 @pytest.mark.parametrize("changes, a, name, kind, reason", [
-    (dict(), 0.0, "norm of the input", "neither", "reads it once: a square root remains"),
+    ({}, 0.0, "norm of the input", "neither", "reads it once: a square root remains"),
     (dict(smear="none"), 0.0, "norm of the input", "neither", "could be folded in"),
-    (dict(), 0.0, "norm before attention", "neither", "3 times: a square root remains"),
-    (dict(), 0.0, "norm before MLP", "rational", "degree 3 over 2"),
-    (dict(), 0.0, "norm before head", "neither", "once"),
-    (dict(), 0.0, "row norm", "polynomial", "property of the table"),
+    ({}, 0.0, "norm before attention", "neither", "3 times: a square root remains"),
+    ({}, 0.0, "norm before MLP", "rational", "degree 3 over 2"),
+    ({}, 0.0, "norm before head", "neither", "once"),
+    ({}, 0.0, "row norm", "polynomial", "property of the table"),
     (dict(norm="anneal"), 0.0, "norm before MLP", "rational", "degree 3 over 2"),
     (dict(norm="anneal"), 0.25, "norm before MLP", "neither", "75% of a norm for each token: a fractional power"),
     (dict(norm="anneal"), 1.0, "norm before head", "polynomial", "a constant by now"),

@@ -3,8 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tensorlm.layers import MLP_KINDS, build_mlp, init_weights, matched_hidden, mlp_parameters
 from tensorlm.layers.mlp import TENSOR_KINDS

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tensorlm.notebook import digit_pad, digit_pad_page
 

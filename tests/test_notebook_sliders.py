@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tensorlm.notebook import slider_page, sliders
 

@@ -5,8 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from tensor_cases import SETTINGS, close, differ, randn
 
 from tensorlm.steering import ChebyshevSeries, Monomials, PiecewiseSeries, Polynomial

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from steering_models import toy_model
 from tensor_cases import close, differ
 

@@ -7,8 +7,8 @@ from tensor_cases import close, differ
 
 from tensorlm.data.toy_language import INDEX, PLURAL, SINGULAR, WORDS
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering.context import what_context_adds
 from tensorlm.steering.checks import position_mask
+from tensorlm.steering.context import what_context_adds
 from tensorlm.steering.opened import layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients, compare
 from tensorlm.steering.scores import score_table

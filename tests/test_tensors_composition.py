@@ -4,10 +4,9 @@ import cotengra
 import opt_einsum
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
+from hypothesis import given, strategies as st
 from tensor_cases import SETTINGS, close, randn, random_network, unfolded
+
 from tensorlm.tensors import CPTensor, compose, norm, tree_distance, tree_norm
 
 depth = st.integers(1, 2)

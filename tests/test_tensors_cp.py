@@ -3,11 +3,10 @@
 import opt_einsum
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
-
 from tensor_cases import SETTINGS, close, differ, random_cp
+
 from tensorlm.layers import Attention, build_mlp
 from tensorlm.tensors import CPTensor, lift, rescale, square_form, swap, with_input_bias, with_output_bias, with_residual
 from tensorlm.tensors.checks import require_affordable, require_rank

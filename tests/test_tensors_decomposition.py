@@ -5,11 +5,10 @@ import math
 import pytest
 import tensorly
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
+from tensor_cases import close, randn, random_network, unfolded
 from tensorly.decomposition import parafac, tucker
 
-from tensor_cases import close, randn, random_network, unfolded
 from tensorlm.tensors import CPFit, CPTensor, compose, cp_als, distance, hosvd, network_inner, odt, tree_distance, tree_norm
 
 SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)

@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
+from hypothesis import given, settings, strategies as st
 from tensor_cases import SETTINGS, random_cp
+
 from tensorlm.tensors import CPTensor, canonical, permute, rescale, swap
 
 size = st.integers(1, 6)

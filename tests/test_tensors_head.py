@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tensorlm.layers import Attention
 from tensorlm.tensors import head_output, head_tensor, head_weights

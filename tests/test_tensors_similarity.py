@@ -6,10 +6,9 @@ import numpy
 import opt_einsum
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
+from hypothesis import given, strategies as st
 from tensor_cases import SETTINGS, close, random_cp
+
 from tensorlm.tensors import (
     CPTensor,
     canonical,

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
+from hypothesis import given, strategies as st
 from tensor_cases import SETTINGS, close, randn, random_cp
+
 from tensorlm.tensors import CPTensor, eigen, interaction, layer_hosvd, norm, symmetrised
 
 size = st.integers(1, 6)

@@ -5,10 +5,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
+from hypothesis import given, strategies as st
 from tensor_cases import SETTINGS, close, randn, random_network
+
 from tensorlm.tensors import (
     CPTensor,
     compose,

@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +19,31 @@ from scipy import stats
 from tensorlm import released
 from tensorlm.data import kl_by_rule, load
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training.compare import (EXPERIMENTS, Arm, Experiment, check_again, compare, crossing, curve, equal_seconds,
-                                       finals, ladder, loss_at, open_data, paces, paired, ratio_interval, smallest_difference,
-                                       step_seconds, steps_ratio, steps_ratios, summary, t_quantile, to_target)
-from tensorlm.training.compare import probed as probed_values
+from tensorlm.training.compare import (
+    EXPERIMENTS,
+    Arm,
+    Experiment,
+    check_again,
+    compare,
+    crossing,
+    curve,
+    equal_seconds,
+    finals,
+    ladder,
+    loss_at,
+    open_data,
+    paces,
+    paired,
+    probed as probed_values,
+    ratio_interval,
+    smallest_difference,
+    step_seconds,
+    steps_ratio,
+    steps_ratios,
+    summary,
+    t_quantile,
+    to_target,
+)
 from tensorlm.training.compare.__main__ import main
 from tensorlm.training.compare.plan import plan
 from tensorlm.training.compare.probes import weights

@@ -9,8 +9,8 @@ visits them in a random order, each exactly once; epochs follow one another with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Sequence
 
 import numpy as np
 import torch

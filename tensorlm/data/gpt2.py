@@ -5,9 +5,9 @@ Only needed to read or write text: token files carry ids. The package's code is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from importlib import metadata
-from typing import Iterable
 
 from .source import checked_ids
 

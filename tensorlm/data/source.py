@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Iterable, Protocol, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Iterable
 
 import numpy as np
 

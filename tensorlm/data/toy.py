@@ -9,9 +9,9 @@ context continues the same documents.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Iterable
 
 import numpy as np
 import torch
@@ -104,7 +104,7 @@ class ToyBatch:
         """The words of one document."""
         return " ".join(WORDS[i] for i in self.tokens[document])
 
-    def pick(self, documents: slice | torch.Tensor) -> "ToyBatch":
+    def pick(self, documents: slice | torch.Tensor) -> ToyBatch:
         """Some of the documents."""
         return ToyBatch(self.language, self.tokens[documents], self.rows[documents])
 

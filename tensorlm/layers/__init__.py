@@ -3,15 +3,7 @@
 from tensorlm.layers.attention import ATTENTION_KINDS, Attention
 from tensorlm.layers.full_tensor import FullTensorMLP, SymmetricMLP
 from tensorlm.layers.init import init_weights
-from tensorlm.layers.mlp import (
-    MLP_KINDS,
-    EncoderMLP,
-    GatedMLP,
-    ProductMLP,
-    build_mlp,
-    matched_hidden,
-    mlp_parameters,
-)
+from tensorlm.layers.mlp import MLP_KINDS, EncoderMLP, GatedMLP, ProductMLP, build_mlp, matched_hidden, mlp_parameters
 from tensorlm.layers.norm import NORM_KINDS, Norm
 from tensorlm.layers.positions import POSITIONS, ROW_SCALES, Positions
 

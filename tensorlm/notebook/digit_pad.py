@@ -7,7 +7,6 @@ over all of them (Pearce et al. 2024, arXiv 2410.08417, section 3). :func:`evalu
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -6,15 +6,7 @@ import torch
 from torch import Tensor
 
 from tensorlm.model import TensorTransformer
-from tensorlm.steering.checks import (
-    Positions,
-    as_strengths,
-    position_mask,
-    require_layer,
-    require_prompt,
-    require_vector,
-    require_whole,
-)
+from tensorlm.steering.checks import Positions, as_strengths, position_mask, require_layer, require_prompt, require_vector, require_whole
 from tensorlm.steering.opened import Steerable
 from tensorlm.tensors.checks import require_instance
 

@@ -17,7 +17,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from tensorlm.steering.attribution import dot, logit_readout
+from tensorlm.steering.attribution import dot
 from tensorlm.steering.checks import require_position, require_vector
 from tensorlm.steering.runs import Comparison, Part, coefficients, run_blocks
 from tensorlm.steering.shares import Shares

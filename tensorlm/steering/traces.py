@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensorlm.steering.attribution import logit_readout
 from tensorlm.steering.checks import is_finite, require_position, require_vector, require_whole
 from tensorlm.steering.runs import Comparison, Part
 from tensorlm.steering.secant import MECHANISMS, attention_links, mlp_pieces

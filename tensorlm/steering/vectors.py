@@ -8,15 +8,7 @@ import torch
 from torch import Tensor
 
 from tensorlm.model import TensorTransformer
-from tensorlm.steering.checks import (
-    Positions,
-    position_mask,
-    require_layer,
-    require_token,
-    require_tokens,
-    require_vector,
-    require_whole,
-)
+from tensorlm.steering.checks import Positions, position_mask, require_layer, require_token, require_tokens, require_vector, require_whole
 from tensorlm.steering.opened import Steerable, head_matrix, layer_tensor, opened
 from tensorlm.tensors import eigen
 from tensorlm.tensors.checks import require_finite, require_same_kind

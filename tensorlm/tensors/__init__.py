@@ -22,15 +22,7 @@ from tensorlm.tensors.forms import (
 from tensorlm.tensors.gauges import canonical, permute, rescale, swap
 from tensorlm.tensors.head import head_output, head_tensor, head_weights
 from tensorlm.tensors.patterns import Pattern
-from tensorlm.tensors.rational import (
-    RationalBlock,
-    RationalStack,
-    copy_tensor,
-    cubic_tensor,
-    final_norm,
-    rational_scores,
-    remaining_root,
-)
+from tensorlm.tensors.rational import RationalBlock, RationalStack, copy_tensor, cubic_tensor, final_norm, rational_scores, remaining_root
 from tensorlm.tensors.rays import RationalRay, along, rational_misfit
 from tensorlm.tensors.similarity import cosine, distance, gaussian_inner, inner, norm, same_function
 from tensorlm.tensors.spectral import LayerHOSVD, Spectrum, eigen, interaction, layer_hosvd

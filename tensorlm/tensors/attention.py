@@ -10,7 +10,6 @@ all past keys can be carried as a state of d^2 x d numbers (linear attention: Ka
 chunks: Hua et al. arXiv 2202.10447, section 3).
 """
 
-import math
 from collections.abc import Sequence
 
 import torch

@@ -15,13 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import (
-    require_affordable,
-    require_instance,
-    require_last_axis,
-    require_rank,
-    require_same_kind,
-)
+from tensorlm.tensors.checks import require_affordable, require_instance, require_last_axis, require_rank, require_same_kind
 from tensorlm.tensors.cp import CPTensor
 
 RESIDUALS = ("identity", "none")

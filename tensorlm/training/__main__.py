@@ -219,7 +219,7 @@ def _number_or_text(text: str) -> Any:
 
 
 def _convert(name: str, text: str, hint: Any) -> Any:
-    kinds = typing.get_args(hint) if not typing.get_origin(hint) is tuple else ()
+    kinds = typing.get_args(hint) if typing.get_origin(hint) is not tuple else ()
     if type(None) in kinds and text.lower() == "none":
         return None
     if typing.get_origin(hint) is tuple:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorlm.model import ModelConfig
-from tensorlm.training.checkpoint import (FINAL, FOLDER, SUFFIX, Checkpoint, CheckpointError, checkpoints_in,
-                                          load_checkpoint, require_source)
+from tensorlm.training.checkpoint import FINAL, FOLDER, SUFFIX, Checkpoint, CheckpointError, checkpoints_in, load_checkpoint, require_source
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.files import write_json
 

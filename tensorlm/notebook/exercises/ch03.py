@@ -14,7 +14,6 @@ from torch import Tensor
 from tensorlm.notebook.checks import Exercise
 from tensorlm.notebook.exercises.tools import DTYPE, TOLERANCE, near as _near, random as _random
 
-
 # 03.1 -----------------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,19 @@
 """Arms x seeds from one declaration: run them, keep what is finished, and say what can be told apart."""
 
-from tensorlm.training.compare.analysis import (crossing, curve, equal_seconds, finals, ladder, loss_at, paces, probed,
-                                                step_seconds, steps_ratio, steps_ratios, to_target)
+from tensorlm.training.compare.analysis import (
+                                                crossing,
+                                                curve,
+                                                equal_seconds,
+                                                finals,
+                                                ladder,
+                                                loss_at,
+                                                paces,
+                                                probed,
+                                                step_seconds,
+                                                steps_ratio,
+                                                steps_ratios,
+                                                to_target,
+)
 from tensorlm.training.compare.declared import EXPERIMENTS
 from tensorlm.training.compare.experiment import Arm, Experiment, open_data
 from tensorlm.training.compare.runs import check_again, compare

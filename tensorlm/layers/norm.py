@@ -48,8 +48,8 @@ class Norm(nn.Module):
             raise ValueError(f"norm {kind!r} has a number for each feature: features must be given")
         self.kind, self.groups, self.penalty_weight = kind, groups, penalty_weight
         self.penalty: Tensor | None = None
-        self._gathered: list[Tensor] = []
-        self._fraction, self._steps = 0.0, 0
+        self._gathered: Tensor | None = None  # the sum of the statistics of each pass, and behind it the number of passes
+        self._fraction, self._is_constant, self._has_moved = 0.0, False, False
         if kind in ("scale", "channel"):
             self.gain = nn.Parameter(torch.ones(features if kind == "channel" else 1))
         if kind in ("anneal", "batch"):
@@ -63,26 +63,27 @@ class Norm(nn.Module):
             return F.rms_norm(x, x.shape[-1:], eps=EPS)
         if self.kind == "batch" and self.training:
             return self._over_batch(x)
-        if self.kind == "anneal" and (self._fraction < 1.0 or self.training):
+        if self.kind == "anneal" and (self.training or not self._is_constant):
             return self._annealed(x)
         return x if self.kind == "none" else x * self.constant_scale(x)
 
     def _over_batch(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.ndim - 1) if self.groups == 1 or axis != 1]
         log_b = 0.5 * torch.log(x.to(self._statistics_dtype(x)).square().mean(axes) + EPS**2).view(self.groups, -1)
-        self._gathered.append(log_b.detach())
+        self._gather(log_b.detach())
         return x * torch.exp(-self._aligned(log_b)).to(x.dtype)
 
     def _annealed(self, x: Tensor) -> Tensor:
         log_r = 0.5 * torch.log(x.to(self._statistics_dtype(x)).square().mean(-1, keepdim=True) + EPS**2)
         log_c = self._aligned(self.log_constant.to(log_r.dtype))
         if self.training:
-            self._gather(log_r.detach())
+            self._gather(log_r.detach().mean([axis for axis in range(x.ndim) if self.groups == 1 or axis != 1]))
             ratio = torch.exp(2 * (log_r - log_c))
-            self.penalty = (ratio - 1).square().mean() if self._steps else None
-        if self._fraction == 1.0:
+            self.penalty = (ratio - 1).square().mean() if self._has_moved else None
+        if self._is_constant:
             return x * self.constant_scale(x)
-        return x * torch.exp(-(1 - self._fraction) * log_r - self._fraction * log_c).to(x.dtype)
+        a = self.fraction if torch.compiler.is_compiling() else self._fraction  # a number would be a graph of its own each step
+        return x * torch.exp(-(1 - a) * log_r - a * log_c).to(x.dtype)
 
     def constant_scale(self, x: Tensor) -> Tensor:
         """1 / c, 1 / b or g in the dtype of x, shaped to multiply it."""
@@ -111,32 +112,35 @@ class Norm(nn.Module):
         if not 0.0 <= a <= 1.0:
             raise ValueError(f"the anneal fraction must lie in [0, 1], got {a}")
         if self.kind == "anneal" and a != self._fraction:
-            self._fraction = float(a)
+            self._note_fraction(float(a))
             self.fraction.fill_(a)
 
     @torch.no_grad()
     def update(self, reduce=None) -> None:
         """Move the constants by what the forward passes since the last call have seen; `reduce` averages over ranks."""
-        if not self._gathered:
+        if self._gathered is None:
             return
-        mean = torch.stack(self._gathered).mean(0)
-        self._gathered = []
+        mean = (self._gathered[:-1] / self._gathered[-1]).view(self.log_constant.shape)
+        self._gathered = None
         if reduce is not None:
             reduce(mean)
-        if self.kind == "anneal" and self._fraction == 1.0:
+        if self._is_constant:
             return
-        rate = RATE if self._steps else 1.0
-        self.log_constant.lerp_(mean.to(self.log_constant.dtype), rate)
-        self._steps += 1
-        self.steps.fill_(self._steps)
+        self.log_constant.lerp_(mean.to(self.log_constant.dtype), RATE if self._has_moved else 1.0)
+        self._has_moved = True
+        self.steps.add_(1)
 
     def __getstate__(self):
         """For copies: without what the last forward pass left, which hangs on its graph."""
-        return {**self.__dict__, "penalty": None, "_gathered": []}
+        return {**self.__dict__, "penalty": None, "_gathered": None}
 
-    def _gather(self, log_r: Tensor) -> None:
-        axes = [axis for axis in range(log_r.ndim) if self.groups == 1 or axis != 1]
-        self._gathered.append(log_r.mean(axes).reshape(self.groups))
+    def _gather(self, statistics: Tensor) -> None:
+        """Add what one forward pass has seen; a sum, so that a loop that never calls `update` stays small."""
+        new = F.pad(statistics.flatten(), (0, 1), value=1.0)
+        self._gathered = new if self._gathered is None else self._gathered + new
+
+    def _note_fraction(self, a: float) -> None:
+        self._fraction, self._is_constant = a, a == 1.0
 
     def _aligned(self, constant: Tensor) -> Tensor:
         if constant.ndim == 1:
@@ -150,9 +154,9 @@ class Norm(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.kind in ("anneal", "batch"):
-            self._steps = int(self.steps)
+            self._has_moved = bool(self.steps)
         if self.kind == "anneal":
-            self._fraction = float(self.fraction)
+            self._note_fraction(float(self.fraction))
 
 
 def joint_norm(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -107,7 +107,7 @@ class Pattern:
 
     def _kept(self, kind: str, size, like: Tensor, build) -> Tensor:
         """`keep_last` in `kept`, which is emptied where it holds the constants of other slopes or another power."""
-        if self.kept is None or self.slopes.requires_grad:
+        if self.kept is None or self.slopes.requires_grad or torch.compiler.is_compiling():
             return keep_last(None, kind, size, like.dtype, like.device, build)
         version = 0 if self.slopes.is_inference() else self.slopes._version  # of changes in place
         slopes, *others = self.kept.get("of", (None,))
@@ -131,7 +131,7 @@ def keep_last(store: dict | None, kind: str, size, dtype: torch.dtype, device: t
     >>> keep_last(store, "zeros", 2, torch.float32, None, lambda: torch.zeros(2)) is store["zeros"][1]
     True
     """
-    if store is None:
+    if store is None or torch.compiler.is_compiling():  # a compiled graph has no guards on what is kept: it builds its own
         return build().to(device=device, dtype=dtype)
     key = (size, dtype, device)
     if kind not in store or store[kind][0] != key:
@@ -166,6 +166,8 @@ def _require_slopes(slopes) -> None:
     require_instance("slopes", slopes, Tensor)
     if slopes.ndim != 1 or not slopes.is_floating_point():
         raise ValueError(f"slopes must be floating-point numbers of shape (heads,), got {slopes.dtype} {tuple(slopes.shape)}")
+    if torch.compiler.is_compiling():  # reading values would break the graph; the run outside of it has read them
+        return
     if not bool(((slopes >= 0) & torch.isfinite(slopes)).all()):
         raise ValueError(f"slopes must be finite and at least 0, got {slopes.tolist()}")
 

@@ -70,7 +70,7 @@ class Trainer:
         self.device = resolve_device(device, self.world.local_rank)
         self.model = TensorTransformer(model_config, seed=config.seed).to(self.device)
         self.precision = choose_precision(precision or config.precision, self.device)
-        module = torch.compile(self.model) if config.compile == "on" else self.model
+        module = torch.compile(self.model, dynamic=False) if config.compile == "on" else self.model
         self.forward = self.world.wrap(module, self.device)
         self.parameters = list(self.model.parameters())
         self.optimizers = optimizers(self.model, config, self.precision.newton_schulz)

@@ -164,3 +164,15 @@ def test_a_layer_first_called_inside_a_derivative_can_be_copied():
     x = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.func.jvp(lambda t: layer(x + t)[0], (torch.zeros(()),), (torch.ones(()),))
     assert torch.equal(copy.deepcopy(layer)(x)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize("x, first_values, error, message", [
+    (torch.ones(1, 3, 8, dtype=torch.long), None, TypeError, "x must be a tensor of floating-point numbers, got torch.int64"),
+    (torch.ones(3, 8), None, ValueError, r"x must have shape \(batch, time, 8\) with time at least 1, got \(3, 8\)"),
+    (torch.ones(1, 3, 6), None, ValueError, r"x must have 8 features in its last axis, got shape \(1, 3, 6\)"),
+    (torch.ones(1, 3, 8), torch.ones(1, 2, 2, 4), ValueError, r"first_values must have shape \(batch, 2, 3, 4\), got \(1, 2, 2, 4\)"),
+])
+def test_bad_input_is_named(x, first_values, error, message):
+    layer = Attention("bilinear", width=8, head_dim=4, context=8, value_residual="learned")
+    with pytest.raises(error, match=message):
+        layer(x, first_values)

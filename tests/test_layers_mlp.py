@@ -80,7 +80,7 @@ def test_matched_hidden_refuses_the_full_tensor(kind):
 @pytest.mark.parametrize("arguments, message", [
     (("silu", 4), "unknown MLP kind 'silu'"),
     (("bilinear", 0), "at least 1"),
-    (("product", 4, 4, 4, 0), "encoders must be at least 1"),
+    (("product", 4, 4, 4, 0), "encoders must be a whole number of at least 1, got 0"),
 ])
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -126,3 +126,16 @@ def test_activations_choose_the_precision_and_weights_keep_theirs(dtype):
     layer = build_mlp("bilinear", 8, 8)
     assert layer(torch.randn(2, 8, dtype=dtype)).dtype == dtype
     assert layer.L.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", MLP_KINDS)
+def test_whole_numbers_are_refused_since_they_would_turn_the_weights_into_whole_numbers(kind):
+    with pytest.raises(TypeError, match="x must be a tensor of floating-point numbers, got torch.int64"):
+        build_mlp(kind, 4, 8)(torch.tensor([[3, 1, 4, 1]]))
+
+
+@pytest.mark.parametrize("name, value", [("width", 2.5), ("hidden", "8"), ("out", 0), ("encoders", True)])
+@pytest.mark.parametrize("kind", ["relu", "bilinear", "product", "symmetric"])
+def test_sizes_are_whole_numbers(kind, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got {value!r}"):
+        build_mlp(kind, **{"width": 4, "hidden": 8, name: value})

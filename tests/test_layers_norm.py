@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from tensorlm.layers import Norm
+from tensorlm.layers import NORM_KINDS, Norm
 from tensorlm.layers.norm import joint_norm
 
 
@@ -87,7 +87,7 @@ def test_state_survives_saving():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="unknown norm 'layer'"):
         Norm("layer")
-    with pytest.raises(ValueError, match=r"lie in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"must be a number in \[0, 1\], got 1.5"):
         Norm("anneal").set_fraction(1.5)
 
 
@@ -138,3 +138,21 @@ def test_the_joint_norm_bounds_scores_and_keeps_them_rational():
     torch.testing.assert_close(score(5 * q1, 5 * q2, k1, k2), expected, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(score(5 * q1, q2, k1, k2), expected, rtol=0.1)
     torch.testing.assert_close(score(q1, q1, q1, q1), torch.full((50,), 36.0, dtype=torch.float64), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("kind", NORM_KINDS)
+def test_whole_numbers_are_refused(kind):
+    with pytest.raises(TypeError, match="x must be a tensor of floating-point numbers, got torch.int64"):
+        Norm(kind, features=4)(torch.ones(2, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kind", ["anneal", "batch"])
+def test_a_loop_that_never_updates_keeps_nothing_but_a_sum(kind):
+    site, x = Norm(kind, features=4).train(), torch.randn(3, 4)
+    for _ in range(5):
+        site(x)
+    assert sum(value.numel() for value in vars(site).values() if isinstance(value, torch.Tensor)) <= 4 + 1 + 1
+    once = Norm(kind, features=4).train()
+    once(x)
+    site.update(), once.update()
+    torch.testing.assert_close(site.log_constant, once.log_constant)

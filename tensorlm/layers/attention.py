@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tensorlm.layers.init import init_weights
-from tensorlm.layers.linear import project
+from tensorlm.layers.linear import project, require_rows
 from tensorlm.layers.norm import TOKEN_KINDS, Norm, joint_norm
 from tensorlm.layers.positions import Positions
 from tensorlm.tensors.attention import attend
+from tensorlm.tensors.checks import require_counts
 
 ATTENTION_KINDS = ("softmax", "squared", "bilinear")
 BRANCHES = {"softmax": 1, "squared": 1, "bilinear": 2}
@@ -44,6 +45,7 @@ class Attention(nn.Module):
         super().__init__()
         if kind not in ATTENTION_KINDS:
             raise ValueError(f"unknown attention {kind!r}; expected one of {ATTENTION_KINDS}")
+        require_counts(width=width, head_dim=head_dim, context=context)
         if width % head_dim:
             raise ValueError(f"width must be a multiple of head_dim, got width={width}, head_dim={head_dim}")
         self.kind, self.width, self.head_dim, self.heads = kind, width, head_dim, width // head_dim
@@ -58,6 +60,7 @@ class Attention(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor, first_values: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_input(x, first_values)
         queries, keys, values = self.project_heads(x)
         queries = [self.positions.rotate(query) for query in queries]
         keys = [self.positions.offset(self.positions.rotate(key)) for key in keys]
@@ -67,6 +70,17 @@ class Attention(nn.Module):
         else:
             z = attend(queries, keys, mixed, self.positions.pattern())
         return self.merge_heads(z), values
+
+    def check_input(self, x: Tensor, first_values: Tensor | None) -> None:
+        """Raise TypeError or ValueError unless x is (batch, time, width) and the values of the first layer fit it."""
+        require_rows(x, self.width)
+        if x.ndim != 3 or x.shape[1] == 0:
+            raise ValueError(f"x must have shape (batch, time, {self.width}) with time at least 1, got {tuple(x.shape)}")
+        expected = (self.heads, x.shape[1], self.head_dim)
+        if first_values is not None:
+            require_rows(first_values, self.head_dim, "first_values")
+            if first_values.ndim != 4 or first_values.shape[1:] != expected:
+                raise ValueError(f"first_values must have shape (batch, {', '.join(map(str, expected))}), got {tuple(first_values.shape)}")
 
     def project_heads(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Scaled and normed queries, normed keys (one or two branches) and values, each (batch, heads, time, head_dim)."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tensorlm.layers.init import init_weights
-from tensorlm.layers.linear import project, require_width
+from tensorlm.layers.linear import project, require_rows
+from tensorlm.tensors.checks import require_counts
 
 
 class FullTensorMLP(nn.Module):
@@ -28,12 +29,13 @@ class FullTensorMLP(nn.Module):
 
     def __init__(self, width: int, out: int | None = None):
         super().__init__()
+        require_counts(width=width, out=width if out is None else out)
         self.width, self.hidden, self.out, self.degree = width, width * width, out or width, 2
         self.T = nn.Parameter(torch.empty(self.out, width * width))
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_width(x, self.width)
+        require_rows(x, self.width)
         return project((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2), self.T)
 
     @property
@@ -61,12 +63,13 @@ class SymmetricMLP(nn.Module):
 
     def __init__(self, width: int, out: int | None = None):
         super().__init__()
+        require_counts(width=width, out=width if out is None else out)
         self.width, self.hidden, self.out, self.degree = width, symmetric_columns(width), out or width, 2
         self.S = nn.Parameter(torch.empty(self.out, self.hidden))
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_width(x, self.width)
+        require_rows(x, self.width)
         squares = x.square() * math.sqrt(0.5)
         apart = [x[..., : self.width - offset] * x[..., offset:] for offset in range(1, self.width)]
         return project(torch.cat([squares, *apart], dim=-1), self.S)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from tensorlm.tensors.checks import require_instance
+
 # last part of the parameter's name -> rule
 RULES = {
     "L": "fan_in", "R": "fan_in", "E": "fan_in", "T": "output", "S": "output", "D": "output",
@@ -30,6 +32,7 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None, ou
     Zeroing D alone is safe: its own gradient is not zero. Zeroing both factors of a product (L and R) would be a
     stationary point, so no rule does it. A parameter whose name is not in the table raises ValueError.
     """
+    require_instance("module", module, nn.Module)
     if output_init not in OUTPUT_INITS:
         raise ValueError(f"output_init must be one of {OUTPUT_INITS}, got {output_init!r}")
     for name, parameter in module.named_parameters():

@@ -18,7 +18,12 @@ def project(x: Tensor, *weights: Tensor) -> Tensor:
     return F.linear(x, cast[0] if len(cast) == 1 else torch.cat(cast))
 
 
-def require_width(x: Tensor, width: int) -> None:
-    """Raise ValueError unless the last axis of `x` has `width` features."""
-    if x.shape[-1] != width:
-        raise ValueError(f"x must have {width} features in its last axis, got shape {tuple(x.shape)}")
+def require_rows(x: Tensor, width: int | None, name: str = "x") -> None:
+    """Raise TypeError unless `x` is a tensor of floating-point numbers, ValueError unless its last axis has `width` of them (if given).
+
+    Whole numbers would turn the weights into whole numbers, most of them 0, without a word.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {getattr(x, 'dtype', type(x).__name__)}")
+    if x.ndim < 1 or (width is not None and x.shape[-1] != width):
+        raise ValueError(f"{name} must have {width or 'some'} features in its last axis, got shape {tuple(x.shape)}")

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tensorlm.layers.full_tensor import FullTensorMLP, SymmetricMLP, symmetric_columns
 from tensorlm.layers.init import init_weights
-from tensorlm.layers.linear import project, require_width
+from tensorlm.layers.linear import project, require_rows
+from tensorlm.tensors.checks import require_counts
 
 ENCODER_KINDS = {
     "relu": F.relu,
@@ -43,6 +44,7 @@ class EncoderMLP(nn.Module):
     def __init__(self, kind: str, width: int, hidden: int, out: int | None = None):
         super().__init__()
         _require_kind(kind, ENCODER_KINDS)
+        _require_sizes(width, hidden, out)
         self.kind, self.width, self.hidden, self.out = kind, width, hidden, out or width
         self.degree = 2 if kind == "square" else None
         self.E = nn.Parameter(torch.empty(hidden, width))
@@ -50,7 +52,7 @@ class EncoderMLP(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_width(x, self.width)
+        require_rows(x, self.width)
         return project(ENCODER_KINDS[self.kind](project(x, self.E)), self.D)
 
     @property
@@ -73,6 +75,7 @@ class GatedMLP(nn.Module):
     def __init__(self, kind: str, width: int, hidden: int, out: int | None = None):
         super().__init__()
         _require_kind(kind, GATED_KINDS)
+        _require_sizes(width, hidden, out)
         self.kind, self.width, self.hidden, self.out = kind, width, hidden, out or width
         self.degree = 2 if kind == "bilinear" else None
         self.L = nn.Parameter(torch.empty(hidden, width))
@@ -81,7 +84,7 @@ class GatedMLP(nn.Module):
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_width(x, self.width)
+        require_rows(x, self.width)
         left, right = project(x, self.L, self.R).chunk(2, dim=-1)
         return project(GATED_KINDS[self.kind](left) * right, self.D)
 
@@ -103,15 +106,14 @@ class ProductMLP(nn.Module):
 
     def __init__(self, width: int, hidden: int, out: int | None = None, encoders: int = 3):
         super().__init__()
-        if encoders < 1:
-            raise ValueError(f"encoders must be at least 1, got {encoders}")
+        _require_sizes(width, hidden, out, encoders)
         self.width, self.hidden, self.out, self.degree = width, hidden, out or width, encoders
         self.E = nn.ParameterList([torch.empty(hidden, width) for _ in range(encoders)])
         self.D = nn.Parameter(torch.empty(self.out, hidden))
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_width(x, self.width)
+        require_rows(x, self.width)
         first, *others = project(x, *self.E).chunk(len(self.E), dim=-1)
         for factor in others:
             first = first * factor
@@ -129,8 +131,7 @@ def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None 
     (128, 192)
     """
     _require_kind(kind, MLP_KINDS)
-    if width < 1 or (hidden is not None and hidden < 1):
-        raise ValueError(f"width and hidden must be at least 1, got width={width}, hidden={hidden}")
+    _require_sizes(width, 1 if hidden is None else hidden, out, encoders)
     if kind in TENSOR_KINDS:
         return TENSOR_KINDS[kind](width, out)
     hidden = hidden or matched_hidden(kind, width, 8 * width * width, encoders)
@@ -146,6 +147,7 @@ def mlp_parameters(kind: str, width: int, hidden: int, out: int | None = None, e
     (24576, 262144)
     """
     _require_kind(kind, MLP_KINDS)
+    _require_sizes(width, 1 if kind in TENSOR_KINDS else hidden, out, encoders)
     out = out or width
     if kind in TENSOR_KINDS:
         return out * (width * width if kind == "full" else symmetric_columns(width))
@@ -164,12 +166,17 @@ def matched_hidden(kind: str, width: int, parameters: int, encoders: int = 3) ->
     _require_kind(kind, MLP_KINDS)
     if kind in TENSOR_KINDS:
         raise ValueError("the full tensor has no hidden width: its size is fixed by the widths")
+    require_counts(width=width, parameters=parameters, encoders=encoders)
     exact = parameters / (width * (_encoders(kind, encoders) + 1))
     return max(1, round(exact)) if exact < 8 else 8 * round(exact / 8)
 
 
 def _encoders(kind: str, encoders: int) -> int:
     return encoders if kind == "product" else 2 if kind in GATED_KINDS else 1
+
+
+def _require_sizes(width: int, hidden: int, out: int | None, encoders: int = 1) -> None:
+    require_counts(width=width, hidden=hidden, out=1 if out is None else out, encoders=encoders)
 
 
 def _require_kind(kind: str, allowed) -> None:

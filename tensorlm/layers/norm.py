@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensorlm.layers.linear import require_rows
+from tensorlm.tensors.checks import require_counts
+
 NORM_KINDS = ("rms", "anneal", "batch", "scale", "channel", "none")
 QK_NORM_KINDS = ("rms", "joint", "anneal", "batch", "none")
 TOKEN_KINDS = ("rms", "joint")  # divide by something that depends on the token, at evaluation too
@@ -46,7 +49,8 @@ class Norm(nn.Module):
             raise ValueError(f"unknown norm {kind!r}; expected one of {(*NORM_KINDS, 'joint')}")
         if kind in ("batch", "channel") and features is None:
             raise ValueError(f"norm {kind!r} has a number for each feature: features must be given")
-        self.kind, self.groups, self.penalty_weight = kind, groups, penalty_weight
+        require_counts(groups=groups, features=1 if features is None else features)
+        self.kind, self.groups, self.features, self.penalty_weight = kind, groups, features, penalty_weight
         self.penalty: Tensor | None = None
         self._gathered: Tensor | None = None  # the sum of the statistics of each pass, and behind it the number of passes
         self._fraction, self._is_constant, self._has_moved = 0.0, False, False
@@ -59,6 +63,7 @@ class Norm(nn.Module):
             self.register_buffer("fraction", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
         if self.kind in TOKEN_KINDS:
             return F.rms_norm(x, x.shape[-1:], eps=EPS)
         if self.kind == "batch" and self.training:
@@ -66,6 +71,11 @@ class Norm(nn.Module):
         if self.kind == "anneal" and (self.training or not self._is_constant):
             return self._annealed(x)
         return x if self.kind == "none" else x * self.constant_scale(x)
+
+    def _check(self, x: Tensor) -> None:
+        require_rows(x, self.features)
+        if self.groups > 1 and (x.ndim != 4 or x.shape[1] != self.groups):
+            raise ValueError(f"x must have shape (batch, {self.groups}, time, features), got {tuple(x.shape)}")
 
     def _over_batch(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.ndim - 1) if self.groups == 1 or axis != 1]
@@ -109,8 +119,8 @@ class Norm(nn.Module):
 
     def set_fraction(self, a: float) -> None:
         """Set a, the share of the constant: 0 is a per-token norm, 1 is a constant."""
-        if not 0.0 <= a <= 1.0:
-            raise ValueError(f"the anneal fraction must lie in [0, 1], got {a}")
+        if not isinstance(a, int | float) or not 0.0 <= a <= 1.0:
+            raise ValueError(f"the anneal fraction must be a number in [0, 1], got {a!r}")
         if self.kind == "anneal" and a != self._fraction:
             self._note_fraction(float(a))
             self.fraction.fill_(a)

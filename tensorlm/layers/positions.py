@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensorlm.layers.linear import require_rows
+from tensorlm.tensors.checks import require_counts
 from tensorlm.tensors.patterns import Pattern, keep_last, skew
 
 POSITIONS = ("rope", "decay", "toeplitz", "key_offset")
@@ -34,8 +36,9 @@ class Positions(nn.Module):
 
     def __init__(self, features: tuple[str, ...], heads: int, head_dim: int, context: int, row_scale: str = "sqrt"):
         super().__init__()
-        unknown = [feature for feature in features if feature not in POSITIONS]
-        if unknown or row_scale not in ROW_SCALES:
+        require_counts(heads=heads, head_dim=head_dim, context=context)
+        known = isinstance(features, list | tuple) and all(feature in POSITIONS for feature in features)
+        if not known or row_scale not in tuple(ROW_SCALES):
             raise ValueError(f"positions must be among {POSITIONS} and row_scale one of {tuple(ROW_SCALES)}, "
                              f"got {features} and {row_scale!r}")
         if head_dim % 2 and {"rope", "key_offset"} & set(features):
@@ -61,6 +64,7 @@ class Positions(nn.Module):
 
     def mask(self, count: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
         """The constant c_h[i, j] without the learned table, zero above the diagonal: (heads, count, count)."""
+        require_counts(count=count)
         return Pattern(self._slopes, self.row_power, None, self._constants).rows(0, count, torch.empty((), dtype=dtype, device=device))
 
     def multiplier(self, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -87,6 +91,7 @@ class Positions(nn.Module):
 
     def rotate(self, x: Tensor, start: int = 0) -> Tensor:
         """Rotate pairs of features of x (..., time, head_dim) by their position (no-op without rope)."""
+        require_rows(x, self.head_dim)
         if "rope" not in self.features:
             return x
         where = (start, x.shape[-2])
@@ -110,6 +115,7 @@ class Positions(nn.Module):
 
         `before` is the unshifted key of the position before the first one, (..., 1, head_dim); None means zeros.
         """
+        require_rows(keys, self.head_dim, "keys")
         if "key_offset" not in self.features:
             return keys
         half = self.head_dim // 2

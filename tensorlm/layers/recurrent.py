@@ -33,6 +33,7 @@ def attention_step(layer: Attention, x: Tensor, state: AttentionState, first_val
 
     Equal to the last position of `layer(all tokens so far)`; for softmax, while they fit into the window.
     """
+    layer.check_input(x, first_values)
     queries, keys, values = layer.project_heads(x)
     queries = [layer.positions.rotate(query, state.position) for query in queries]
     rotated = [layer.positions.rotate(key, state.position) for key in keys]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import DTYPES, require_instance
+from tensorlm.tensors.checks import DTYPES, require_counts, require_instance
 from tensorlm.tensors.costs import ALGORITHMS, CHUNK, choose, chunks_back
 from tensorlm.tensors.patterns import BLOCK, Pattern
 
@@ -65,7 +65,7 @@ def row_blocks(queries: Branches, keys: Branches, values: Tensor, pattern: Patte
     True
     """
     _check(queries, keys, values, pattern)
-    _require_size("block", block)
+    require_counts(block=block)
     time, blocks = values.shape[-2], []
     block = min(block, time)
     reach = -(-time // block) * block
@@ -91,7 +91,7 @@ def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Patter
     True
     """
     _check(queries, keys, values, pattern)
-    _require_size("chunk", chunk)
+    require_counts(chunk=chunk)
     if values.dtype not in DTYPES:
         raise TypeError(f"values must be torch.float32 or torch.float64 for a sum carried over all tokens, got {values.dtype}; "
                         "use row_blocks")
@@ -213,8 +213,3 @@ def _check_branch(name: str, branch: Tensor, query: Tensor, values: Tensor) -> N
     if branch.shape != query.shape or branch.shape[:-1] != values.shape[:-1] or branch.shape[-1] == 0:
         raise ValueError(f"{name} must have shape {(*values.shape[:-1], 'head_dim')} like values, the same for every branch, "
                          f"got {tuple(branch.shape)}")
-
-
-def _require_size(name: str, size: int) -> None:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")

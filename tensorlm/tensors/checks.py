@@ -102,6 +102,18 @@ def require_rank(rank: int, most: int, name: str = "rank") -> None:
         raise ValueError(f"{name} must be from 1 to {most}, got {rank}")
 
 
+def require_counts(**values: int) -> None:
+    """Raise ValueError unless every value is a whole number of at least 1.
+
+    >>> require_counts(width=8, hidden=0)
+    Traceback (most recent call last):
+    ValueError: hidden must be a whole number of at least 1, got 0
+    """
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
 def require_non_negative(name: str, value: float) -> None:
     """Raise unless `value` is a number of at least 0.
 

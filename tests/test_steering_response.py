@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 from steering_models import toy_model
 from tensor_cases import close, differ
 
@@ -65,7 +65,7 @@ configurations = st.fixed_dictionaries(dict(
     value_residual=st.sampled_from(["none", "learned"]), shortcut=st.sampled_from(["none", "learned"]), layers=st.integers(1, 2)))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, phases=[Phase.generate])
 @given(configurations, st.integers(0, 2), st.sets(st.integers(0, TIME - 1), min_size=1), st.integers(0, TIME - 1), st.integers(0, 2**16))
 def test_the_coefficients_are_those_of_the_running_model(options, layer, places, read, seed):
     model, s = random_model(seed, **options), vector(seed)

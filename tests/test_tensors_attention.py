@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tensorlm.layers import Positions
 from tensorlm.tensors import ALGORITHMS, Pattern, attend, choose, features, multiply_adds, quadratic, recurrent, row_blocks, working_memory
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=25)
 SLOPES = (0.0, 0.3, 2.0, 900.0)
 WAYS = {"quadratic": quadratic, "row_blocks": row_blocks, "recurrent": recurrent}
 

@@ -11,7 +11,7 @@ from tensorly.decomposition import parafac, tucker
 
 from tensorlm.tensors import CPFit, CPTensor, compose, cp_als, distance, hosvd, network_inner, odt, tree_distance, tree_norm
 
-SETTINGS = settings(max_examples=20, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=20)
 seed = st.integers(0, 2**16)
 
 

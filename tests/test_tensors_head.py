@@ -8,7 +8,7 @@ from tensorlm.layers import Attention
 from tensorlm.tensors import head_output, head_tensor, head_weights
 from tensorlm.tensors.head import rotated
 
-SETTINGS = settings(max_examples=25, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=25)
 NAMES = ("q1", "k1", "q2", "k2", "v", "o")
 
 

@@ -179,7 +179,7 @@ sys.exit(main(["tiny", "--out", sys.argv[2], "--device", "cpu"], {"tiny": Experi
 """
 
 
-def kill_when(folder, happened, seconds=90):
+def kill_when(folder, happened, seconds=600):
     """Start the command line in a process of its own and SIGKILL it as soon as ``happened()``."""
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(KILLED.to_dict()), str(folder)], text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -24,9 +24,9 @@ def run_of(tmp_path, *more):
 def test_two_processes_follow_the_loss_curve_of_one(tmp_path):
     arguments = run_of(tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv-backend", "c10d",
-               "--rdzv-endpoint", "localhost:0", "-m", "tensorlm.training"]
+               "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "-m", "tensorlm.training"]
     done = subprocess.run([*command, *arguments, "--micro-batch", "2", "--out", str(tmp_path / "two")], text=True,
-                          capture_output=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                          capture_output=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("tokens seen in") == 1
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0

@@ -22,7 +22,7 @@ def visit(browser, html):
     return load
 
 
-def wait_for(condition, what: str, seconds: float = 60.0):
+def wait_for(condition, what: str, seconds: float = 300.0):
     """Poll until ``condition()`` is true. Raises ``AssertionError`` saying ``what`` did not come."""
     end = time.monotonic() + seconds
     while not condition():

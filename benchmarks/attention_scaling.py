@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure(head_dim: int, time: int, way: str, repeats: int) -> list[dict]:
     """Rows of one head size, length and pass: every kind and algorithm that fits, and the softmax, in turns."""
-    sides = {("softmax", "fused kernel"): Side(head_dim, time, way, 1, None)}
+    sides: dict[tuple[str, str], Side] = {("softmax", "fused kernel"): Side(head_dim, time, way, 1, None)}
     for kind, (branches, window) in KINDS.items():
         if head_dim == 16 or kind == "bilinear":
             sides |= {(kind, name): Side(head_dim, time, way, branches, name, window) for name in ALGORITHMS

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Case:
 
     task: str
     setting: str
-    degree: int
+    degree: int | tuple[int, int] | None
     peer: str
     ours: Callable
     theirs: Callable
@@ -88,7 +89,7 @@ def measure(case: Case, repeats: int) -> dict:
 
 def mlp_model(layers: int, width: int = 128, hidden: int = 256, vocabulary: int = 128) -> TensorTransformer:
     """Bilinear MLPs with residuals, no attention and no norm; entries N(0, 1 / columns)."""
-    options = dict(attention="none", smear="none", norm="none", head_dim=1, context=8)
+    options: dict[str, Any] = dict(attention="none", smear="none", norm="none", head_dim=1, context=8)
     return _randomised(ModelConfig(vocab_size=vocabulary, width=width, layers=layers, mlp_hidden=hidden, **options), 1.0)
 
 
@@ -169,7 +170,7 @@ def setting(steerable: Steerable, time: int, count: int, layer: int) -> str:
     return f"L={config.layers} d={config.width} {kind}, layer {layer}, {count} strengths"
 
 
-def fastest_sweep(steerable: Steerable, tokens: Tensor, injection: Injection, alphas: Tensor) -> Callable:
+def fastest_sweep(steerable: Steerable, tokens: Tensor, injection: Injection, alphas: Tensor) -> partial:
     """The dense sweep in batches of the size that takes the least time, so that the peer is not slowed by its memory."""
     sides = [partial(sweep_in_batches, steerable, tokens, injection, alphas, batch=batch) for batch in BATCHES if batch <= len(alphas)]
     return min(sides, key=lambda side: (side(), min(seconds(side, 1) for _ in range(2)))[1])
@@ -190,7 +191,7 @@ def grow(kind: str, layers: int, repeats: int, time: int = 16) -> list[dict]:
     build = BUILDERS[kind]
     steerable, tokens, _, injection = question(build(layers), time)
     degree = propagate(steerable, tokens, injection, order=0).final.degree
-    sides = {("jet", ORDER): partial(propagate, steerable, tokens, injection, order=ORDER)}
+    sides: dict[tuple[str, int | None], Callable] = {("jet", ORDER): partial(propagate, steerable, tokens, injection, order=ORDER)}
     if degree <= LIMIT:
         points = torch.linspace(-REACH, REACH, degree + 1, dtype=torch.float64)
         sides |= {("coefficients", None): partial(propagate, steerable, tokens, injection, unit=REACH),
@@ -224,7 +225,8 @@ CASES = {
     "tipping 4": partial(tipping_case, mlp_model, 4, 1, 10_000, (None, None)),
     "tipping attention": partial(tipping_case, attention_model, 2, 16, 10_000, (None, None), 1),
 }
-BUILDERS = {"MLP": mlp_model, "attention": partial(attention_model, mlp="none"), "attention and MLP": attention_model}
+BUILDERS: dict[str, Callable[..., TensorTransformer]] = {
+    "MLP": mlp_model, "attention": partial(attention_model, mlp="none"), "attention and MLP": attention_model}
 GROWTH = {"MLP": 9, "attention": 6, "attention and MLP": 4}
 
 

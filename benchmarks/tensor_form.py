@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cotengra
 import tensorly
@@ -77,7 +78,7 @@ def measure(case: Case, repeats: int) -> dict:
     sides = {"ours": case.ours} | ({"peer": case.theirs} if case.theirs else {})
     accuracies = case.judge(*(call() for call in sides.values()), *([] if case.theirs else [None]))
     times = interleave(sides, repeats)
-    row = dict(task=case.task, setting=case.setting, peer=case.peer, measure=case.measure)
+    row: dict[str, Any] = dict(task=case.task, setting=case.setting, peer=case.peer, measure=case.measure)
     row["peer_time_includes"] = case.includes if case.theirs else ""
     row |= dict(zip(("must", "aim", "goal"), case.goal))
     for name, (low, middle, high) in times.items():
@@ -94,7 +95,7 @@ def grow(width: int, repeats: int, rank: int = 8) -> list[dict]:
     """Milliseconds of the composed Gram matrices and HOSVD at one width, from the factors and, where it fits, dense."""
     network = random_network(width, 2)
     grams, hosvds = "mode Grams", f"HOSVD, rank {rank}"
-    sides = {(grams, "factors"): network.mode_grams, (hosvds, "factors"): partial(hosvd, network, rank)}
+    sides: dict[tuple[str, str], Callable] = {(grams, "factors"): network.mode_grams, (hosvds, "factors"): partial(hosvd, network, rank)}
     if width <= GROWTH_DENSE:
         dense = network.dense()
         sides |= {(grams, "dense"): partial(dense_grams, dense), (hosvds, "dense"): partial(dense_hosvd, dense, rank)}
@@ -174,7 +175,7 @@ def grams_case(width: int, gram: Callable | None, goal: tuple) -> Case:
         return spread(ours), spread(theirs), max(float((one - other).norm() / other.norm()) for one, other in zip(ours, theirs))
 
     return Case("mode Grams of 2 composed layers", f"d={width} h={2 * width}", names[gram], network.mode_grams,
-                partial(dense_grams, dense, gram) if gram else None,
+                partial(dense_grams, dense, gram) if dense is not None and gram is not None else None,
                 "spread of the traces, all |T|^2; difference of the matrices", judge, goal)
 
 

@@ -120,8 +120,8 @@ def run_baseline(job: dict, windows, train, data) -> dict:
     from benchmarks import gpt2_baseline
     from tensorlm.training import evaluate
 
-    as_tokens = [torch.from_numpy(np.asarray(part).astype(np.int64)) for part in (train, data.valid)]
-    model, loop = gpt2_baseline.train_baseline(*as_tokens, data.vocab_size, job["seed"])
+    tokens, valid = (torch.from_numpy(np.asarray(part).astype(np.int64)) for part in (train, data.valid))
+    model, loop = gpt2_baseline.train_baseline(tokens, valid, data.vocab_size, job["seed"])
     characters = gpt2_baseline.ITERATIONS * gpt2_baseline.BATCH * gpt2_baseline.CONTEXT
     return dict(loss=round(evaluate(model, windows, batch_size=256), 4), loop=round(loop, 2), steps=gpt2_baseline.ITERATIONS,
                 characters=characters, parameters=sum(p.numel() for p in model.parameters()), precision="float32")
@@ -170,7 +170,8 @@ def table(rows: list[dict]) -> str:
     for key in dict.fromkeys((row["target"], row["arm"]) for row in rows):
         group = [row for row in rows if (row["target"], row["arm"]) == key]
         losses = [row["loss"] for row in group]
-        cells = [f"{statistics.mean(losses):.4f}, {max(losses):.4f}", "-" if group[0]["passed"] is None else f"{sum(r['passed'] for r in group)}/{len(group)}"]
+        passed = "-" if group[0]["passed"] is None else f"{sum(r['passed'] for r in group)}/{len(group)}"
+        cells = [f"{statistics.mean(losses):.4f}, {max(losses):.4f}", passed]
         for name in ("loop", "process"):
             mean = statistics.mean(row[name] for row in group)
             ratio = f"{statistics.mean(row[name] for row in peers) / mean:.1f}" if peers else "-"

@@ -3,23 +3,30 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 BATCH_SECONDS = 0.02
+Side = TypeVar("Side", bound=Hashable)
 
 
-def interleave(sides: Mapping[str, Callable], repeats: int) -> dict[str, tuple[float, float, float]]:
+def interleave(sides: Mapping[Side, Callable], repeats: int) -> dict[Side, tuple[float, float, float]]:
     """Lower quartile, median and upper quartile of the CPU milliseconds of one call, for each side.
 
     Sides take turns, so that whatever else the machine does falls on all of them. One that takes less than 20 ms is
     called as often as fills them. The first calls, which warm up, do not count.
     """
     counts = {name: batch_size(call) for name, call in sides.items()}
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[Side, list[float]] = {name: [] for name in sides}
     for _ in range(max(2, repeats)):
         for name, call in sides.items():
             times[name].append(1e3 * seconds(call, counts[name]))
-    return {name: tuple(statistics.quantiles(values, n=4, method="inclusive")) for name, values in times.items()}
+    return {name: quartiles(values) for name, values in times.items()}
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def batch_size(call: Callable) -> int:

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,8 @@ from tensorlm.model import ModelConfig, TensorTransformer
 
 SHAPES = {"d=64, T=64, batch 32": (64, 64, 2, 32), "d=128, T=128, batch 16": (128, 128, 2, 16),
           "d=128, T=512, batch 4": (128, 512, 2, 4)}
-SOFTMAX = dict(attention="softmax", positions=("toeplitz",), qk_norm="rms")
-ARMS = {
+SOFTMAX: dict[str, Any] = dict(attention="softmax", positions=("toeplitz",), qk_norm="rms")
+ARMS: dict[str, dict[str, Any]] = {
     "tensor": {},
     "softmax + bilinear, two products": dict(SOFTMAX),
     "softmax + bilinear, fused kernel": dict(SOFTMAX),

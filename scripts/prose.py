@@ -14,7 +14,8 @@ NUMBER = r"[-−+]?\d[\d,]*(?:\.\d+)?(?:e[-−+]?\d+)?"
 BOUND = re.compile(rf"({NUMBER})(?:\s*\\?%)?[*$)]{{0,3}}<!--=([\w:.-]+?)(\*100)?-->")
 MARK = re.compile(r"<!--=[^>]*-->")
 LOOSE = re.compile(r"(?<![\w.])[-−+]?\d+\.\d+(?!\.?\d)")
-NAMED = re.compile(r"(?:Exercise|Python|torch|PyTorch|NumPy|CUDA|CC BY|ipywidgets|Jupyter Book|version)\s+v?\d+\.\d+(?:\.\d+)*(?:(?:,| or| to| and)\s+\d+\.\d+)*|\b0\d\.\d\b|\{exercise\} 1\d\.\d\b")
+NAMED = re.compile(r"(?:Exercise|Python|torch|PyTorch|NumPy|CUDA|CC BY|ipywidgets|Jupyter Book|version)\s+v?\d+\.\d+(?:\.\d+)*"
+                   r"(?:(?:,| or| to| and)\s+\d+\.\d+)*|\b0\d\.\d\b|\{exercise\} 1\d\.\d\b")
 HIDDEN = [re.compile(pattern, re.DOTALL) for pattern in (
     r"^(`{3,})[^\n]*\n.*?^\1`*[ \t]*$", r"\$\$.*?\$\$", r"\\begin\{(\w+\*?)\}.*?\\end\{\1\}",
     r"`[^`\n]*`", r"(?<!\\)\$[^$\n]+(?:\n[^$\n]+)*\$", r"\]\([^)]*\)", r"https?://\S+", r"<(?!!--=)[^>]*>")]

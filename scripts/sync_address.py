@@ -73,7 +73,8 @@ def set_up(notebook: nbformat.NotebookNode, cell_text: str, link: str) -> nbform
 
 def previous(root: Path) -> str:
     """The slug that the generated files still carry."""
-    found = re.search(r"^repository-code: .*github\.com/([\w.-]+/[\w.-]+?)\"?$", (root / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    found = re.search(r"^repository-code: .*github\.com/([\w.-]+/[\w.-]+?)\"?$", citation, re.MULTILINE)
     if not found:
         raise ValueError("CITATION.cff: got no line 'repository-code: \"https://github.com/OWNER/NAME\"', which this script reads")
     return found[1]

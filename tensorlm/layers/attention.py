@@ -40,6 +40,9 @@ class Attention(nn.Module):
     True
     """
 
+    v: nn.Parameter
+    o: nn.Parameter
+
     def __init__(self, kind: str, width: int, head_dim: int, context: int, positions: tuple[str, ...] = ("decay",),
                  row_scale: str = "sqrt", qk_norm: str = "none", value_residual: str = "none"):
         super().__init__()

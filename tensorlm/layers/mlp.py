@@ -26,7 +26,7 @@ GATED_KINDS = {
     "reglu": F.relu,
     "glu": torch.sigmoid,
 }
-TENSOR_KINDS = {"full": FullTensorMLP, "symmetric": SymmetricMLP}
+TENSOR_KINDS: dict[str, type[FullTensorMLP] | type[SymmetricMLP]] = {"full": FullTensorMLP, "symmetric": SymmetricMLP}
 MLP_KINDS = (*GATED_KINDS, *ENCODER_KINDS, "product", *TENSOR_KINDS)
 
 
@@ -124,7 +124,10 @@ class ProductMLP(nn.Module):
         return mlp_parameters(self.kind, self.width, self.hidden, self.out, self.degree)
 
 
-def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None = None, encoders: int = 3) -> nn.Module:
+MLP = EncoderMLP | GatedMLP | ProductMLP | FullTensorMLP | SymmetricMLP
+
+
+def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None = None, encoders: int = 3) -> MLP:
     """The MLP of this kind. `hidden=None` takes `matched_hidden` of a budget of 8 width^2 parameters.
 
     >>> build_mlp("swiglu", width=48).hidden, build_mlp("relu", width=48).hidden

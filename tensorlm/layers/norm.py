@@ -43,6 +43,10 @@ class Norm(nn.Module):
     tensor([[1.0000, 1.0000, 1.0000, 1.0000]])
     """
 
+    log_constant: Tensor
+    steps: Tensor
+    fraction: Tensor
+
     def __init__(self, kind: str, groups: int = 1, penalty_weight: float = 1.0, features: int | None = None):
         super().__init__()
         if kind not in (*NORM_KINDS, *QK_NORM_KINDS):
@@ -55,9 +59,9 @@ class Norm(nn.Module):
         self._gathered: Tensor | None = None  # the sum of the statistics of each pass, and behind it the number of passes
         self._fraction, self._is_constant, self._has_moved = 0.0, False, False
         if kind in ("scale", "channel"):
-            self.gain = nn.Parameter(torch.ones(features if kind == "channel" else 1))
+            self.gain = nn.Parameter(torch.ones(features or 1 if kind == "channel" else 1))
         if kind in ("anneal", "batch"):
-            self.register_buffer("log_constant", torch.zeros(groups) if kind == "anneal" else torch.zeros(groups, features))
+            self.register_buffer("log_constant", torch.zeros(groups) if kind == "anneal" else torch.zeros(groups, features or 1))
             self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         if kind == "anneal":
             self.register_buffer("fraction", torch.zeros(()))

@@ -37,7 +37,7 @@ def attention_step(layer: Attention, x: Tensor, state: AttentionState, first_val
     queries, keys, values = layer.project_heads(x)
     queries = [layer.positions.rotate(query, state.position) for query in queries]
     rotated = [layer.positions.rotate(key, state.position) for key in keys]
-    before = state.before or [None] * len(rotated)
+    before: list[Tensor | None] = [*state.before] or [None] * len(rotated)
     keys = [layer.positions.offset(key, last) for key, last in zip(rotated, before)]
     mixed = layer.mix_values(values, first_values)
     step = _softmax_step if layer.kind == "softmax" else _product_step
@@ -53,39 +53,40 @@ def _product_step(layer: Attention, queries, keys, values: Tensor, state: Attent
     state.row_sums = torch.ones_like(decay) if state.row_sums is None else decay * state.row_sums + 1
     z = features(*queries) @ state.sums
     if "toeplitz" in layer.positions.features:
-        _push(layer, keys, values, state)
+        window = _push(layer, keys, values, state)
         scores = math.prod(query @ key.mT for query, key in zip(queries, state.window_keys))
         if len(queries) == 1:
             scores = scores.square()
-        z = z + (scores * _table(layer, state, values)) @ state.window_values
+        z = z + (scores * _table(layer, window)) @ window
     return z * state.row_sums.pow(-layer.positions.row_power)
 
 
 def _softmax_step(layer: Attention, queries, keys, values: Tensor, state: AttentionState) -> Tensor:
-    _push(layer, keys, values, state)
-    ages = _ages(state)
+    window = _push(layer, keys, values, state)
+    ages = _ages(window)
     bias = -layer.positions.slopes(values)[:, None, None] * ages.to(values)
     if "toeplitz" in layer.positions.features:
         bias = bias + layer.positions.toeplitz[:, None, ages].to(values.dtype)
-    return torch.softmax(queries[0] @ state.window_keys[0].mT + bias, dim=-1) @ state.window_values
+    return torch.softmax(queries[0] @ state.window_keys[0].mT + bias, dim=-1) @ window
 
 
-def _push(layer: Attention, keys, values: Tensor, state: AttentionState) -> None:
+def _push(layer: Attention, keys, values: Tensor, state: AttentionState) -> Tensor:
+    """Take new keys and values into the window; its values come back, (batch, heads, <= context, head_dim)."""
     kept = layer.positions.context
     if state.window_values is None:
         state.window_keys, state.window_values = list(keys), values
-        return
+        return values
     state.window_keys = [torch.cat([old, key], -2)[..., -kept:, :] for old, key in zip(state.window_keys, keys)]
     state.window_values = torch.cat([state.window_values, values], -2)[..., -kept:, :]
+    return state.window_values
 
 
-def _ages(state: AttentionState) -> Tensor:
-    count = state.window_values.shape[-2]
-    return torch.arange(count - 1, -1, -1, device=state.window_values.device)
+def _ages(window: Tensor) -> Tensor:
+    return torch.arange(window.shape[-2] - 1, -1, -1, device=window.device)
 
 
-def _table(layer: Attention, state: AttentionState, like: Tensor) -> Tensor:
+def _table(layer: Attention, window: Tensor) -> Tensor:
     """Decay times learned table for the keys of the window: (heads, 1, window)."""
-    ages = _ages(state)
-    decay = torch.exp(-layer.positions.slopes(like)[:, None] * ages.to(like))
-    return (decay * layer.positions.toeplitz[:, ages].to(like.dtype))[:, None]
+    ages = _ages(window)
+    decay = torch.exp(-layer.positions.slopes(window)[:, None] * ages.to(window))
+    return (decay * layer.positions.toeplitz[:, ages].to(window.dtype))[:, None]

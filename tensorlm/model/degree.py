@@ -38,7 +38,7 @@ def degree_of(config: ModelConfig, anneal_fraction: float = 0.0) -> Degree:
     if obstacle:
         return Degree(None, None, obstacle)
     attention = 1 if config.attention == "none" else 5
-    mlp = 1 if config.mlp == "none" else build_mlp(config.mlp, 1, 1, encoders=config.encoders).degree
+    mlp = 1 if config.mlp == "none" else build_mlp(config.mlp, 1, 1, encoders=config.encoders).degree or 1
     value = (attention * mlp) ** config.layers
     reason = (f"{config.layers} layers, each of attention (degree {attention}) and {config.mlp} MLP (degree {mlp}): "
               f"{attention * mlp}^{config.layers}")

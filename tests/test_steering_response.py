@@ -8,10 +8,21 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from steering_models import toy_model
 from tensor_cases import close, differ
 
+from tensorlm import released
 from tensorlm.data.toy_language import INDEX, PLURAL, SINGULAR
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering import Injection, Polynomial, Steerable, joint_response, propagate, steered_logits, steering_response
+from tensorlm.steering import (
+    Injection,
+    Polynomial,
+    Steerable,
+    joint_response,
+    propagate,
+    steered_logits,
+    steering_response,
+    unembedding_difference,
+)
 from tensorlm.steering.chebyshev import ChebyshevSeries
+from tensorlm.training import load_model
 
 VOCAB, WIDTH, TIME = 9, 4, 5
 SIZES = dict(vocab_size=VOCAB, width=WIDTH, head_dim=2, context=4, mlp_hidden=3, norm="none")  # a context shorter than the prompt
@@ -261,6 +272,63 @@ def test_changes_of_the_most_likely_word_are_those_of_a_dense_sweep():
     assert all(float(sweep[i]) <= p.strength <= float(sweep[i + 1]) for p, i in zip(points, places))
     near = INDEX["near"]
     assert response.tipping_points(near) == tuple(p for p in points if near in p[1:])
+
+
+# Who leads, where rows of the head are equal or nearly so
+
+def require_the_leaders_of_a_sweep(response, count=2001):
+    """The chain has no gap, starts and ends with argmax, and at every swept strength none is ahead of its leader by more than rounding."""
+    points, sweep = response.tipping_points(), torch.linspace(*response.interval, count, dtype=torch.float64)
+    logits = response.logits(sweep)
+    leaders, chain = logits.argmax(-1), [point.after for point in points]
+    chain.insert(0, points[0].before if points else int(leaders[0]))
+    assert [point.before for point in points] == chain[:-1] and (chain[0], chain[-1]) == (int(leaders[0]), int(leaders[-1]))
+    assert all(point.before != point.after for point in points)
+    said = torch.tensor(chain)[torch.bucketize(sweep, torch.tensor([point.strength for point in points], dtype=torch.float64))]
+    behind = logits.amax(-1) - logits.gather(1, said[:, None])[:, 0]
+    assert bool((behind <= 2e-14 * logits.abs().amax(-1)).all())
+    return points
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("options, route", [
+    (dict(layers=1), "monomials"), (dict(layers=1), "chebyshev"), (dict(layers=1), "jet"), (dict(layers=1, attention="softmax"), "sweep"),
+    (dict(layers=2, attention="none", norm="rms"), "ratio"), (dict(layers=1, norm="rms"), "auto")])
+def test_tokens_with_equal_and_nearly_equal_rows_lead_as_in_a_dense_sweep(seed, options, route):
+    model, draw = random_model(seed, head="untied", vocab_size=40, **options), torch.Generator().manual_seed(seed)
+    for index, far in enumerate([0.0, 1e-6, 1e-9, 1e-12, 1e-15] * 3):
+        copy, of = torch.randint(40, (2,), generator=draw).tolist()
+        model.head[copy] = model.head[of] + far * torch.randn(WIDTH, dtype=torch.float64, generator=draw) if index else model.head[of]
+    model.head[30:] = model.head[int(model.head.norm(dim=-1).argmax())]  # ten alike that lead often
+    middle, half = torch.randn(2, dtype=torch.float64, generator=draw).tolist()
+    asked = dict(interval=(middle - abs(half) - 1, middle + 2)) | (dict(order=2) if route == "jet" else dict(route=route))
+    response = steering_response(model, PROMPT, vector(seed), seed % 2, ["all", 2, [-1]][seed % 3], **asked)
+    points = require_the_leaders_of_a_sweep(response)
+    lowest = {int(token) for token in response.steerable.first_alike}
+    assert {token for point in points for token in point[1:]} <= lowest
+    for a, b in [(0, 1), (39, 2), *(point[1:] for point in points[:2])]:  # two tokens, in either order
+        pair = response.tipping_points(a, b)
+        assert pair == response.tipping_points(b, a) and all(one.after == two.before for one, two in zip(pair, pair[1:]))
+
+
+def test_the_released_models_lead_with_tokens_never_seen_as_targets():
+    shakespeare = Steerable.of(load_model(released.checkpoint("shakespeare-polynomial")))
+    alike = torch.nonzero(shakespeare.first_alike == 3)[:, 0].tolist()
+    assert len(alike) == 177 and alike[:3] == [3, 5, 10]
+    to_be = torch.tensor([407, 305, 12, 518, 322, 290, 305])  # "To be, or not to be"
+    for layer, other in ((2, 400), (2, 14), (1, 16)):
+        response = steering_response(shakespeare, to_be, unembedding_difference(shakespeare, other, 10), layer)
+        points = require_the_leaders_of_a_sweep(response)
+        assert points and (layer == 1 or points[-1].after == 3 == int(response.logits(4.0).argmax()))
+        assert response.tipping_points(3, 10) == () == response.tipping_points(10)
+    steerable = Steerable.of(toy_model())
+    draw = torch.Generator().manual_seed(0)
+    leaders = set()
+    for layer in (0, 1, 2) * 3:
+        prompt, s = torch.randint(54, (10,), generator=draw), torch.randn(32, generator=draw)
+        for point in require_the_leaders_of_a_sweep(steering_response(steerable, prompt, s, layer, interval=(-20, 20))):
+            leaders |= set(point[1:])
+    assert 0 in leaders and 53 not in leaders  # these two have the same row
 
 
 def test_the_page_gets_what_it_needs():

@@ -48,7 +48,7 @@ class JointResponse:
         """(m,) or (n, m) -> (vocab_size,) or (n, vocab_size)."""
         alphas, single = as_strengths(alphas, len(self.injections))
         powers = (alphas / self.reach)[:, None, :].pow(alphas.new_tensor(self.exponents))
-        values = powers.prod(-1) @ self.coefficients
+        values = self.steerable.even(powers.prod(-1) @ self.coefficients)
         return values[0] if single else values
 
     def coefficient(self, *powers: int) -> Tensor:

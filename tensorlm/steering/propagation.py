@@ -34,7 +34,7 @@ class Trajectory:
 
     def logits(self) -> Tensor:
         """Coefficients of the logits at the position that is read: (rows, vocab_size)."""
-        return self.steerable.model.unembed(self.final.rows)[:, -1]
+        return self.steerable.even(self.steerable.model.unembed(self.final.rows)[:, -1])
 
     def stream(self, layer: int) -> Polynomial:
         """The stream before block `layer` as a polynomial with values (time, width), for one strength."""

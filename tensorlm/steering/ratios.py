@@ -63,7 +63,7 @@ def ratio_curve(steerable: Steerable, tokens: Tensor, injection: Injection, read
         squares = POWERS.multiply(numerator, numerator).mean(-1)
         denominator = POWERS.add(squares, EPS * POWERS.multiply(denominator, denominator))
         power = 0.5
-    return RatioCurve(Polynomial(numerator @ head_matrix(steerable.model).mT, unit), Polynomial(denominator, unit), power)
+    return RatioCurve(Polynomial(steerable.even(numerator @ head_matrix(steerable.model).mT), unit), Polynomial(denominator, unit), power)
 
 
 def _plus(pair: Pair, polynomial: Tensor) -> Pair:

@@ -147,6 +147,40 @@ def test_deep_models_are_resolved_without_all_their_coefficients():
     assert 1e-15 < jet.error < 1e-3
 
 
+@pytest.mark.parametrize("alpha, expected", [(1e16, "highest"), (1e25, "highest"), (-1e-12, "slope"), (1e-30, "slope"), (1e-300, "slope")])
+def test_directions_are_unit_vectors_at_every_size_of_the_strength(alpha, expected):
+    response = steering_response(random_model(layers=2), PROMPT, vector(), 1, interval=(-2, 2))
+    vectors = dict(highest=response.curve.polynomial.coefficients[-1], slope=response.derivative(0.0))
+    close(response.direction(alpha), vectors[expected] / vectors[expected].norm() * (-1 if alpha < 0 else 1), scale=1e3)
+
+
+def test_what_leaves_the_number_range_is_refused():
+    model, both = random_model(layers=2), torch.stack([vector(1), vector(2)])
+    response, pair = steering_response(model, PROMPT, vector(), 1), joint_response(model, PROMPT, both, 1)
+    for ask in (response.logits, response.derivative, response.direction):
+        with pytest.raises(ValueError, match="strengths are too large: (logits|derivatives) leave the number range"):
+            ask(1e155)
+    with pytest.raises(ValueError, match="strengths are too large: logits leave the number range between 1 and 1e"):
+        pair.logits([1.0, 1e200])
+    for reach in (0, 1e-60, 1e60):
+        with pytest.raises(ValueError, match="reach must be above 0, and its power 2 between 1e-100 and 1e100"):
+            joint_response(model, PROMPT, both, 1, reach=reach)
+    close(joint_response(model, PROMPT, both, 1, reach=1e-40).coefficient(1, 1), pair.coefficient(1, 1))
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-60, 1e-9])
+def test_short_vectors_and_narrow_intervals_lose_no_power(size):
+    model = random_model(layers=2)
+    plain = steering_response(model, PROMPT, vector(), 1, interval=(-2, 2))
+    narrow = steering_response(model, PROMPT, vector(), 1, interval=(-size, size))
+    short = steering_response(model, PROMPT, size * vector(), 1, interval=(-2, 2))
+    close(narrow.logits(1.5), plain.logits(1.5), scale=10)
+    close(narrow.derivative(0.0, 3), plain.derivative(0.0, 3), scale=10)
+    close(short.logits(1.5 / size), plain.logits(1.5), scale=10)
+    ratio = steering_response(random_model(norm="rms", attention="none"), PROMPT, size * vector(), 0, interval=(-1 / size, 1 / size))
+    assert ratio.route == "ratio" and ratio.error < 1e-10
+
+
 # Routes
 
 def test_cancelling_terms_are_seen_and_the_chebyshev_basis_repairs_them():
@@ -369,6 +403,15 @@ def test_two_vectors_at_once_and_their_interaction():
         return running(model, PROMPT, {1: mask[:, None] * (a * first + b * second)})
 
     close(pair.logits([0.3, -0.2]), function(0.3, -0.2))
+    apart = joint_response(model, PROMPT, both, 1, [2, [3, 4]], order=10)  # a list or tuple has an entry for each vector
+    at = lambda *places: torch.tensor([float(place in places) for place in range(5)], dtype=torch.float64)[:, None]
+    close(apart.logits([0.3, -0.2]), running(model, PROMPT, {1: 0.3 * at(2) * first - 0.2 * at(3, 4) * second}))
+    for places in ([2, [3, 4]], [2, 3]):
+        one, other = (joint_response(model, PROMPT, both, kind((1, 1)), kind(places)) for kind in (list, tuple))
+        assert torch.equal(one.coefficients, other.coefficients)
+    for name, several in (("layers", [1]), ("layers", (0, 1, 2)), ("positions", [0, 1, 2]), ("positions", ("all",))):
+        with pytest.raises(ValueError, match=f"{name} must be one for all vectors, or a list of 2, one for each, got {len(several)}"):
+            joint_response(model, PROMPT, both, **dict(layers=1) | {name: several})
     zero, one = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     mixed = torch.func.jvp(lambda b: torch.func.jvp(lambda a: function(a, b), (zero,), (one,))[1], (zero,), (one,))[1]
     close(pair.coefficient(1, 1), mixed)

@@ -1,5 +1,7 @@
 """What the weights alone say of a vector, against dense tensors and against the running model; and what they cannot say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from steering_models import TIME, VOCAB, WIDTH, model, tokens, toy_model, vector
@@ -162,6 +164,9 @@ def test_what_the_weights_cannot_say():
     first, second = account.witness()
     close(account.token[first], account.token[second])
     differ(account.effect[first], account.effect[second])
+    small = replace(account, effect=1e-170 * account.effect, token=1e-170 * account.token, context=1e-170 * account.context)
+    assert small.explained() == pytest.approx(account.explained(), abs=1e-9)
+    assert small.variance_shares() == pytest.approx(account.variance_shares())
     token, context = account.variance_shares()
     assert token + context == pytest.approx(1, abs=1e-10) and account.explained() < 1
     assert what_context_adds(model("no attention"), text, vector(), 0, vector(7)).explained() == pytest.approx(1, abs=1e-10)

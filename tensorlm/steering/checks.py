@@ -117,6 +117,13 @@ def as_strengths(alphas, variables: int = 0) -> tuple[Tensor, bool]:
     return (alphas[None] if single else alphas), single
 
 
+def require_in_range(values: Tensor, name: str, alphas: Tensor) -> Tensor:
+    """The values (n, ...) at strengths (n, ...); raises ValueError where one of them leaves the number range."""
+    if not torch.isfinite(values).all():
+        raise ValueError(f"strengths are too large: {name} leave the number range between {alphas.min():g} and {alphas.max():g}")
+    return values
+
+
 def require_number(name: str, value: float) -> float:
     """The number as a float; raises ValueError unless it is finite."""
     if not is_finite(value):

@@ -7,6 +7,7 @@ from tensorlm.steering.curves import RatioCurve
 from tensorlm.steering.injection import Injection
 from tensorlm.steering.opened import Steerable, head_matrix, layer_tensor
 from tensorlm.steering.polynomial import POWERS, Polynomial
+from tensorlm.steering.vectors import length
 from tensorlm.tensors import RationalBlock
 from tensorlm.tensors.rational import EPS
 from tensorlm.tensors.rays import advance_along
@@ -49,7 +50,7 @@ def ratio_curve(steerable: Steerable, tokens: Tensor, injection: Injection, read
     stream, rows, _ = steerable.enter(tokens, first)
     s, unit = injection.rows(first)[read], 1.0
     if s.any() and stream[0, read].any():
-        unit = float(stream[0, read].norm() / s.norm())
+        unit = float(length(stream[0, read]) / length(s))
     pair, start = (stream[:, read], stream.new_ones(1)), rows[:, read]
     for layer in range(first, steerable.layers + 1):
         added = injection.rows(layer)

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from tensorlm.steering.chebyshev import ChebyshevSeries, nodes, resolve
-from tensorlm.steering.checks import as_strengths, require_token, require_whole
+from tensorlm.steering.checks import as_strengths, require_in_range, require_token, require_whole
 from tensorlm.steering.curves import PowerCurve, RatioCurve, SeriesCurve, pieces_as_json
 from tensorlm.steering.injection import Injection, steered_logits
 from tensorlm.steering.opened import Steerable
 from tensorlm.steering.roots import TippingPoint, lead_changes
+from tensorlm.steering.vectors import unit
 
 PROBES = 11  # strengths at which a response is compared with the running model
+LOST = 2.0**-26  # a change below this share of the logits has lost half of its digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +54,7 @@ class SteeringResponse:
         ValueError outside of the interval where it holds only there, and for strengths whose logits leave the number range.
         """
         alphas, single = as_strengths(alphas)
-        values = self.steerable.even(self.curve(alphas))
-        if not torch.isfinite(values).all():
-            raise ValueError(f"strengths are too large: logits leave the number range between {alphas.min():g} and {alphas.max():g}")
+        values = require_in_range(self.steerable.even(self.curve(alphas)), "logits", alphas)
         return values[0] if single else values
 
     def log_probabilities(self, alphas) -> Tensor:
@@ -62,17 +62,22 @@ class SteeringResponse:
         return self.logits(alphas).log_softmax(-1)
 
     def derivative(self, alphas, order: int = 1) -> Tensor:
-        """The derivative of the logits in alpha, of the same shape; that of a jet loses one order each time."""
+        """The derivative of the logits in alpha, of the same shape; that of a jet loses one order each time. ValueError as for `logits`."""
         require_whole("order", order)
         alphas, single = as_strengths(alphas)
-        values = self.curve.slope(alphas, order)
+        values = require_in_range(self.steerable.even(self.curve.slope(alphas, order)), "derivatives", alphas)
         return values[0] if single else values
 
     def direction(self, alphas) -> Tensor:
-        """The change logits(alpha) - logits(0) at unit length, of the same shape; at 0 its limit from above, the slope."""
+        """The change logits(alpha) - logits(0) at unit length, of the same shape; at 0 its limit from above, the slope.
+
+        The slope also stands in where so little changes that rounding would decide. Zeros where no logit changes at all.
+        """
         alphas, single = as_strengths(alphas)
-        change = torch.where(alphas[:, None] == 0, self.curve.slope(alphas, 1), self.logits(alphas) - self._unsteered)
-        values = torch.nn.functional.normalize(change, dim=-1)
+        logits = self.logits(alphas)
+        change, slope = logits - self._unsteered, self.curve.slope(alphas, 1)
+        lost = change.abs().amax(-1, keepdim=True) <= LOST * logits.abs().amax(-1, keepdim=True)
+        values = unit(torch.where(lost & (slope != 0).any(-1, keepdim=True), torch.where(alphas[:, None] < 0, -slope, slope), change))
         return values[0] if single else values
 
     def tipping_points(self, token_a: int | None = None, token_b: int | None = None) -> tuple[TippingPoint, ...]:

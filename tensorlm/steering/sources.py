@@ -31,7 +31,7 @@ def by_source(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
     weights alone say: it needs no text, and it is 0 where no path from the vector to the position is free of the text.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering.runs import compare
+    >>> from tensorlm.steering import compare, logit_readout
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
     >>> shares = by_source(pair, logit_readout(pair, 5, 6))

@@ -86,7 +86,7 @@ def trace(pair: Comparison, readout: Tensor, position: int = -1, share: float = 
     Raises ValueError for a share outside [0, 1), another mechanism, a prompt or position that is none, and a change of exactly 0.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering.runs import compare
+    >>> from tensorlm.steering import compare, logit_readout
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
     >>> tree = trace(pair, logit_readout(pair, 5, 6), mechanism="whole")

@@ -104,7 +104,28 @@ def random_like(vector: Tensor, count: int, seed: int = 0) -> Tensor:
     require_whole("count", count, 1)
     require_whole("seed", seed)
     noise = torch.randn(count, len(vector), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return noise / torch.linalg.vector_norm(noise, dim=-1, keepdim=True) * torch.linalg.vector_norm(vector.double())
+    return noise / torch.linalg.vector_norm(noise, dim=-1, keepdim=True) * length(vector.double())
+
+
+def length(vectors: Tensor) -> Tensor:
+    """Euclidean lengths along the last axis, kept: of entries whose squares leave the number range too.
+
+    >>> length(torch.tensor([3e-200, 4e-200], dtype=torch.float64))
+    tensor([5.0000e-200], dtype=torch.float64)
+    """
+    scale = _scale(vectors)
+    return scale * torch.linalg.vector_norm(vectors / scale, dim=-1, keepdim=True)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors along the last axis at length 1; zeros stay zero."""
+    return torch.nn.functional.normalize(vectors / _scale(vectors), dim=-1)
+
+
+def _scale(vectors: Tensor) -> Tensor:
+    """The power of two next below the largest entry, by which all can be divided without rounding; 1/2 for zeros."""
+    exponents = torch.frexp(vectors.abs().amax(-1, keepdim=True)).exponent
+    return torch.ldexp(torch.ones_like(exponents, dtype=vectors.dtype), exponents - 1)
 
 
 def _mean_over(x: Tensor, positions) -> Tensor:

@@ -19,9 +19,10 @@ from tensorlm.steering.checks import require_block, require_vector
 from tensorlm.steering.opened import head_matrix, layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients
 from tensorlm.steering.tables import Names, Table, largest, name_of, promoted
+from tensorlm.steering.vectors import length
 from tensorlm.steering.writers import Writer, token_rows, writers
 from tensorlm.tensors import CPTensor
-from tensorlm.tensors.checks import require_instance, require_last_axis
+from tensorlm.tensors.checks import require_finite, require_instance, require_last_axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,7 @@ class WeightsAlone:
 
     def _table(self, first: str, effects: Tensor, labels: list[str], names: Names, count: int, readout: Tensor | None) -> Table:
         pushes = None if readout is None else effects @ require_vector(effects.shape[-1], "readout", readout)
-        size = torch.linalg.vector_norm(effects, dim=-1) if pushes is None else pushes
+        size = length(effects)[:, 0] if pushes is None else pushes
         rows = []
         for index in largest(size, count):
             logits = self.logits(effects[index])
@@ -120,7 +121,7 @@ class MapSpectrum:
         """The fewest directions that hold this share of the squared Frobenius norm."""
         if not 0 < share <= 1:
             raise ValueError(f"share must lie above 0 and at most at 1, got {share!r}")
-        mass = self.values.square().cumsum(0)
+        mass = (self.values / self.values.max().clamp_min(torch.finfo(self.values.dtype).tiny)).square().cumsum(0)
         return int((mass < share * mass[-1] * (1 - 1e-12)).sum()) + 1
 
 
@@ -155,7 +156,9 @@ def weights_alone(model: TensorTransformer, vector: Tensor, layer: int, previous
     require_block(model, layer)
     arrives = coefficients(model, layer, layer, middle=True)[Part("vector")]
     vector = arrives * require_vector(model, "vector", vector)
-    return WeightsAlone(layer_tensor(model, layer), vector, token_rows(model, layer, previous), writers(model, layer), head_matrix(model))
+    tensor = layer_tensor(model, layer)
+    require_finite("f(vector)", tensor(vector))
+    return WeightsAlone(tensor, vector, token_rows(model, layer, previous), writers(model, layer), head_matrix(model))
 
 
 def self_table(report: WeightsAlone, names: Names = None, count: int = 10) -> Table:

@@ -24,8 +24,8 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
     """Continue `prompt` (batch, time) by `count` sampled tokens: (batch, time + count).
 
     `temperature` 0 takes the most likely token; `top_k` keeps exactly k of the most likely, of equal ones the first.
-    With bilinear or squared attention the memory a token needs is constant (a recurrent state, plus the last `context` keys when there is a Toeplitz
-    table) and the logits equal those of the full forward pass; softmax attention keeps a window of `context` keys.
+    With bilinear or squared attention the memory a token needs is constant (a recurrent state, plus the last `context` keys when
+    there is a Toeplitz table) and the logits equal those of the full forward pass; softmax attention keeps a window of `context` keys.
     Raises ValueError on an empty prompt, a negative count or temperature, a top_k below 1, and logits that are not finite.
     """
     _check(model, prompt, count, temperature, top_k)

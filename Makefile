@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 help:
 	@echo "make book          build the book into _build/html from the stored outputs, and say which page to open"
 	@echo "make test          unit tests and doctests, an arm of each table again, every chapter against its stored outputs"
-	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters"
+	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters, which it trusts: their scripts run"
 	@echo "make notebooks     run the chapters and store their outputs (only some: CHAPTERS='01 03')"
 	@echo "make bench         speed beside named peers; with a text, time to loss too: CORPUS=FILE (its options: ARGS=...)"
 	@echo "make check-html    the checks of the built pages, with Chromium where it is installed"
@@ -60,7 +60,7 @@ check-html: $(STAMP)
 	$(RUN) -m pytest -q -rs tests/html
 
 lab: $(STAMP)
-	cd book && PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab 01_bilinear_layer.ipynb
+	cd book && export PATH="$(CURDIR)/$(BIN):$$PATH" && jupyter trust *.ipynb >/dev/null && jupyter lab 01_bilinear_layer.ipynb
 
 notebooks: $(STAMP)
 	$(RUN) scripts/notebooks.py $(CHAPTERS)

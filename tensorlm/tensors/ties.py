@@ -1,0 +1,119 @@
+"""One rule for order, sign and basis where rounding would decide: what sorts or chooses by size does it here.
+
+Products of orthogonal vectors have exact pairs of eigenvalues +-lambda, symmetric functions equal ones. Which of them a solver
+puts first, which sign it gives a vector and which basis a common subspace, hangs on the last digit, so on the gauge, the
+method and the processor. Here numbers that agree to `TIE` rounding errors of the largest are equal: among equal sizes
+positive comes before negative, and what then still is equal stays in its order.
+"""
+
+import torch
+from torch import Tensor
+
+TIE = 256  # rounding errors of the largest number, by which two equal ones may differ
+
+
+def ranks(values: Tensor, tolerance: float | None = None) -> Tensor:
+    """Whole numbers in place of real ones along the last axis: 0 for the largest, and equal ones for numbers that tie.
+
+    Neighbours in size tie where they differ by at most `tolerance`, by default `TIE` eps, times the largest size.
+
+    >>> ranks(torch.tensor([1.0, 3.0, 1.0 + 1e-7, -2.0]))
+    tensor([1, 0, 1, 2])
+    """
+    ordered, order = values.detach().sort(dim=-1, descending=True, stable=True)
+    if not values.shape[-1]:
+        return order
+    parted = ordered[..., :-1] - ordered[..., 1:] > margin(values, tolerance)
+    numbers = torch.nn.functional.pad(parted.long().cumsum(-1), (1, 0))
+    return torch.empty_like(order).scatter_(-1, order, numbers)
+
+
+def by_value(values: Tensor, tolerance: float | None = None) -> Tensor:
+    """Order of falling value along the last axis, ties by index.
+
+    >>> by_value(torch.tensor([1.0, 3.0, 3.0 + 2e-7]))
+    tensor([1, 2, 0])
+    """
+    return ranks(values, tolerance).argsort(dim=-1, stable=True)
+
+
+def by_size(values: Tensor, tolerance: float | None = None) -> Tensor:
+    """Order of falling size along the last axis; among equal sizes positive before negative, then by index.
+
+    >>> by_size(torch.tensor([1.0, -3.0 - 2e-7, 3.0]))
+    tensor([2, 1, 0])
+    """
+    return (2 * ranks(values.abs(), tolerance) + (values.detach() < 0)).argsort(dim=-1, stable=True)
+
+
+def peak(values: Tensor, tolerance: float | None = None) -> Tensor:
+    """Index of the first entry along the last axis whose size ties with the largest, keeping the axis.
+
+    Entries of computed vectors are less exact than their sizes: the tolerance is by default the root of eps.
+
+    >>> peak(torch.tensor([0.5, -3.0, 3.0 + 2e-7]))
+    tensor([1])
+    """
+    sizes = values.detach().abs()
+    tolerance = torch.finfo(values.dtype).eps ** 0.5 if tolerance is None else tolerance
+    return (sizes >= sizes.amax(-1, keepdim=True) * (1 - tolerance)).int().argmax(-1, keepdim=True)
+
+
+def upward(vectors: Tensor) -> Tensor:
+    """Vectors along the last axis with the sign that makes the entry at `peak` positive.
+
+    >>> upward(torch.tensor([[0.5, -3.0], [-1.0, 1.0]]))
+    tensor([[-0.5000,  3.0000],
+            [ 1.0000, -1.0000]])
+    """
+    return torch.where(vectors.detach().gather(-1, peak(vectors)) < 0, -vectors, vectors)
+
+
+def settled(values: Tensor, vectors: Tensor) -> Tensor:
+    """Orthonormal rows (..., n, width) that belong to sorted values (..., n), with signs and bases that the subspaces fix.
+
+    Equal values, zero apart, have only a subspace in common. Its basis is that of a Cholesky decomposition of its projector
+    P with pivoting: the axis i with the largest P_ii, the first among equals, gives the row P_i / sqrt(P_ii); then what is
+    left of P. For one vector that is the sign of `upward`. The result has no gradient.
+
+    >>> turned = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
+    >>> settled(torch.tensor([2.0, 1.0]), turned), settled(torch.tensor([2.0, 2.0]), turned).abs()
+    (tensor([[ 0.6000,  0.8000],
+            [ 0.8000, -0.6000]]), tensor([[1., 0.],
+            [0., 1.]]))
+    """
+    signed = upward(vectors.detach())
+    tied = (values[..., :-1] - values[..., 1:]).abs() <= margin(values)
+    tied &= values[..., 1:].abs() > margin(values)
+    if not tied.any():
+        return signed
+    rows, found = signed.flatten(0, -3) if signed.ndim > 2 else signed.unsqueeze(0), tied.reshape(-1, tied.shape[-1]).tolist()
+    return torch.stack([_blockwise(part, ties) for part, ties in zip(rows, found)]).view_as(vectors)
+
+
+def margin(values: Tensor, tolerance: float | None = None) -> Tensor:
+    """By how much values along the last axis may differ and tie, keeping the axis."""
+    tolerance = TIE * torch.finfo(values.dtype).eps if tolerance is None else tolerance
+    return tolerance * values.detach().abs().amax(-1, keepdim=True)
+
+
+def _blockwise(rows: Tensor, ties: list[bool]) -> Tensor:
+    """`rows` (n, width) with each run of ties, `ties[i]` joining rows i and i + 1, in the basis of its projector."""
+    blocks, start = [], 0
+    for end in [index + 1 for index, tie in enumerate([*ties, False]) if not tie]:
+        blocks.append(rows[start:end] if end - start == 1 else _pivoted(rows[start:end]))
+        start = end
+    return torch.cat(blocks)
+
+
+def _pivoted(rows: Tensor) -> Tensor:
+    """The rows turned into those of pivoted Cholesky of P = rows^T rows, by one Householder reflection a pivot."""
+    rows = rows.clone()
+    for index in range(len(rows)):
+        left = rows[index:]
+        pivot = peak(torch.linalg.vector_norm(left, dim=0))
+        normal = left[:, pivot].squeeze(1).clone()
+        normal[0] += torch.copysign(torch.linalg.vector_norm(normal), normal[0])
+        left -= normal.unsqueeze(1) * (2 / (normal @ normal) * (normal @ left))
+        left[0] *= torch.sign(left[0, pivot])
+    return rows

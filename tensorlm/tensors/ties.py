@@ -6,6 +6,9 @@ method and the processor. Here numbers that agree to `TIE` rounding errors of th
 positive comes before negative, and what then still is equal stays in its order.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -74,7 +77,7 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
 
     Equal values, zero apart, have only a subspace in common. Its basis is that of a Cholesky decomposition of its projector
     P with pivoting: the axis i with the largest P_ii, the first among equals, gives the row P_i / sqrt(P_ii); then what is
-    left of P. For one vector that is the sign of `upward`. The result has no gradient.
+    left of P. For one vector that is the sign of `upward`. Gradients are those of the rows, turned.
 
     >>> turned = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
     >>> settled(torch.tensor([2.0, 1.0]), turned), settled(torch.tensor([2.0, 2.0]), turned).abs()
@@ -85,10 +88,10 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
     signed = upward(vectors.detach())
     tied = (values[..., :-1] - values[..., 1:]).abs() <= margin(values)
     tied &= values[..., 1:].abs() > margin(values)
-    if not tied.any():
-        return signed
-    rows, found = signed.flatten(0, -3) if signed.ndim > 2 else signed.unsqueeze(0), tied.reshape(-1, tied.shape[-1]).tolist()
-    return torch.stack([_blockwise(part, ties) for part, ties in zip(rows, found)]).view_as(vectors)
+    if tied.any():
+        parts = zip(signed.flatten(0, -3) if signed.ndim > 2 else signed.unsqueeze(0), tied.reshape(-1, tied.shape[-1]).tolist())
+        signed = torch.stack([_blockwise(rows, ties) for rows, ties in parts]).view_as(vectors)
+    return (signed @ vectors.detach().mT) @ vectors if vectors.requires_grad else signed
 
 
 def margin(values: Tensor, tolerance: float | None = None) -> Tensor:
@@ -117,3 +120,46 @@ def _pivoted(rows: Tensor) -> Tensor:
         left -= normal.unsqueeze(1) * (2 / (normal @ normal) * (normal @ left))
         left[0] *= torch.sign(left[0, pivot])
     return rows
+
+
+def eigh(matrices: Tensor, order: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (..., n) of symmetric matrices in the order of `order`, and `settled` eigenvectors as rows (..., n, n).
+
+    Eigenvectors of equal eigenvalues have no gradient of their own. What depends only on the subspace that they span gets
+    the right one; anything else a ValueError, not the NaN of a division by the zero between them.
+
+    >>> values, vectors = eigh(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), by_size)
+    >>> values, vectors.round(decimals=4)
+    (tensor([ 1., -1.]), tensor([[ 0.7071,  0.7071],
+            [ 0.7071, -0.7071]]))
+    """
+    return _Eigh.apply(matrices, order)
+
+
+class _Eigh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor, order: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        values, vectors = torch.linalg.eigh(matrices)
+        index = order(values)
+        values = values.gather(-1, index)
+        vectors = settled(values, vectors.mT.gather(-2, index.unsqueeze(-1).expand_as(vectors)))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(values, vectors)
+        return values, vectors
+
+    @staticmethod
+    def backward(ctx: Any, by_values: Tensor | None, by_vectors: Tensor | None) -> tuple[Tensor, None]:  # type: ignore[override]
+        """With rows v_i, gradients g_i: sum_ij v_i [(v_i.g_j - v_j.g_i) / 2 (lambda_j - lambda_i)] v_j^T, and g v v^T for the values."""
+        values, vectors = ctx.saved_tensors
+        inner = torch.zeros_like(vectors) if by_values is None else torch.diag_embed(by_values)
+        if by_vectors is not None:
+            turns = vectors @ by_vectors.mT
+            turns, gaps = turns - turns.mT, values.unsqueeze(-2) - values.unsqueeze(-1)
+            tied = gaps.abs() <= margin(values).unsqueeze(-1)
+            noise = torch.finfo(values.dtype).eps ** 0.5 * by_vectors.abs().amax()
+            apart = ~torch.eye(gaps.shape[-1], dtype=torch.bool, device=gaps.device)
+            if (tied & (turns.abs() > noise)).any() or by_values is not None and (tied & apart).any():
+                raise ValueError("eigenvectors of equal eigenvalues have no gradient of their own; take it through a matrix or value that "
+                                 "depends on their subspace only, as Spectrum.matrix and Spectrum.evaluate do")
+            inner = inner + turns / (2 * torch.where(tied, torch.inf, gaps))
+        return vectors.mT @ inner @ vectors, None

@@ -5,7 +5,6 @@ one sweep and no iteration: within a factor sqrt(order) of the best error at the
 Vandewalle 2000; Kolda & Bader 2009, section 4.2).
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +14,9 @@ from torch import Tensor
 from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_last_axis, require_rank, require_same_kind
 from tensorlm.tensors.composition import ComposedTensor, as_composed
 from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.grams import branch_grams, environments
+from tensorlm.tensors.scaling import restored, shifted, squared
+from tensorlm.tensors.ties import by_value, eigh
 from tensorlm.tensors.trees import restrict, tree_distance
 
 
@@ -56,7 +58,7 @@ class Tucker:
 
     def squared_norm(self) -> Tensor:
         """|core|^2, which is also the squared norm of the approximation."""
-        return self.core.square().sum()
+        return squared(self.core, "core", "|core|^2")
 
     @cached_property
     def error(self) -> Tensor:
@@ -85,13 +87,13 @@ def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None
     network = as_composed(tensor)
     wanted = _ranks(ranks, network.shape)
     require_affordable(wanted, network.dtype, "lower ranks")
-    grams = network.mode_grams()
-    if not math.isfinite(grams[0].trace()):
-        network.refuse()
-    values, vectors = zip(*_spectra(grams))
-    factors = tuple(basis[:, :rank] for basis, rank in zip(vectors, wanted))
-    core = restrict(network.layers, factors[0], list(factors[1:])).view(wanted)
-    return Tucker(core, factors, values, network)
+    found = branch_grams(network.layers)
+    spectra = _spectra([found.wires[-1], *environments(found.layers, found.pairs)])
+    factors = tuple(basis[:, :rank] for (_, basis), rank in zip(spectra, wanted))
+    core = restrict(found.layers, factors[0], factors[1:]).view(wanted)
+    if exponent := found.exponents[-1]:
+        core = restored(core, exponent, "tensor", "|T|")
+    return Tucker(core, factors, tuple(shifted(values, exponent) if exponent else values for values, _ in spectra), network)
 
 
 def _ranks(ranks: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -112,6 +114,6 @@ def _spectra(grams: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     batches = [grams] if len(grams[0]) == len(grams[1]) else [grams[:1], grams[1:]]
     pairs: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
-        values, vectors = torch.linalg.eigh(torch.stack(batch))
-        pairs += zip(values.flip(-1).clamp_min(0).sqrt(), vectors.flip(-1))
+        values, vectors = eigh(torch.stack(batch), by_value)
+        pairs += zip(values.clamp_min(0).sqrt(), vectors.mT)
     return pairs

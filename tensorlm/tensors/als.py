@@ -116,7 +116,7 @@ def _checked(network: ComposedTensor, rank: int, start: list[Tensor]) -> list[Te
     for number, (factor, size) in enumerate(zip(start, network.shape)):
         if factor.shape != (size, rank):
             raise ValueError(f"start[{number}] must be ({size}, {rank}), got {tuple(factor.shape)}")
-    powers = sum(2 * factor.abs().amax(0).log2() for factor in start[1:])
+    powers = 2 * torch.stack([factor.abs().amax(0).log2() for factor in start[1:]]).sum(0)
     least, most = (math.log2(bound) for bound in (torch.finfo(network.dtype).tiny, torch.finfo(network.dtype).max))
     if any(math.isfinite(power) and not least < power < most for power in powers.tolist()):
         raise ValueError(f"start must have columns whose squared lengths have products within the range of {network.dtype}; divide each "
@@ -139,10 +139,11 @@ class _Node:
 
     def __init__(self, layers: tuple[CPTensor, ...], modes: range):
         *lower, layer = layers
-        encoders, self.below = (layer.L, layer.R), tuple(modes)
+        encoders = layer.L, layer.R
+        self.below: tuple[int | _Node, ...] = tuple(modes)
         if lower:
             half = len(modes) // 2
-            encoders = (layer.L @ lower[-1].D, layer.R @ lower[-1].D)  # from hidden units straight to hidden units
+            encoders = layer.L @ lower[-1].D, layer.R @ lower[-1].D  # from hidden units straight to hidden units
             self.below = _Node(tuple(lower), modes[:half]), _Node(tuple(lower), modes[half:])
         self.encoders = [(encoder.contiguous(), encoder.mT.contiguous()) for encoder in encoders]
 
@@ -182,21 +183,21 @@ class _Sweep:
 
     def _update(self, mode: int, contracted: Tensor) -> Tensor:
         """A_n = M_n V_n^-1, V_n being the elementwise product of the other Gram matrices: those before, anew, and those after."""
-        after = self.after.pop() if self.after else None
-        product = after if self.before is None else self.before if after is None else self.before * after
-        factor = _solve(product, contracted, self.factors[mode])
+        before, after = self.before, self.after.pop() if self.after else None
+        others = [product for product in (before, after) if product is not None]
+        factor = _solve(others[0] if len(others) == 1 else others[0] * others[1], contracted, self.factors[mode])
         gram = factor @ factor.mT
-        self.before = gram if self.before is None else self.before * gram
+        self.before = whole = gram if before is None else before * gram
         self.factors[mode], self.grams[mode] = factor, gram
-        self.last = contracted, factor
+        self.last = contracted, factor, whole
         return factor
 
     def _error(self, squared: float) -> float:
         """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices."""
-        contracted, factor = self.last
-        left = squared - 2 * (contracted * factor).sum().item() + self.before.sum().item()
+        contracted, factor, whole = self.last
+        left = squared - 2 * (contracted * factor).sum().item() + whole.sum().item()
         size = math.sqrt(squared) or 1.0
-        if left > torch.finfo(factor.dtype).eps ** NEAR * (squared + self.before.abs().sum().item()):
+        if left > torch.finfo(factor.dtype).eps ** NEAR * (squared + whole.abs().sum().item()):
             return math.sqrt(left) / size
         fit = CPFit(tuple(factor.mT for factor in self.factors), ())
         return tree_distance(self.network.tree(), fit.tree()).item() / size

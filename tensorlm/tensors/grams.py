@@ -43,9 +43,10 @@ def branch_grams(layers: tuple[CPTensor, ...]) -> Grams:
 
 def environments(layers: tuple[CPTensor, ...], pairs: list[Pair]) -> list[Tensor]:
     """The Gram matrix (width, width) of the network around every leaf, in the order of the leaves."""
-    above: list[Tensor] = []
-    for layer, pair in zip(reversed(layers), reversed(pairs)):
-        above = [around for whole in above or [None] for around in _around_inputs(layer, pair, whole)]
+    *lower, (layer, pair) = zip(layers, pairs)
+    above = list(_around_inputs(layer, pair, None))
+    for layer, pair in reversed(lower):
+        above = [around for whole in above for around in _around_inputs(layer, pair, whole)]
     return above
 
 

@@ -8,16 +8,14 @@ no direction: see `Spectrum.importance`.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from tensorlm.tensors.checks import require_affordable, require_finite, require_instance, require_last_axis, require_rank, require_same_kind
 from tensorlm.tensors.cp import CPTensor
 from tensorlm.tensors.scaling import balanced, exponents, length, restored, shifted
-from tensorlm.tensors.ties import by_size, by_value, eigh, margin, settled
+from tensorlm.tensors.ties import by_size, by_value, eigh, settled, truncated
 
 EIGEN_METHODS = ("auto", "dense", "reduced")
 
@@ -69,7 +67,7 @@ class Spectrum:
             return (vectors.mT * values.unsqueeze(-2)) @ vectors
         matrices = interaction(self.form)
         whole = values.shape == self.values.shape
-        return matrices if whole else _Truncated.apply(matrices, self.values.detach(), self.vectors.detach(), values.shape[-1])
+        return matrices if whole else truncated(matrices, self.values, self.vectors, values.shape[-1])
 
     def error(self, k: int) -> Tensor:
         """Frobenius error of `matrix(k)`, the root of the sum of the dropped lambda^2 (Eckart & Young): (m,)."""
@@ -154,7 +152,8 @@ def eigen(cp: CPTensor, directions: Tensor | None = None, method: str = "auto") 
         values, vectors = eigh(_symmetric_products(left, right, weights), by_size)
     else:
         basis, both = torch.linalg.qr(torch.cat([left, right]).mT)
-        values, vectors = eigh(_symmetric_products(*both.mT.split(cp.hidden), weights), by_size)
+        left, right = both.mT.split(cp.hidden)
+        values, vectors = eigh(_symmetric_products(left, right, weights), by_size)
         vectors = settled(values, (vectors.flatten(0, 1) @ basis.mT).view(*values.shape, cp.width))
     return Spectrum(restored(values, exponent, "cp", "eigenvalues"), vectors, form if values.requires_grad else None)
 
@@ -232,31 +231,3 @@ def _scaled(cp: CPTensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tens
     D, L, R, exponent = balanced(weights, cp.L, cp.R)
     sizes = exponents(D, 1) if exponent else torch.zeros_like(D[:, :1], dtype=torch.int32)
     return L, R, shifted(D, -sizes) if exponent else D, sizes + exponent
-
-
-class _Truncated(torch.autograd.Function):
-    """sum lambda v v^T over the first k pairs, with the gradient of a function of a symmetric matrix (Daleckii & Krein 1965).
-
-    With P on what is kept, dF = P dQ + dQ P - P dQ P + sum_ij lambda_j / (lambda_i - lambda_j) (v_i v_i^T dQ v_j v_j^T + transposed)
-    over kept i and dropped j, which needs no gap between two that are kept.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, matrices: Tensor, values: Tensor, vectors: Tensor, k: int) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(values, vectors)
-        ctx.k = k
-        return (vectors[:, :k].mT * values[:, None, :k]) @ vectors[:, :k]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (values, vectors), k = ctx.saved_tensors, ctx.k
-        if ((values[:, k - 1].abs() - values[:, k].abs()).abs() <= margin(values).squeeze(-1)).any():
-            raise ValueError(f"k must not cut through eigenvalues of equal size, where the truncation has no gradient; got k = {k}")
-        kept, dropped = vectors[:, :k], vectors[:, k:]
-        symmetric = (gradient + gradient.mT) / 2
-        across = kept @ symmetric
-        weights = values[:, None, k:] / (values[:, :k, None] - values[:, None, k:])
-        half = across - across @ kept.mT @ kept / 2 + (weights * (across @ dropped.mT)) @ dropped
-        whole = kept.mT @ half
-        return whole + whole.mT, None, None, None

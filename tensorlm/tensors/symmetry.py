@@ -63,7 +63,7 @@ def symmetrise(dense: Tensor, group: str = "full") -> Tensor:
     require_rank(inputs, MOST_FULL, "number of inputs")
     dense = dense / 4  # so that no sum leaves the number range
     for last in range(2, inputs + 1):
-        dense = sum((dense.transpose(axis, last) for axis in range(1, last)), dense) / last
+        dense = torch.stack([dense, *(dense.transpose(axis, last) for axis in range(1, last))]).sum(0) / last
     return dense * 4
 
 
@@ -74,8 +74,8 @@ def _over_tree(dense: Tensor, axes: range) -> Tensor:
     half = len(axes) // 2
     dense = _over_tree(_over_tree(dense, axes[:half]), axes[half:])
     order = [*range(axes[0]), *axes[half:], *axes[:half], *range(axes[-1] + 1, dense.ndim)]
-    half = dense / 2
-    return half + half.permute(order)
+    dense = dense / 2
+    return dense + dense.permute(order)
 
 
 def network_inner(a: Network, b: Network) -> Tensor:
@@ -146,8 +146,7 @@ def function_inner_sampled(a: Network, b: Network, samples: int = 4096, seed: in
     for part in torch.arange(samples).split(max(1, CHUNK // max(widest, a.width))):
         parts = torch.randn(len(part), a.width, 2, dtype=a.dtype, generator=generator).to(a.device)
         points = torch.nn.functional.normalize(parts.flatten(1), dim=1).view_as(parts)
-        points = torch.view_as_complex(points)
-        (one, first), (other, second) = _evaluate(a, points), _evaluate(b, points)
+        (one, first), (other, second) = _evaluate(a, torch.view_as_complex(points)), _evaluate(b, torch.view_as_complex(points))
         products = (one * other.conj()).real.sum(-1).double() * math.comb(a.width + a.degree - 1, a.degree)
         values.append(restored(products, first + second, "a and b", "<Sym T_a, Sym T_b>"))
     products = torch.cat(values)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 TIE = 256  # rounding errors of the largest number, by which two equal ones may differ
 
@@ -86,8 +87,7 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
             [0., 1.]]))
     """
     signed = upward(vectors.detach())
-    tied = (values[..., :-1] - values[..., 1:]).abs() <= margin(values)
-    tied &= values[..., 1:].abs() > margin(values)
+    tied = equal(values) & (values[..., 1:].detach().abs() > margin(values))
     if tied.any():
         parts = zip(signed.flatten(0, -3) if signed.ndim > 2 else signed.unsqueeze(0), tied.reshape(-1, tied.shape[-1]).tolist())
         signed = torch.stack([_blockwise(rows, ties) for rows, ties in parts]).view_as(vectors)
@@ -122,23 +122,50 @@ def _pivoted(rows: Tensor) -> Tensor:
     return rows
 
 
-def eigh(matrices: Tensor, order: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def eigh(matrices: Tensor, order: Callable[[Tensor], Tensor], spans: bool = False) -> tuple[Tensor, Tensor]:
     """Eigenvalues (..., n) of symmetric matrices in the order of `order`, and `settled` eigenvectors as rows (..., n, n).
 
-    Eigenvectors of equal eigenvalues have no gradient of their own. What depends only on the subspace that they span gets
-    the right one; anything else a ValueError, not the NaN of a division by the zero between them.
+    Eigenvectors of equal eigenvalues have no gradient of their own: ValueError, not the NaN of a division by the zero between
+    them. With `spans` they are taken for what spans a subspace, and what depends on nothing else gets the right gradient.
 
     >>> values, vectors = eigh(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), by_size)
     >>> values, vectors.round(decimals=4)
     (tensor([ 1., -1.]), tensor([[ 0.7071,  0.7071],
             [ 0.7071, -0.7071]]))
     """
-    return _Eigh.apply(matrices, order)
+    values, vectors = _Eigh.apply(matrices, order)
+    return values, vectors if spans else guarded(vectors, equal(values))
+
+
+def equal(values: Tensor) -> Tensor:
+    """Whether each of the sorted values (..., n) ties with the next: (..., n - 1)."""
+    return (values[..., :-1] - values[..., 1:]).detach().abs() <= margin(values)
+
+
+def guarded(vectors: Tensor, ties: Tensor) -> Tensor:
+    """The same vectors, whose gradient is a ValueError if there are ties."""
+    if vectors.requires_grad and ties.any():
+        vectors = vectors.view_as(vectors)
+        vectors.register_hook(_refuse)
+    return vectors
+
+
+def _refuse(gradient: Tensor) -> None:
+    raise ValueError("eigenvectors of equal eigenvalues have no gradient of their own; take it through a value that depends on whole "
+                     "subspaces only, as Spectrum.matrix, Spectrum.evaluate and Tucker.error do, with no equal ones parted")
+
+
+def truncated(matrices: Tensor, values: Tensor, vectors: Tensor, k: int) -> Tensor:
+    """sum lambda v v^T over the first k of the eigenpairs (m, r), (m, r, width) of `matrices`, whose gradient is taken instead of theirs.
+
+    It exists once, where no equal sizes are parted; ValueError in the backward pass otherwise.
+    """
+    return _Truncated.apply(matrices, values.detach(), vectors.detach(), k)
 
 
 class _Eigh(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrices: Tensor, order: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, matrices: Tensor, order: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(matrices)
         index = order(values)
         values = values.gather(-1, index)
@@ -148,7 +175,7 @@ class _Eigh(torch.autograd.Function):
         return values, vectors
 
     @staticmethod
-    def backward(ctx: Any, by_values: Tensor | None, by_vectors: Tensor | None) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, by_values: Tensor | None, by_vectors: Tensor | None) -> tuple[Tensor, None]:
         """With rows v_i, gradients g_i: sum_ij v_i [(v_i.g_j - v_j.g_i) / 2 (lambda_j - lambda_i)] v_j^T, and g v v^T for the values."""
         values, vectors = ctx.saved_tensors
         inner = torch.zeros_like(vectors) if by_values is None else torch.diag_embed(by_values)
@@ -156,10 +183,35 @@ class _Eigh(torch.autograd.Function):
             turns = vectors @ by_vectors.mT
             turns, gaps = turns - turns.mT, values.unsqueeze(-2) - values.unsqueeze(-1)
             tied = gaps.abs() <= margin(values).unsqueeze(-1)
-            noise = torch.finfo(values.dtype).eps ** 0.5 * by_vectors.abs().amax()
-            apart = ~torch.eye(gaps.shape[-1], dtype=torch.bool, device=gaps.device)
-            if (tied & (turns.abs() > noise)).any() or by_values is not None and (tied & apart).any():
-                raise ValueError("eigenvectors of equal eigenvalues have no gradient of their own; take it through a matrix or value that "
-                                 "depends on their subspace only, as Spectrum.matrix and Spectrum.evaluate do")
+            if (tied & (turns.abs() > torch.finfo(values.dtype).eps ** 0.5 * by_vectors.abs().amax())).any():
+                _refuse(by_vectors)
             inner = inner + turns / (2 * torch.where(tied, torch.inf, gaps))
         return vectors.mT @ inner @ vectors, None
+
+
+class _Truncated(torch.autograd.Function):
+    """sum lambda v v^T over the first k pairs, with the gradient of a function of a symmetric matrix (Daleckii & Krein 1965).
+
+    With P on what is kept, dF = P dQ + dQ P - P dQ P + sum_ij lambda_j / (lambda_i - lambda_j) (v_i v_i^T dQ v_j v_j^T + transposed)
+    over kept i and dropped j, which needs no gap between two that are kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor, values: Tensor, vectors: Tensor, k: int) -> Tensor:
+        ctx.save_for_backward(values, vectors)
+        ctx.k = k
+        return (vectors[:, :k].mT * values[:, None, :k]) @ vectors[:, :k]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (values, vectors), k = ctx.saved_tensors, ctx.k
+        if ((values[:, k - 1].abs() - values[:, k].abs()).abs() <= margin(values).squeeze(-1)).any():
+            raise ValueError(f"k must not cut through eigenvalues of equal size, where the truncation has no gradient; got k = {k}")
+        kept, dropped = vectors[:, :k], vectors[:, k:]
+        symmetric = (gradient + gradient.mT) / 2
+        across = kept @ symmetric
+        weights = values[:, None, k:] / (values[:, :k, None] - values[:, None, k:])
+        half = across - across @ kept.mT @ kept / 2 + (weights * (across @ dropped.mT)) @ dropped
+        whole = kept.mT @ half
+        return whole + whole.mT, None, None, None

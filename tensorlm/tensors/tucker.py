@@ -5,7 +5,7 @@ one sweep and no iteration: within a factor sqrt(order) of the best error at the
 Vandewalle 2000; Kolda & Bader 2009, section 4.2).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -16,7 +16,7 @@ from tensorlm.tensors.composition import ComposedTensor, as_composed
 from tensorlm.tensors.cp import CPTensor
 from tensorlm.tensors.grams import branch_grams, environments
 from tensorlm.tensors.scaling import restored, shifted, squared
-from tensorlm.tensors.ties import by_value, eigh
+from tensorlm.tensors.ties import by_value, eigh, equal, guarded
 from tensorlm.tensors.trees import restrict, tree_distance
 
 
@@ -26,13 +26,15 @@ class Tucker:
 
     `values[n]` are all singular values of mode n, descending: their squares sum to |T|^2, and the error^2 is at most the sum
     over the modes of the dropped squares. Being roots of eigenvalues, those below about 1e-8 of the largest (3e-4 in
-    float32) are noise; `error` is not. `source` is the network that was decomposed.
+    float32) are noise; `error` is not. `source` is the network that was decomposed, `spans` are the factors as `error` reads
+    them: its gradient exists where no equal values are parted, that of the factors and the core where none are equal.
     """
 
     core: Tensor
     factors: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     source: ComposedTensor
+    spans: tuple[Tensor, ...] = field(repr=False)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -66,7 +68,7 @@ class Tucker:
 
         Costs as much as a few dense third-order tensors; see `trees.tree_norm`.
         """
-        return tree_distance(self.source.tree(), self.source.projected(list(self.factors)))
+        return tree_distance(self.source.tree(), self.source.projected(list(self.spans)))
 
 
 def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None = None) -> Tucker:
@@ -89,11 +91,14 @@ def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None
     require_affordable(wanted, network.dtype, "lower ranks")
     found = branch_grams(network.layers)
     spectra = _spectra([found.wires[-1], *environments(found.layers, found.pairs)])
-    factors = tuple(basis[:, :rank] for (_, basis), rank in zip(spectra, wanted))
+    bases = [basis[:, :rank] for (_, basis), rank in zip(spectra, wanted)]
+    ties = [equal(values.square()) for values, _ in spectra]
+    factors = tuple(map(guarded, bases, ties))
+    spans = tuple(guarded(basis, tied[rank - 1 : rank]) for basis, tied, rank in zip(bases, ties, wanted))
     core = restrict(found.layers, factors[0], factors[1:]).view(wanted)
     if exponent := found.exponents[-1]:
         core = restored(core, exponent, "tensor", "|T|")
-    return Tucker(core, factors, tuple(shifted(values, exponent) if exponent else values for values, _ in spectra), network)
+    return Tucker(core, factors, tuple(shifted(values, exponent) if exponent else values for values, _ in spectra), network, spans)
 
 
 def _ranks(ranks: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -114,6 +119,6 @@ def _spectra(grams: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     batches = [grams] if len(grams[0]) == len(grams[1]) else [grams[:1], grams[1:]]
     pairs: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
-        values, vectors = eigh(torch.stack(batch), by_value)
+        values, vectors = eigh(torch.stack(batch), by_value, spans=True)
         pairs += zip(values.clamp_min(0).sqrt(), vectors.mT)
     return pairs

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from tensorlm.tensors.scaling import exponents, shifted
 from tensorlm.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from tensorlm.model import TensorTransformer
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADAM_BETAS = (0.8, 0.95)
@@ -160,7 +163,7 @@ def anneal_at(step: int, config: TrainConfig) -> float:
     return (fraction - start) / (end - start) if fraction > start else 0.0
 
 
-def optimizers(model: nn.Module, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
+def optimizers(model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
     """The optimisers of a run; every parameter of ``model`` belongs to exactly one of them (asserted).
 
     ``optimizer="muon-batched"``: :class:`Muon`, with Newton-Schulz in ``ns_dtype``; ``"muon"``:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tensorlm.tensors.checks import require_affordable, require_finite, require_instance, require_last_axis, require_rank, require_same_kind
 from tensorlm.tensors.cp import CPTensor
 from tensorlm.tensors.scaling import balanced, exponents, length, restored, shifted
-from tensorlm.tensors.ties import by_size, by_value, eigh, settled, truncated
+from tensorlm.tensors.ties import by_size, eigh, guarded, margin, settled, truncated
 
 EIGEN_METHODS = ("auto", "dense", "reduced")
 
@@ -151,10 +151,7 @@ def eigen(cp: CPTensor, directions: Tensor | None = None, method: str = "auto") 
         require_affordable((len(weights), cp.width, cp.width), cp.dtype, "fewer directions at a time")
         values, vectors = eigh(_symmetric_products(left, right, weights), by_size)
     else:
-        basis, both = torch.linalg.qr(torch.cat([left, right]).mT)
-        left, right = both.mT.split(cp.hidden)
-        values, vectors = eigh(_symmetric_products(left, right, weights), by_size)
-        vectors = settled(values, (vectors.flatten(0, 1) @ basis.mT).view(*values.shape, cp.width))
+        values, vectors = _reduced(left, right, weights)
     return Spectrum(restored(values, exponent, "cp", "eigenvalues"), vectors, form if values.requires_grad else None)
 
 
@@ -196,7 +193,7 @@ def layer_hosvd(cp: CPTensor) -> LayerHOSVD:
     D, L, R, exponent = balanced(cp.D, cp.L, cp.R)
     crossed = L @ R.mT
     pairs = ((L @ L.mT) * (R @ R.mT) + crossed * crossed.mT) / 2
-    values, vectors = eigh(D @ pairs @ D.mT, by_value)
+    values, vectors = eigh(D @ pairs @ D.mT)
     most = min(cp.out, cp.hidden, cp.width * (cp.width + 1) // 2)
     return LayerHOSVD(cp, vectors[:most], restored(values[:most].clamp_min(0).sqrt(), exponent, "cp", "singular values"))
 
@@ -224,6 +221,25 @@ def _symmetric_products(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
     """sym(left^T diag(w) right) for every row w: left, right (hidden, n), weights (m, hidden) -> (m, n, n)."""
     matrices = ((weights.unsqueeze(1) * left.mT).flatten(0, 1) @ right).view(len(weights), left.shape[1], -1)
     return (matrices + matrices.mT) / 2
+
+
+def _reduced(L: Tensor, R: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenpairs by way of an orthonormal basis B of the rows of L and R, which is taken as constant.
+
+    So eigenvalues have their own gradient; that of v with lambda other than 0 leaves B by (1 - B B^T) dQ v / lambda.
+    """
+    basis, both = torch.linalg.qr(torch.cat([L, R]).mT.detach())
+    alive = L.requires_grad or R.requires_grad or weights.requires_grad
+    left, right = (L @ basis, R @ basis) if alive else both.mT.split(len(L))
+    values, vectors = eigh(_symmetric_products(left, right, weights), by_size)
+    vectors = (vectors.flatten(0, 1) @ basis.mT).view(*values.shape, -1)
+    if alive:
+        fixed, weights = vectors.detach(), weights.unsqueeze(1)
+        moved = ((fixed @ R.mT * weights) @ L + (fixed @ L.mT * weights) @ R) / 2
+        zero = values.detach().abs() <= margin(values)
+        vectors = vectors + (moved - moved @ basis @ basis.mT) / torch.where(zero, torch.inf, values.detach()).unsqueeze(-1)
+        vectors = guarded(vectors, zero)
+    return values, settled(values, vectors)
 
 
 def _scaled(cp: CPTensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

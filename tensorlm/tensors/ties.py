@@ -87,8 +87,8 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
             [0., 1.]]))
     """
     signed = upward(vectors.detach())
-    tied = equal(values) & (values[..., 1:].detach().abs() > margin(values))
-    if tied.any():
+    tied = equal(values)
+    if tied.any() and (tied := tied & (values[..., 1:].detach().abs() > margin(values))).any():
         parts = zip(signed.flatten(0, -3) if signed.ndim > 2 else signed.unsqueeze(0), tied.reshape(-1, tied.shape[-1]).tolist())
         signed = torch.stack([_blockwise(rows, ties) for rows, ties in parts]).view_as(vectors)
     return (signed @ vectors.detach().mT) @ vectors if vectors.requires_grad else signed
@@ -122,8 +122,8 @@ def _pivoted(rows: Tensor) -> Tensor:
     return rows
 
 
-def eigh(matrices: Tensor, order: Callable[[Tensor], Tensor], spans: bool = False) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., n) of symmetric matrices in the order of `order`, and `settled` eigenvectors as rows (..., n, n).
+def eigh(matrices: Tensor, order: Callable[[Tensor], Tensor] | None = None, spans: bool = False) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (..., n) of symmetric matrices, falling or in the order of `order`, and `settled` eigenvectors as rows (..., n, n).
 
     Eigenvectors of equal eigenvalues have no gradient of their own: ValueError, not the NaN of a division by the zero between
     them. With `spans` they are taken for what spans a subspace, and what depends on nothing else gets the right gradient.
@@ -134,7 +134,7 @@ def eigh(matrices: Tensor, order: Callable[[Tensor], Tensor], spans: bool = Fals
             [ 0.7071, -0.7071]]))
     """
     values, vectors = _Eigh.apply(matrices, order)
-    return values, vectors if spans else guarded(vectors, equal(values))
+    return values, vectors if spans or not vectors.requires_grad else guarded(vectors, equal(values))
 
 
 def equal(values: Tensor) -> Tensor:
@@ -165,11 +165,14 @@ def truncated(matrices: Tensor, values: Tensor, vectors: Tensor, k: int) -> Tens
 
 class _Eigh(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrices: Tensor, order: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, matrices: Tensor, order: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(matrices)
-        index = order(values)
-        values = values.gather(-1, index)
-        vectors = settled(values, vectors.mT.gather(-2, index.unsqueeze(-1).expand_as(vectors)))
+        if order is None:
+            values, vectors = values.flip(-1), vectors.mT.flip(-2)
+        else:
+            index = order(values)
+            values, vectors = values.gather(-1, index), vectors.mT.gather(-2, index.unsqueeze(-1).expand_as(vectors))
+        vectors = settled(values, vectors)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(values, vectors)
         return values, vectors

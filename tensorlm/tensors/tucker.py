@@ -16,7 +16,7 @@ from tensorlm.tensors.composition import ComposedTensor, as_composed
 from tensorlm.tensors.cp import CPTensor
 from tensorlm.tensors.grams import branch_grams, environments
 from tensorlm.tensors.scaling import restored, shifted, squared
-from tensorlm.tensors.ties import by_value, eigh, equal, guarded
+from tensorlm.tensors.ties import eigh, equal, guarded
 from tensorlm.tensors.trees import restrict, tree_distance
 
 
@@ -91,10 +91,11 @@ def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None
     require_affordable(wanted, network.dtype, "lower ranks")
     found = branch_grams(network.layers)
     spectra = _spectra([found.wires[-1], *environments(found.layers, found.pairs)])
-    bases = [basis[:, :rank] for (_, basis), rank in zip(spectra, wanted)]
-    ties = [equal(values.square()) for values, _ in spectra]
-    factors = tuple(map(guarded, bases, ties))
-    spans = tuple(guarded(basis, tied[rank - 1 : rank]) for basis, tied, rank in zip(bases, ties, wanted))
+    spans = factors = tuple(basis[:, :rank] for (_, basis), rank in zip(spectra, wanted))
+    if any(basis.requires_grad for basis in spans):
+        ties = [equal(values.square()) for values, _ in spectra]
+        factors = tuple(map(guarded, spans, ties))
+        spans = tuple(guarded(basis, tied[rank - 1 : rank]) for basis, tied, rank in zip(spans, ties, wanted))
     core = restrict(found.layers, factors[0], factors[1:]).view(wanted)
     if exponent := found.exponents[-1]:
         core = restored(core, exponent, "tensor", "|T|")
@@ -119,6 +120,6 @@ def _spectra(grams: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     batches = [grams] if len(grams[0]) == len(grams[1]) else [grams[:1], grams[1:]]
     pairs: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
-        values, vectors = eigh(torch.stack(batch), by_value, spans=True)
+        values, vectors = eigh(torch.stack(batch), spans=True)
         pairs += zip(values.clamp_min(0).sqrt(), vectors.mT)
     return pairs

@@ -57,12 +57,12 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     """
     layer = {key: finite_array(weights, key) for key, weights in (("D", D), ("L", L), ("R", R), ("values", values), ("vectors", vectors))}
     _check_shapes(layer)
-    _check_eigen(**layer)
+    _check_eigen(layer["D"], layer["L"], layer["R"], layer["values"], layer["vectors"])
     names = [str(index) for index in range(len(layer["D"]))] if labels is None else list(labels)
     if len(names) != len(layer["D"]) or len(set(names)) != len(names) or not all(isinstance(label, str) and label for label in names):
         raise ValueError(f"labels: got {names}, allowed: {len(layer['D'])} different names, one for each row of D")
     images = _examples(examples)
-    layer["vectors"] = _towards(layer["vectors"], sum(np.array(each["ink"]) for each in images))
+    layer["vectors"] = _towards(layer["vectors"], np.sum([each["ink"] for each in images], axis=0))
     data = {"kind": "digit_pad", "title": title, "labels": names, "mean": _mean(mean), "scale": _scale(scale), "examples": images,
             **{key: plain(weights, digits=6) for key, weights in layer.items()}}
     return DigitPad(checked_name(name), {**data, **_ranges(data)})
@@ -97,7 +97,7 @@ def _ranges(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     images = [np.array(each["ink"]) / INKS for each in data["examples"]]
     shown = [evaluate(data, image, c) for image in images for c in range(len(data["labels"]))]
     kinds = {"logit": ("logit",), "part": ("part", "rest", "total"), "lambda": ("lambda",), "square": ("square",)}
-    most = {kind: max(abs(number) for each in shown for key, number in each.items() if key.rstrip("0123456789") in keys)
+    most = {kind: max(abs(float(number or 0)) for each in shown for key, number in each.items() if key.rstrip("0123456789") in keys)
             for kind, keys in kinds.items()}
     if not all(map(math.isfinite, most.values())):
         raise ValueError("weights: got logits that overflow on the examples, allowed: finite numbers")

@@ -86,7 +86,8 @@ def diverging(value: float, limit: float) -> Colour:
     """
     place = (value / limit + 1) / 2 * (len(STOPS) - 1)
     low = min(int(place), len(STOPS) - 2)
-    return tuple(int(a + (place - low) * (b - a) + 0.5) for a, b in zip(STOPS[low], STOPS[low + 1]))
+    red, green, blue = (int(a + (place - low) * (b - a) + 0.5) for a, b in zip(STOPS[low], STOPS[low + 1]))
+    return red, green, blue
 
 
 def paper(ink: int) -> Colour:

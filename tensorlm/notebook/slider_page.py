@@ -169,7 +169,7 @@ def _curve(frame: Data, index: int, colour: str) -> str:
 
 def _marker(frame: Data, key: str, value: float | None, a: float, colour: str) -> str:
     inside = value is not None and frame["min"] <= value <= frame["max"]
-    height = _y(frame, value) if inside else frame["top"]
+    height = _y(frame, value) if value is not None and inside else frame["top"]
     return (f'<circle data-marker="{key}" r="5" cx="{_x(frame, a):.1f}" cy="{height:.1f}" fill="{colour}" stroke="#ffffff"'
             f' visibility="{"visible" if inside else "hidden"}"/>')
 

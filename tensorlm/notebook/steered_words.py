@@ -66,11 +66,16 @@ def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: 
     grids = [[finite_array(rows, kind) for rows in row] for kind, table in (("logits", logits), ("paths", paths)) for row in table]
     head, tail = grids[: len(logits)], grids[len(logits):]
     _require_shapes(prompts, len(vectors), head, tail, len(labels))
-    stored = lambda rows: plain(rows, powers(rows.shape[-1], low, high), DIGITS)
+
+    def stored(rows: np.ndarray) -> Any:
+        return plain(rows, powers(rows.shape[-1], low, high), DIGITS)
+
     shown = [{"text": each.text, "contest": each.contest, "words": [*each.words], "tokens": [*each.words.values()]} for each in prompts]
-    data = {"kind": "steered", "title": title, "inputs": [range_input("strength", variable, low, high, step, start)], "prompts": shown,
-            "vectors": list(vectors), "labels": list(labels), "logits": [[stored(rows) for rows in row] for row in head],
-            "paths": [[stored(rows) for rows in row] for row in tail]}
+    control = range_input("strength", variable, low, high, step, start)
+    data: dict[str, Any] = {
+        "kind": "steered", "title": title, "inputs": [control], "prompts": shown,
+        "vectors": list(vectors), "labels": list(labels), "logits": [[stored(rows) for rows in row] for row in head],
+        "paths": [[stored(rows) for rows in row] for row in tail]}
     data["reach"] = [_reach(data, row) for row in tail]
     try:
         json.dumps(data, allow_nan=False)
@@ -111,7 +116,7 @@ def _require_shapes(prompts: Sequence[Prompt], vectors: int, logits: list, paths
         if not 1 <= len(prompt.words) <= 5 or not all(0 <= token < least for token in prompt.words.values()):
             raise ValueError(f"words of {prompt.text!r}: got {dict(prompt.words)}, allowed: 1 to 5 words with tokens from 0 to {least - 1}")
         if any(len(rows) != labels for rows in ways):
-            raise ValueError(f"paths of {prompt.text!r}: got {[len(rows) for rows in ways]}, allowed: {labels} rows, one a label")
+            raise ValueError(f"paths of {prompt.text!r}: got {list(map(len, ways))}, allowed: {labels} rows, one a label")
 
 
 def _reach(data: Mapping[str, Any], row: list[np.ndarray]) -> float:

@@ -63,7 +63,7 @@ def position_mask(positions: Positions, time: int) -> Tensor:
         return positions.double().cpu()
     if isinstance(positions, str) and positions == "all":
         return torch.ones(time, dtype=torch.float64)
-    wanted = [positions] if is_whole(positions) else positions
+    wanted = [positions] if isinstance(positions, int) else positions
     if not isinstance(wanted, list | tuple) or not all(map(is_whole, wanted)):
         raise TypeError(f"positions must be 'all', a whole number, a list of them or a mask of booleans, got {positions!r}")
     if not wanted or any(not -time <= p < time for p in wanted):

@@ -15,6 +15,7 @@ from tensorlm.model import TensorTransformer
 from tensorlm.steering.checks import require_block, require_number, require_position, require_tokens, require_vector
 from tensorlm.steering.opened import layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients, run
+from tensorlm.tensors.ties import by_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class ContextAccount:
         gaps = (self.effect[:, None] - self.effect).abs().masked_fill(group[:, None] != group, -1.0).fill_diagonal_(-1.0)
         if gaps.max() < 0:
             raise ValueError("no two texts of the batch have the same token at the position: give more texts")
-        first, second = divmod(int(gaps.argmax()), len(gaps))
+        first, second = divmod(int(by_value(gaps.flatten())[0]), len(gaps))
         return min(first, second), max(first, second)
 
 
@@ -94,7 +95,8 @@ def what_context_adds(model: TensorTransformer, tokens: Tensor, vector: Tensor, 
     rows = arriving[Part("embedding")] * model.embed(tokens)[:, position]
     x, cp = run(model, tokens).blocks[layer].middle[:, position], layer_tensor(model, layer)
     token, context = (2 * cp.polar(s, part) @ readout for part in (rows, x - rows))
-    effect = (model.blocks[layer].mlp(x + s) - model.blocks[layer].mlp(x)) @ readout
+    mlp = getattr(model.blocks[layer], "mlp")  # noqa: B009
+    effect = (mlp(x + s) - mlp(x)) @ readout
     if not torch.isfinite(effect).all():
         raise ValueError(f"alpha={alpha:g} is too large: effects leave the number range")
     return ContextAccount((cp(s) @ readout).expand_as(effect), token, context, effect, rows)

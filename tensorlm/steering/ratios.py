@@ -7,10 +7,10 @@ from tensorlm.steering.curves import RatioCurve
 from tensorlm.steering.injection import Injection
 from tensorlm.steering.opened import Steerable, head_matrix, layer_tensor
 from tensorlm.steering.polynomial import POWERS, Polynomial
-from tensorlm.steering.vectors import length
 from tensorlm.tensors import RationalBlock
 from tensorlm.tensors.rational import EPS
 from tensorlm.tensors.rays import advance_along
+from tensorlm.tensors.scaling import length
 
 Pair = tuple[Tensor, Tensor]
 
@@ -48,7 +48,7 @@ def ratio_curve(steerable: Steerable, tokens: Tensor, injection: Injection, read
     """
     first = injection.first
     stream, rows, _ = steerable.enter(tokens, first)
-    s, unit = injection.rows(first)[read], 1.0
+    s, unit = injection.mask[read] * injection.vectors[0], 1.0
     if s.any() and stream[0, read].any():
         unit = float(length(stream[0, read]) / length(s))
     pair, start = (stream[:, read], stream.new_ones(1)), rows[:, read]

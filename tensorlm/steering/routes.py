@@ -1,5 +1,6 @@
 """Which form of the response fits a model, an injection and an interval: the choice, made by facts and said in words."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -64,7 +65,8 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
         route = "monomials" if not case.obstacle else "ratio" if not case.no_ratio else "sweep"
         if order is None and route != "sweep":
             return case.monomials(None, centre, choose=True) if route == "monomials" else case.ratio(choose=True)
-    makers = {"monomials": partial(case.monomials, order, centre), "chebyshev": case.chebyshev, "ratio": case.ratio, "sweep": case.sweep}
+    makers: dict[str, Callable[[], SteeringResponse]] = {
+        "monomials": partial(case.monomials, order, centre), "chebyshev": case.chebyshev, "ratio": case.ratio, "sweep": case.sweep}
     return makers[route]()
 
 

@@ -11,6 +11,8 @@ factors are mostly mixed terms is also why the mixed terms come out largest. The
 shared out in equal parts they give the value of Shapley (1953).
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
@@ -72,7 +74,8 @@ def shapley(terms: dict[tuple[str, ...], Tensor]) -> dict[str, Tensor]:
     {'a': 10.0, 'b': 15.0}
     """
     names = sorted({name for subset in terms for name in subset})
-    return {name: sum(term / len(subset) for subset, term in terms.items() if name in subset) for name in names}
+    equal = {subset: term / len(subset) for subset, term in terms.items()}
+    return {name: functools.reduce(operator.add, [part for subset, part in equal.items() if name in subset]) for name in names}
 
 
 def _sources(pair: Comparison) -> list[str]:

@@ -13,7 +13,8 @@ from hypothesis import given, strategies as st
 from tensorlm.notebook import slider_page, sliders
 from tensorlm.notebook.page_numbers import plain
 
-D, L, R = np.array([[1.0, -0.5, 2.0], [0.3, 0.0, -1.0]]), np.array([[1.0, 0.5], [0.2, -1.0], [0.0, 1.0]]), np.array([[0.7, -1.0], [1.0, 1.0], [2.0, 0.0]])
+D, L = np.array([[1.0, -0.5, 2.0], [0.3, 0.0, -1.0]]), np.array([[1.0, 0.5], [0.2, -1.0], [0.0, 1.0]])
+R = np.array([[0.7, -1.0], [1.0, 1.0], [2.0, 0.0]])
 ALL = {
     "bilinear": sliders.bilinear("layer", D, L, R, [1.0, 0.5]),
     "scale": sliders.scale("scaled", D, L, R, [1.0, 0.5]),
@@ -65,7 +66,8 @@ def test_two_coefficients_are_a_line_not_a_fraction():
 
 def test_takes_tensors():
     factors = [torch.tensor(factor, dtype=torch.float32, requires_grad=True) for factor in (D, L, R)]
-    assert sliders.bilinear("t", *factors, torch.tensor([1.0, 0.5])).evaluate([1.0, 0.5])["f1"] == pytest.approx(ALL["bilinear"].evaluate([1.0, 0.5])["f1"], rel=1e-6)
+    made, known = sliders.bilinear("t", *factors, torch.tensor([1.0, 0.5])), ALL["bilinear"]
+    assert made.evaluate([1.0, 0.5])["f1"] == pytest.approx(known.evaluate([1.0, 0.5])["f1"], rel=1e-6)
 
 
 @each

@@ -1,4 +1,4 @@
-"""Steered words: the probabilities and paths that the page must show, the same from the formula; and the page, as far as no browser is needed."""
+"""Steered words: the probabilities and paths that the page must show, from the formula; and the page, as far as no browser is needed."""
 
 import json
 import re
@@ -20,8 +20,8 @@ PATHS = [[RANDOM.normal(size=(2, degree)) for degree in (4, 7)] for _ in PROMPTS
 
 
 def widget(**changed):
-    return steer("demo", **{"prompts": PROMPTS, "vectors": ["one", "two"], "logits": LOGITS, "paths": PATHS, "labels": ["self & co", "cross"],
-                            "start": 0.5, **changed})
+    return steer("demo", **{"prompts": PROMPTS, "vectors": ["one", "two"], "logits": LOGITS, "paths": PATHS,
+                            "labels": ["self & co", "cross"], "start": 0.5, **changed})
 
 
 def page() -> BeautifulSoup:
@@ -67,9 +67,10 @@ def test_page_without_scripts_shows_the_start_and_a_table():
 
 
 @pytest.mark.parametrize("changed, named", [
-    ({"prompts": []}, "prompts"), ({"labels": ["one"]}, "paths of 'the <cat>'"), ({"vectors": ["one"]}, "logits"), ({"paths": PATHS[:1]}, "paths"),
+    ({"prompts": []}, "prompts"), ({"labels": ["one"]}, "paths of 'the <cat>'"), ({"vectors": ["one"]}, "logits"),
+    ({"paths": PATHS[:1]}, "paths"), ({"prompts": [Prompt("x", {}, ""), PROMPTS[1]]}, "words"),
     ({"prompts": [Prompt("x", {"is": 9}, "is"), PROMPTS[1]]}, "words of 'x'"), ({"logits": [[np.full((6, 2), np.nan)] * 2] * 2}, "logits"),
-    ({"start": 0.51}, "start"), ({"paths": [[np.full((2, 7), 1e308)] * 2] * 2}, "overflow"), ({"prompts": [Prompt("x", {}, ""), PROMPTS[1]]}, "words"),
+    ({"start": 0.51}, "start"), ({"paths": [[np.full((2, 7), 1e308)] * 2] * 2}, "overflow"),
 ])
 def test_answers_bad_input_by_name(changed, named):
     with pytest.raises(ValueError, match=re.escape(named)):

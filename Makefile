@@ -21,7 +21,7 @@ help:
 	@echo "make test          unit tests and doctests, an arm of each table again, every chapter against its stored outputs"
 	@echo "                   (its parts: make unit, make tables, make chapters; only some chapters: CHAPTERS='01 03')"
 	@echo "make check         ruff and mypy: style, unused names, types"
-	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters"
+	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters, which it trusts: their scripts run"
 	@echo "make notebooks     run the chapters and store their outputs (only some: CHAPTERS='01 03')"
 	@echo "make bench         speed beside named peers; with a text, time to loss too: CORPUS=FILE (its options: ARGS=...)"
 	@echo "make check-html    the checks of the built pages, with Chromium where it is installed"
@@ -69,7 +69,7 @@ check-html: $(STAMP)
 	$(RUN) -m pytest -q -rs tests/html
 
 lab: $(STAMP)
-	cd book && PATH="$(CURDIR)/$(BIN):$$PATH" jupyter lab 01_bilinear_layer.ipynb
+	cd book && export PATH="$(CURDIR)/$(BIN):$$PATH" && jupyter trust *.ipynb >/dev/null && jupyter lab 01_bilinear_layer.ipynb
 
 notebooks: $(STAMP)
 	$(RUN) scripts/notebooks.py $(CHAPTERS)

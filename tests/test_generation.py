@@ -81,6 +81,24 @@ def test_top_k_never_leaves_the_k_most_likely():
     assert len(set(sample(logits).flatten().tolist())) == 4
 
 
+def test_top_k_keeps_exactly_k_of_equal_logits_the_first():
+    logits = torch.tensor([[1.0, 2.0, 2.0, 2.0, 3.0]]).repeat(500, 1)
+    for k, kept in ((1, {4}), (2, {1, 4}), (3, {1, 2, 4}), (5, {0, 1, 2, 3, 4}), (9, {0, 1, 2, 3, 4})):
+        assert set(sample(logits, top_k=k, temperature=5.0).flatten().tolist()) == kept
+    assert set(sample(torch.zeros(500, 4096), top_k=1).flatten().tolist()) == {0}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1.0])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_refused_with_their_position(temperature, broken):
+    with pytest.raises(ValueError, match="logits must be finite, got NaN or infinity in row 1 of the batch"):
+        sample(torch.tensor([[0.0, 1.0], [broken, 0.0]]), temperature, top_k=1)
+    model = make(norm="none")
+    model.blocks[0].mlp.D.data.fill_(1e200)  # finite weights, whose products overflow
+    with pytest.raises(ValueError, match="logits must be finite at position 3, .* row 0 .*; check its weights, use float64"):
+        model.generate(torch.tensor([[1, 2, 3, 4], [1, 2, 3, 7]]), 3, temperature)
+
+
 @pytest.mark.parametrize("arguments, message", [
     ((torch.zeros(1, 0, dtype=torch.long), 3), "at least one token"),
     ((torch.zeros(1, 2), 3), "whole numbers"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from bs4 import BeautifulSoup
 from hypothesis import given, strategies as st
 
 from tensorlm.notebook import slider_page, sliders
+from tensorlm.notebook.page_numbers import plain
 
-D, L, R = np.array([[1.0, -0.5, 2.0], [0.3, 0.0, -1.0]]), np.array([[1.0, 0.5], [0.2, -1.0], [0.0, 1.0]]), np.array([[0.7, -1.0], [1.0, 1.0], [2.0, 0.0]])
+D, L = np.array([[1.0, -0.5, 2.0], [0.3, 0.0, -1.0]]), np.array([[1.0, 0.5], [0.2, -1.0], [0.0, 1.0]])
+R = np.array([[0.7, -1.0], [1.0, 1.0], [2.0, 0.0]])
 ALL = {
     "bilinear": sliders.bilinear("layer", D, L, R, [1.0, 0.5]),
     "scale": sliders.scale("scaled", D, L, R, [1.0, 0.5]),
@@ -63,7 +66,8 @@ def test_two_coefficients_are_a_line_not_a_fraction():
 
 def test_takes_tensors():
     factors = [torch.tensor(factor, dtype=torch.float32, requires_grad=True) for factor in (D, L, R)]
-    assert sliders.bilinear("t", *factors, torch.tensor([1.0, 0.5])).evaluate([1.0, 0.5])["f1"] == pytest.approx(ALL["bilinear"].evaluate([1.0, 0.5])["f1"], rel=1e-6)
+    made, known = sliders.bilinear("t", *factors, torch.tensor([1.0, 0.5])), ALL["bilinear"]
+    assert made.evaluate([1.0, 0.5])["f1"] == pytest.approx(known.evaluate([1.0, 0.5])["f1"], rel=1e-6)
 
 
 @each
@@ -117,6 +121,22 @@ def test_a_variable_cannot_break_out_of_its_tag():
     assert soup.select_one("input")["data-input"] == soup.select_one("output")["data-value"] == "variable"
 
 
+@pytest.mark.parametrize("low, high, step, start", [
+    (-1234567, 1234567, 2 * 1234567 / 80, 0), (-2, 2, 1 / 3, 1), (0, 4, 1 / 11, 4), (-3e-7, 3e-7, 1e-8, 1e-7), (0, 1e-5, 1.5e-6, 1.5e-6),
+    (-1, 1, 0.1, 0.7), (1e8, 3e8, 2.5e6, 1.05e8), (-0.3, 0.6, 0.01, 0.57)])
+def test_a_browser_that_counts_in_decimals_starts_at_the_start_and_reaches_the_end(low, high, step, start):
+    slider = sliders.polynomial("x", {"c": [0, 1]}, low=low, high=high, step=step, start=start)
+    control, data = page(slider).select_one("input"), slider.data["inputs"][0]
+    first, last, each, value = (Decimal(control[key]) for key in ("min", "max", "step", "value"))
+    assert first == Decimal(repr(float(low))) and last <= Decimal(repr(float(high))) and each > 0
+    steps, count = (value - first) / each, int((high - low) / step + 1e-6)
+    assert abs(steps - round(steps)) < Decimal("1e-9") and abs((last - first) / each - count) < Decimal("1e-9")
+    assert float(value) == data["start"] == pytest.approx(start, rel=1e-12, abs=1e-12 * step)
+    shown = page(slider).select_one("output").text
+    assert control["aria-valuetext"] == f"a = {shown}" and float(shown) == pytest.approx(start, abs=step / 100)
+    assert "e" not in control["step"] + control["value"] + shown
+
+
 def test_the_control_ends_within_the_range():
     control = page(sliders.polynomial("x", {"c": [0, 1]}, low=0.0, high=0.96, step=0.1, start=0.0)).select_one("input")
     assert control["max"] == "0.9"
@@ -132,6 +152,20 @@ def test_numbers_have_seven_digits_and_no_noise():
     assert slider_page.text(1 / 3) == "0.3333333"
     assert slider_page.text(2e-17) == "0.000000"
     assert slider_page.text(-1234567.0) == "-1234567"
+    assert slider_page.text(1.5e-05) == "0.00001500000" and slider_page.text(12345678.0) == "1.234568e+7"
+
+
+def test_numbers_are_cut_where_the_largest_of_them_ends():
+    noisy = np.array([[123.456789012345, 1e-19], [-3e-13, 0.5]])
+    assert plain(noisy) == [[123.456789012, 0.0], [0.0, 0.5]] and plain(np.zeros(2)) == [0.0, 0.0]
+    assert plain(np.array([1.0, 1e-10, 1.23456e-12]), 1000.0 ** np.arange(3), 6) == [1.0, 0.0, 0.0]  # at most 1, 1e-7, 1e-6
+    assert plain(np.array([1.0, 1e-7, 1.23456e-9]), 1000.0 ** np.arange(3), 6) == [1.0, 1e-7, 1.23e-9]
+    assert "-0.0" not in str(plain(np.array([1.0, -1e-20])))
+
+
+def test_without_its_script_the_page_says_that_the_cell_must_be_run():
+    still = page(ALL["bilinear"]).select_one(".tlm-still").text
+    assert "run this cell" in still and "its script has not run" in still
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")

@@ -11,7 +11,7 @@ from tensor_cases import SETTINGS, close, differ, randn
 from tensorlm.steering import ChebyshevSeries, Monomials, PiecewiseSeries, Polynomial
 from tensorlm.steering.chebyshev import nodes, resolve
 from tensorlm.steering.monomials import _by_equation, _convolve_matrices
-from tensorlm.steering.roots import colleague_roots, lead_changes, sign_changes
+from tensorlm.steering.roots import colleague_roots, lead_changes
 
 ALPHAS = torch.linspace(-3, 3, 13, dtype=torch.float64)
 
@@ -177,18 +177,22 @@ def series_of(*roots, low=-2.0, high=2.0, extra=lambda a: 1.0):
     return ChebyshevSeries.of(lambda a: math.prod((a - root) for root in roots) * extra(a), low, high, len(roots) + 2)
 
 
+def strengths(values, degree, low=-2.0, high=2.0):
+    return [point.strength for point in lead_changes(resolve(values, low, high, degree)[0], values)]
+
+
 @pytest.mark.parametrize("roots", [(), (0.5,), (-1.9, 0.3, 1.7), (0.5, 0.5 + 1e-5), (-2.5, 0.1)])
 def test_real_roots_in_the_interval_are_found(roots):
     series = series_of(*roots, extra=lambda a: a**2 + 0.5) if roots else ChebyshevSeries.of(lambda a: a**2 + 0.5, -2.0, 2.0, 2)
-    found = sign_changes(series, torch.zeros_like, colleague_roots(series), -2.0, 2.0)
-    close(found, torch.tensor([root for root in roots if abs(root) < 2], dtype=torch.float64), scale=1)
+    close(torch.tensor(strengths(lambda a: torch.stack([series(a), 0 * a], -1), series.degree), dtype=torch.float64),
+          torch.tensor([root for root in roots if abs(root) < 2], dtype=torch.float64), scale=1)
 
 
 def test_a_root_that_only_touches_zero_is_no_change():
     one, other = (Polynomial(torch.tensor(c, dtype=torch.float64)) for c in ([1.0, 0.0, 0.0, 1.0], [1.0625, -0.5625, 1.5]))
     gap = ChebyshevSeries.of(lambda a: one(a) - other(a), -2.0, 2.0, 3)  # (a - 1/4)^2 (a - 1)
     assert len(colleague_roots(gap)) == 3
-    close(sign_changes(one, other, colleague_roots(gap), -2.0, 2.0), torch.tensor([1.0], dtype=torch.float64))
+    assert strengths(lambda a: torch.stack([one(a), other(a)], -1), 3) == pytest.approx([1.0], abs=1e-12)
 
 
 def test_changes_of_the_lead_are_those_of_a_dense_sweep():
@@ -208,3 +212,26 @@ def test_changes_of_the_lead_are_those_of_a_dense_sweep():
 def test_equal_values_have_no_lead_to_change():
     p = Polynomial(torch.cat([polynomial(3, 1).coefficients.expand(4, 5), -1 - polynomial(3, 1).coefficients.abs()], dim=1)[:, :5])
     assert lead_changes(resolve(p, -2.0, 2.0, degree=3)[0], p) == []
+
+
+@pytest.mark.parametrize("place", [-2.0, -1.3, 0.0, 0.3, 2.0])
+@pytest.mark.parametrize("copies", [1, 3])
+def test_squares_that_touch_the_leader_take_no_lead(place, copies):
+    def values(alphas):  # token 0 (and its copies) touches token `copies` at `place`, and both stay above the last one
+        low = 2 + alphas - (alphas - place) ** 2
+        return torch.stack([low] * copies + [2 + alphas, -1 + 0 * alphas], -1)
+
+    points = lead_changes(resolve(values, -2.0, 2.0, degree=2)[0], values)
+    assert len(points) == (abs(place) == 2)  # at an end, where both are equal, argmax takes the first
+    assert all(abs(point.strength - place) < 1e-7 for point in points)
+
+
+def test_many_that_cross_in_one_place_change_the_lead_once():
+    slopes = torch.linspace(-1, 1, 50, dtype=torch.float64)
+    values = lambda alphas: 1 + (alphas - 0.1)[:, None] * slopes
+    (point,) = lead_changes(resolve(values, -2.0, 2.0, degree=1)[0], values)
+    assert point[1:] == (0, 49) and abs(point.strength - 0.1) < 1e-12
+    fan = lambda alphas: values(alphas) - 1e-4 * slopes.square()  # and where they cross apart, close together, each leads in turn
+    points = lead_changes(resolve(fan, -2.0, 2.0, degree=1)[0], fan)
+    assert [point[1:] for point in points] == [(n, n + 1) for n in range(49)]
+    assert all(one.strength < two.strength for one, two in zip(points, points[1:]))

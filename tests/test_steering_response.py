@@ -8,10 +8,21 @@ from hypothesis import Phase, given, settings, strategies as st
 from steering_models import toy_model
 from tensor_cases import close, differ
 
+from tensorlm import released
 from tensorlm.data.toy_language import INDEX, PLURAL, SINGULAR
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering import Injection, Polynomial, Steerable, joint_response, propagate, steered_logits, steering_response
+from tensorlm.steering import (
+    Injection,
+    Polynomial,
+    Steerable,
+    joint_response,
+    propagate,
+    steered_logits,
+    steering_response,
+    unembedding_difference,
+)
 from tensorlm.steering.chebyshev import ChebyshevSeries
+from tensorlm.training import load_model
 
 VOCAB, WIDTH, TIME = 9, 4, 5
 SIZES = dict(vocab_size=VOCAB, width=WIDTH, head_dim=2, context=4, mlp_hidden=3, norm="none")  # a context shorter than the prompt
@@ -134,6 +145,40 @@ def test_deep_models_are_resolved_without_all_their_coefficients():
     assert "Degree 10,000 is above 128" in response.report()
     jet = steering_response(model, PROMPT, vector(), 0, interval=(-0.1, 0.1), order=4)
     assert 1e-15 < jet.error < 1e-3
+
+
+@pytest.mark.parametrize("alpha, expected", [(1e16, "highest"), (1e25, "highest"), (-1e-12, "slope"), (1e-30, "slope"), (1e-300, "slope")])
+def test_directions_are_unit_vectors_at_every_size_of_the_strength(alpha, expected):
+    response = steering_response(random_model(layers=2), PROMPT, vector(), 1, interval=(-2, 2))
+    vectors = dict(highest=response.curve.polynomial.coefficients[-1], slope=response.derivative(0.0))
+    close(response.direction(alpha), vectors[expected] / vectors[expected].norm() * (-1 if alpha < 0 else 1), scale=1e3)
+
+
+def test_what_leaves_the_number_range_is_refused():
+    model, both = random_model(layers=2), torch.stack([vector(1), vector(2)])
+    response, pair = steering_response(model, PROMPT, vector(), 1), joint_response(model, PROMPT, both, 1)
+    for ask in (response.logits, response.derivative, response.direction):
+        with pytest.raises(ValueError, match="strengths are too large: (logits|derivatives) leave the number range"):
+            ask(1e155)
+    with pytest.raises(ValueError, match="strengths are too large: logits leave the number range between 1 and 1e"):
+        pair.logits([1.0, 1e200])
+    for reach in (0, 1e-60, 1e60):
+        with pytest.raises(ValueError, match="reach must be above 0, and its power 2 between 1e-100 and 1e100"):
+            joint_response(model, PROMPT, both, 1, reach=reach)
+    close(joint_response(model, PROMPT, both, 1, reach=1e-40).coefficient(1, 1), pair.coefficient(1, 1))
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-60, 1e-9])
+def test_short_vectors_and_narrow_intervals_lose_no_power(size):
+    model = random_model(layers=2)
+    plain = steering_response(model, PROMPT, vector(), 1, interval=(-2, 2))
+    narrow = steering_response(model, PROMPT, vector(), 1, interval=(-size, size))
+    short = steering_response(model, PROMPT, size * vector(), 1, interval=(-2, 2))
+    close(narrow.logits(1.5), plain.logits(1.5), scale=10)
+    close(narrow.derivative(0.0, 3), plain.derivative(0.0, 3), scale=10)
+    close(short.logits(1.5 / size), plain.logits(1.5), scale=10)
+    ratio = steering_response(random_model(norm="rms", attention="none"), PROMPT, size * vector(), 0, interval=(-1 / size, 1 / size))
+    assert ratio.route == "ratio" and ratio.error < 1e-10
 
 
 # Routes
@@ -263,6 +308,63 @@ def test_changes_of_the_most_likely_word_are_those_of_a_dense_sweep():
     assert response.tipping_points(near) == tuple(p for p in points if near in p[1:])
 
 
+# Who leads, where rows of the head are equal or nearly so
+
+def require_the_leaders_of_a_sweep(response, count=2001):
+    """The chain has no gap, starts and ends with argmax, and at every swept strength none is ahead of its leader by more than rounding."""
+    points, sweep = response.tipping_points(), torch.linspace(*response.interval, count, dtype=torch.float64)
+    logits = response.logits(sweep)
+    leaders, chain = logits.argmax(-1), [point.after for point in points]
+    chain.insert(0, points[0].before if points else int(leaders[0]))
+    assert [point.before for point in points] == chain[:-1] and (chain[0], chain[-1]) == (int(leaders[0]), int(leaders[-1]))
+    assert all(point.before != point.after for point in points)
+    said = torch.tensor(chain)[torch.bucketize(sweep, torch.tensor([point.strength for point in points], dtype=torch.float64))]
+    behind = logits.amax(-1) - logits.gather(1, said[:, None])[:, 0]
+    assert bool((behind <= 2e-14 * logits.abs().amax(-1)).all())
+    return points
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("options, route", [
+    (dict(layers=1), "monomials"), (dict(layers=1), "chebyshev"), (dict(layers=1), "jet"), (dict(layers=1, attention="softmax"), "sweep"),
+    (dict(layers=2, attention="none", norm="rms"), "ratio"), (dict(layers=1, norm="rms"), "auto")])
+def test_tokens_with_equal_and_nearly_equal_rows_lead_as_in_a_dense_sweep(seed, options, route):
+    model, draw = random_model(seed, head="untied", vocab_size=40, **options), torch.Generator().manual_seed(seed)
+    for index, far in enumerate([0.0, 1e-6, 1e-9, 1e-12, 1e-15] * 3):
+        copy, of = torch.randint(40, (2,), generator=draw).tolist()
+        model.head[copy] = model.head[of] + far * torch.randn(WIDTH, dtype=torch.float64, generator=draw) if index else model.head[of]
+    model.head[30:] = model.head[int(model.head.norm(dim=-1).argmax())]  # ten alike that lead often
+    middle, half = torch.randn(2, dtype=torch.float64, generator=draw).tolist()
+    asked = dict(interval=(middle - abs(half) - 1, middle + 2)) | (dict(order=2) if route == "jet" else dict(route=route))
+    response = steering_response(model, PROMPT, vector(seed), seed % 2, ["all", 2, [-1]][seed % 3], **asked)
+    points = require_the_leaders_of_a_sweep(response)
+    lowest = {int(token) for token in response.steerable.first_alike}
+    assert {token for point in points for token in point[1:]} <= lowest
+    for a, b in [(0, 1), (39, 2), *(point[1:] for point in points[:2])]:  # two tokens, in either order
+        pair = response.tipping_points(a, b)
+        assert pair == response.tipping_points(b, a) and all(one.after == two.before for one, two in zip(pair, pair[1:]))
+
+
+def test_the_released_models_lead_with_tokens_never_seen_as_targets():
+    shakespeare = Steerable.of(load_model(released.checkpoint("shakespeare-polynomial")))
+    alike = torch.nonzero(shakespeare.first_alike == 3)[:, 0].tolist()
+    assert len(alike) == 177 and alike[:3] == [3, 5, 10]
+    to_be = torch.tensor([407, 305, 12, 518, 322, 290, 305])  # "To be, or not to be"
+    for layer, other in ((2, 400), (2, 14), (1, 16)):
+        response = steering_response(shakespeare, to_be, unembedding_difference(shakespeare, other, 10), layer)
+        points = require_the_leaders_of_a_sweep(response)
+        assert points and (layer == 1 or points[-1].after == 3 == int(response.logits(4.0).argmax()))
+        assert response.tipping_points(3, 10) == () == response.tipping_points(10)
+    steerable = Steerable.of(toy_model())
+    draw = torch.Generator().manual_seed(0)
+    leaders = set()
+    for layer in (0, 1, 2) * 3:
+        prompt, s = torch.randint(54, (10,), generator=draw), torch.randn(32, generator=draw)
+        for point in require_the_leaders_of_a_sweep(steering_response(steerable, prompt, s, layer, interval=(-20, 20))):
+            leaders |= set(point[1:])
+    assert 0 in leaders and 53 not in leaders  # these two have the same row
+
+
 def test_the_page_gets_what_it_needs():
     keep = [INDEX["is"], INDEX["are"]]
     for response in (toy_response(), toy_response(layer=0, route="chebyshev", interval=(-1, 1))):
@@ -301,6 +403,15 @@ def test_two_vectors_at_once_and_their_interaction():
         return running(model, PROMPT, {1: mask[:, None] * (a * first + b * second)})
 
     close(pair.logits([0.3, -0.2]), function(0.3, -0.2))
+    apart = joint_response(model, PROMPT, both, 1, [2, [3, 4]], order=10)  # a list or tuple has an entry for each vector
+    at = lambda *places: torch.tensor([float(place in places) for place in range(5)], dtype=torch.float64)[:, None]
+    close(apart.logits([0.3, -0.2]), running(model, PROMPT, {1: 0.3 * at(2) * first - 0.2 * at(3, 4) * second}))
+    for places in ([2, [3, 4]], [2, 3]):
+        one, other = (joint_response(model, PROMPT, both, kind((1, 1)), kind(places)) for kind in (list, tuple))
+        assert torch.equal(one.coefficients, other.coefficients)
+    for name, several in (("layers", [1]), ("layers", (0, 1, 2)), ("positions", [0, 1, 2]), ("positions", ("all",))):
+        with pytest.raises(ValueError, match=f"{name} must be one for all vectors, or a list of 2, one for each, got {len(several)}"):
+            joint_response(model, PROMPT, both, **dict(layers=1) | {name: several})
     zero, one = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
     mixed = torch.func.jvp(lambda b: torch.func.jvp(lambda a: function(a, b), (zero,), (one,))[1], (zero,), (one,))[1]
     close(pair.coefficient(1, 1), mixed)

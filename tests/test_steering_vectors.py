@@ -76,6 +76,7 @@ def test_an_eigenvector_has_its_eigenvalue_as_self_term():
 
 def test_random_controls():
     controls = random_like(vector(), 200, seed=1)
+    assert torch.equal(random_like(vector() * 2.0**-700, 200, seed=1), controls * 2.0**-700)  # whose squares are no numbers
     close(torch.linalg.vector_norm(controls, dim=-1), torch.linalg.vector_norm(vector()).expand(200))
     assert torch.equal(controls, random_like(vector(), 200, seed=1)) and controls.mean(0).norm() < 0.3 * vector().norm()
 

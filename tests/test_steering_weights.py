@@ -1,5 +1,8 @@
 """What the weights alone say of a vector, against dense tensors and against the running model; and what they cannot say."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from steering_models import TIME, VOCAB, WIDTH, model, tokens, toy_model, vector
@@ -12,7 +15,9 @@ from tensorlm.steering.context import what_context_adds
 from tensorlm.steering.opened import layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients, compare
 from tensorlm.steering.scores import score_table
-from tensorlm.steering.vectors import embedding_difference, unembedding_difference
+from tensorlm.steering.shares import Shares
+from tensorlm.steering.tables import largest, promoted
+from tensorlm.steering.vectors import eigenvector, embedding_difference, unembedding_difference
 from tensorlm.steering.weights import self_table, weights_alone
 from tensorlm.steering.writers import output_matrices, smear_factor, token_rows, writers
 
@@ -162,6 +167,9 @@ def test_what_the_weights_cannot_say():
     first, second = account.witness()
     close(account.token[first], account.token[second])
     differ(account.effect[first], account.effect[second])
+    small = replace(account, effect=1e-170 * account.effect, token=1e-170 * account.token, context=1e-170 * account.context)
+    assert small.explained() == pytest.approx(account.explained(), abs=1e-9)
+    assert small.variance_shares() == pytest.approx(account.variance_shares())
     token, context = account.variance_shares()
     assert token + context == pytest.approx(1, abs=1e-10) and account.explained() < 1
     assert what_context_adds(model("no attention"), text, vector(), 0, vector(7)).explained() == pytest.approx(1, abs=1e-10)
@@ -212,3 +220,47 @@ def test_bad_input_is_refused():
     for positions, kind in [(TIME, ValueError), ([], ValueError), ("first", TypeError), (torch.ones(2, dtype=torch.bool), ValueError)]:
         with pytest.raises(kind, match="positions must"):
             position_mask(positions, TIME)
+
+
+# Ties: rounding decides no order, no sign and no basis
+
+@pytest.mark.parametrize("left, right", [(3.0, 1 / 3), (-0.7, -1 / 0.7), (1e-5, 1e5)])
+def test_gauges_of_one_function_give_the_same_spectra_and_directions(left, right):
+    other = copy.deepcopy(model("plain"))
+    for block in other.blocks:
+        with torch.no_grad():
+            block.mlp.L.mul_(left), block.mlp.R.mul_(right)
+            block.mlp.L.data, block.mlp.R.data = block.mlp.R.data.clone(), block.mlp.L.data.clone()
+            block.attention.o.mul_(left), block.attention.v.mul_(1 / left)
+    one, two = (weights_alone(each, vector(), 1) for each in (model("plain"), other))
+    for first, second in zip(one.writers, two.writers):
+        if first.part.kind == "attention":
+            close(second.directions, first.directions)
+    for index in range(WIDTH):
+        close(eigenvector(other, 1, vector(7), index), eigenvector(model("plain"), 1, vector(7), index))
+    spectra = one.spectrum(), two.spectrum()
+    for name in ("inputs", "outputs", "values"):
+        close(getattr(spectra[1], name), getattr(spectra[0], name))
+    assert torch.allclose(spectra[1].eigenvalues, spectra[0].eigenvalues) and bool((spectra[0].eigenvalues.abs().diff() < 1e-9).all())
+    close((one.spectrum().outputs.mT * one.spectrum().values) @ one.spectrum().inputs, one.map)
+
+
+def test_products_of_orthogonal_vectors_have_one_first_eigenvector():
+    found = []
+    for left, swapped in ((1.0, False), (3.0, False), (-1 / 7, False), (0.3, True)):
+        made = copy.deepcopy(model("plain"))
+        with torch.no_grad():
+            mlp = made.blocks[1].mlp
+            mlp.D.zero_(), mlp.L.zero_(), mlp.R.zero_()
+            rows = torch.tensor([[0.6, 0.8, 0, 0], [0.8, -0.6, 0, 0]], dtype=torch.float64)
+            mlp.D[0, 0], mlp.L[0], mlp.R[0] = 1.0, rows[int(swapped)] * left, rows[1 - int(swapped)] / left
+        found.append(torch.stack([eigenvector(made, 1, torch.eye(WIDTH, dtype=torch.float64)[0], index) for index in (0, 1)]))
+    expected = torch.tensor([[1.4, 0.2, 0, 0], [-0.2, 1.4, 0, 0]], dtype=torch.float64) / 2**0.5
+    for vectors in found:
+        close(vectors, expected)
+
+
+def test_equal_sizes_are_ranked_positive_first_then_in_their_order():
+    values = torch.tensor([-3.0, 1.0, 3.0 - 1e-13, 3.0, -1.0 - 1e-13], dtype=torch.float64)
+    assert largest(values, 5) == [2, 3, 0, 1, 4] and promoted(values + 3.0, None, 2).split()[0::2] == ["2", "3"]
+    assert [name for name, _, _ in Shares(tuple("abcde"), values[None], values.sum()[None]).table()] == ["c", "d", "a", "b", "e"]

@@ -1,5 +1,7 @@
 """Muon equals torch's; the groups cover the model; the schedule is what it says."""
 
+import math
+
 import pytest
 import torch
 
@@ -65,9 +67,53 @@ def test_newton_schulz_flattens_the_spectrum_and_keeps_the_directions():
     assert (rotated - core).abs().max() < 0.4 and (newton_schulz(x, steps=0) - x).abs().max() > 0.4
 
 
+@pytest.mark.parametrize("factor, dtype", [(1e-12, torch.float32), (1e-30, torch.float32), (1e19, torch.float32), (1e200, torch.float64)])
+def test_newton_schulz_does_not_depend_on_scale(factor, dtype):
+    x = torch.randn(4, 12, 20, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    torch.testing.assert_close(newton_schulz(factor * x), newton_schulz(x), rtol=1e-3, atol=1e-4)
+    assert not newton_schulz(0 * x).any()
+    torch.testing.assert_close(newton_schulz(torch.stack([x[0], 0 * x[1]]))[0], newton_schulz(x)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_muon_refuses_what_is_not_a_matrix():
+    vector, matrix = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, 3))
     with pytest.raises(ValueError, match="matrices only"):
-        Muon([torch.nn.Parameter(torch.ones(3))])
+        Muon([vector])
+    optimizer = Muon([matrix])
+    with pytest.raises(ValueError, match=r"matrices only; got a parameter of shape \(3,\)"):
+        optimizer.add_param_group({"params": [vector]})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("settings, message", [
+    (dict(lr=-1.0), "lr must be a finite number of at least 0, got -1.0"), (dict(lr=math.nan), "lr must be .* got nan"),
+    (dict(momentum=1.5), "momentum must be at least 0 and below 1, got 1.5"), (dict(momentum=math.nan), "momentum must be"),
+    (dict(weight_decay=-0.1), "weight_decay must be"), (dict(ns_steps=0), "ns_steps must be a whole number of at least 1, got 0"),
+])
+def test_muon_refuses_settings_that_are_none(settings, message):
+    matrix, other = (torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+    with pytest.raises(ValueError, match=message):
+        Muon([matrix], **settings)
+    with pytest.raises(ValueError, match=message):
+        Muon([matrix]).add_param_group({"params": [other], **settings})
+
+
+def test_a_closure_computes_loss_and_gradients():
+    weights = [torch.nn.Parameter(torch.eye(3)) for _ in range(2)]
+    with_closure, by_hand = (Muon([weight], lr=0.1) for weight in weights)
+
+    def closure(weight=weights[0]):
+        weight.grad = None
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        loss, size = with_closure.step(closure), weights[1].square().sum().item()
+        closure(weights[1])
+        by_hand.step()
+        assert loss.item() == size
+    assert torch.equal(*weights) and not torch.equal(weights[0], torch.eye(3))
 
 
 @pytest.mark.parametrize("name, kinds", [("muon-batched", [Muon, torch.optim.AdamW]), ("adamw", [torch.optim.AdamW])])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 from tensorlm.layers.attention import BRANCHES, attention_parameters
 from tensorlm.layers.full_tensor import symmetric_columns
@@ -153,14 +154,15 @@ def _mlp_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
         return
     layers, width, hidden = config.layers, config.width, config.hidden
     layer = build_mlp(config.mlp, 1, 1, encoders=config.encoders)
-    reads = layer.degree or HOMOGENEOUS.get(config.mlp)
+    degree = cast("int | None", layer.degree)
+    reads = degree or HOMOGENEOUS.get(config.mlp)
     reader = "inside a nonlinear function" if reads is None else f"the {config.mlp} MLP reads it {_times(reads)}"
-    then = f": x + f(norm x) is of degree {reads + 1} over {reads}" if layer.degree else ""
+    then = f": x + f(norm x) is of degree {degree + 1} over {degree}" if degree else ""
     yield from _norm_site("norm before MLP", config, fraction, layers, reads, reader, then)
     parameters = mlp_parameters(config.mlp, width, hidden, encoders=config.encoders)
-    why = f"degree {layer.degree}" if layer.degree else f"{config.mlp} is no polynomial"
-    yield Part("MLP", "polynomial" if layer.degree else "neither", why, layers, parameters * layers,
-               (parameters + _elementwise(config)) * layers, layer.degree)
+    why = f"degree {degree}" if degree else f"{config.mlp} is no polynomial"
+    yield Part("MLP", "polynomial" if degree else "neither", why, layers, parameters * layers,
+               (parameters + _elementwise(config)) * layers, degree)
 
 
 def _output_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:

@@ -23,10 +23,10 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
              generator: torch.Generator | None = None) -> Tensor:
     """Continue `prompt` (batch, time) by `count` sampled tokens: (batch, time + count).
 
-    `temperature` 0 takes the most likely token; `top_k` keeps the k most likely. With bilinear or squared attention
-    the memory a token needs is constant (a recurrent state, plus the last `context` keys when there is a Toeplitz
-    table) and the logits equal those of the full forward pass; softmax attention keeps a window of `context` keys.
-    Raises ValueError on an empty prompt, a negative count, temperature or top_k.
+    `temperature` 0 takes the most likely token; `top_k` keeps exactly k of the most likely, of equal ones the first.
+    With bilinear or squared attention the memory a token needs is constant (a recurrent state, plus the last `context` keys when
+    there is a Toeplitz table) and the logits equal those of the full forward pass; softmax attention keeps a window of `context` keys.
+    Raises ValueError on an empty prompt, a negative count or temperature, a top_k below 1, and logits that are not finite.
     """
     _check(model, prompt, count, temperature, top_k)
     was_training = model.training
@@ -43,6 +43,7 @@ def _continue(model, prompt: Tensor, count: int, temperature: float, top_k: int 
     for index in range(prompt.shape[1]):
         logits = step(model, prompt[:, index : index + 1], state)
     for index in range(count):
+        _require_finite(logits, prompt.shape[1] + index - 1)
         token = sample(logits, temperature, top_k, generator)
         pieces.append(token)
         if index < count - 1:
@@ -68,19 +69,29 @@ def step(model, token: Tensor, state: ModelState) -> Tensor:
 
 def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
            generator: torch.Generator | None = None) -> Tensor:
-    """One token a row of `logits` (batch, vocab_size): (batch, 1).
+    """One token a row of `logits` (batch, vocab_size): (batch, 1). Raises ValueError where they are not finite.
 
     >>> sample(torch.tensor([[0.0, 5.0, 1.0]]), temperature=0.0)
     tensor([[1]])
     """
+    _require_finite(logits)
     if temperature == 0.0:
         return logits.argmax(-1, keepdim=True)
     logits = logits.double()
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # the largest is 0, so a tiny temperature is safe
     if top_k is not None and top_k < logits.shape[-1]:
-        lowest = logits.topk(top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < lowest, float("-inf"))
+        dropped = logits.argsort(dim=-1, descending=True, stable=True)[:, top_k:]
+        logits = logits.scatter(-1, dropped, float("-inf"))
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+
+
+def _require_finite(logits: Tensor, position: int | None = None) -> None:
+    """Raise ValueError for NaN or infinity, saying at which position of the text and in which row of the batch."""
+    broken = ~torch.isfinite(logits).all(-1)
+    if bool(broken.any()):
+        where = "" if position is None else f" at position {position}"
+        raise ValueError(f"logits must be finite{where}, got NaN or infinity in row {int(broken.int().argmax())} of the batch: the numbers "
+                         "of the model have overflowed, as those of polynomials soon do; check its weights, use float64 or a shorter text")
 
 
 def _check(model, prompt: Tensor, count: int, temperature: float, top_k: int | None) -> None:

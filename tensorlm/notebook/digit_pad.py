@@ -8,7 +8,6 @@ over all of them (Pearce et al. 2024, arXiv 2410.08417, section 3). :func:`evalu
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook import digit_pad_page
+from tensorlm.notebook.page_numbers import finite_array, plain
+from tensorlm.notebook.sliders import checked_name
 
 SIDE, CELLS, INKS = 8, 64, 16
 
@@ -54,19 +55,17 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     >>> shown["predicted"], shown["logit0"], round(shown["part1"], 5), abs(shown["rest"]) < 1e-5
     ('0', 1.0, 1.0, True)
     """
-    layer = {key: _array(key, weights) for key, weights in (("D", D), ("L", L), ("R", R), ("values", values), ("vectors", vectors))}
+    layer = {key: finite_array(weights, key) for key, weights in (("D", D), ("L", L), ("R", R), ("values", values), ("vectors", vectors))}
     _check_shapes(layer)
-    _check_eigen(**layer)
+    _check_eigen(layer["D"], layer["L"], layer["R"], layer["values"], layer["vectors"])
     names = [str(index) for index in range(len(layer["D"]))] if labels is None else list(labels)
     if len(names) != len(layer["D"]) or len(set(names)) != len(names) or not all(isinstance(label, str) and label for label in names):
         raise ValueError(f"labels: got {names}, allowed: {len(layer['D'])} different names, one for each row of D")
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        raise ValueError(f"name: got {name!r}, allowed: lower-case letters, digits and '-', starting with a letter")
     images = _examples(examples)
-    layer["vectors"] = _towards(layer["vectors"], sum(np.array(each["ink"]) for each in images))
+    layer["vectors"] = _towards(layer["vectors"], np.sum([each["ink"] for each in images], axis=0))
     data = {"kind": "digit_pad", "title": title, "labels": names, "mean": _mean(mean), "scale": _scale(scale), "examples": images,
-            **{key: _rounded(weights) for key, weights in layer.items()}}
-    return DigitPad(name, {**data, **_ranges(data)})
+            **{key: plain(weights, digits=6) for key, weights in layer.items()}}
+    return DigitPad(checked_name(name), {**data, **_ranges(data)})
 
 
 def evaluate(data: Mapping[str, Any], pixels: Any, chosen: int | None = None) -> dict[str, float | str | None]:
@@ -98,7 +97,7 @@ def _ranges(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     images = [np.array(each["ink"]) / INKS for each in data["examples"]]
     shown = [evaluate(data, image, c) for image in images for c in range(len(data["labels"]))]
     kinds = {"logit": ("logit",), "part": ("part", "rest", "total"), "lambda": ("lambda",), "square": ("square",)}
-    most = {kind: max(abs(number) for each in shown for key, number in each.items() if key.rstrip("0123456789") in keys)
+    most = {kind: max(abs(float(number or 0)) for each in shown for key, number in each.items() if key.rstrip("0123456789") in keys)
             for kind, keys in kinds.items()}
     if not all(map(math.isfinite, most.values())):
         raise ValueError("weights: got logits that overflow on the examples, allowed: finite numbers")
@@ -146,7 +145,7 @@ def _examples(examples: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pixels(what: str, image: Any) -> np.ndarray:
-    pixels = _array(what, image)
+    pixels = finite_array(image, what)
     if pixels.shape not in ((CELLS,), (SIDE, SIDE)):
         raise ValueError(f"{what}: got shape {pixels.shape}, allowed: ({CELLS},) or ({SIDE}, {SIDE})")
     if pixels.min() < 0 or pixels.max() > 1:
@@ -155,26 +154,14 @@ def _pixels(what: str, image: Any) -> np.ndarray:
 
 
 def _mean(mean: Any) -> list[float]:
-    image = _array("mean", mean)
+    image = finite_array(mean, "mean")
     if image.size not in (1, CELLS):
         raise ValueError(f"mean: got shape {image.shape}, allowed: a number or an image, ({CELLS},) or ({SIDE}, {SIDE})")
-    return _rounded(np.broadcast_to(image.reshape(-1), CELLS), digits=9)
+    return plain(np.broadcast_to(image.reshape(-1), CELLS), digits=9)
 
 
 def _scale(scale: Any) -> float:
-    number = _array("scale", scale)
+    number = finite_array(scale, "scale")
     if number.size != 1 or number == 0:
         raise ValueError(f"scale: got {scale}, allowed: one finite number other than 0")
-    return _rounded(number.reshape(()), digits=9)
-
-
-def _array(name: str, values: Any) -> np.ndarray:
-    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: got an entry that is not finite, allowed: finite numbers")
-    return array
-
-
-def _rounded(array: np.ndarray, digits: int = 6) -> Any:
-    """Nested lists with so many significant digits."""
-    return [_rounded(row, digits) for row in array] if array.ndim else float(f"{float(array):.{digits}g}")
+    return plain(number.reshape(()), digits=9)

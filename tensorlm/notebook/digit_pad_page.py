@@ -6,13 +6,13 @@ Without scripts (GitHub's preview, a printout) the picture, its logits and the c
 from __future__ import annotations
 
 import base64
-import functools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
-from importlib import resources
 from typing import Any
+
+from tensorlm.notebook.page_numbers import precise
+from tensorlm.notebook.slider_page import asset, script, still, stored
 
 Data = Mapping[str, Any]
 Shown = Mapping[str, Any]
@@ -27,11 +27,11 @@ def html(name: str, data: Data, evaluate: Callable[[Data, Any], Shown]) -> str:
     """The whole widget as one string, the same for the same arguments; ids start with ``tlm-<name>``."""
     ink = data["examples"][0]["ink"]
     shown = evaluate(data, [each / INKS for each in ink])
-    known = json.dumps({**data, "stops": STOPS}, allow_nan=False, separators=(",", ":")).replace("<", chr(92) + "u003c")
     return f"""<div class="tlm-slider tlm-pad" id="tlm-{name}" data-tlm-pad="{name}" data-lm-suppress-shortcuts="true"
  role="group" aria-labelledby="tlm-{name}-title">
-<style>{_asset("slider.css")}{_asset("digit_pad.css")}</style>
+<style>{asset("slider.css")}{asset("digit_pad.css")}</style>
 <p class="tlm-title" id="tlm-{name}-title">{escape(data["title"])}</p>
+{still("it is a pad to draw on")}
 <div class="tlm-parts">
 <p class="tlm-says" role="status" aria-live="polite">The layer says <strong data-key="predicted">{said(shown["predicted"])}</strong></p>
 <div class="tlm-draw">
@@ -41,16 +41,15 @@ def html(name: str, data: Data, evaluate: Callable[[Data, Any], Shown]) -> str:
 {_examples(name, data)}
 </div>
 <div class="tlm-logits">
-{_logits(name, data, shown)}
+{_logits(data, shown)}
 <label class="tlm-follow tlm-live"><input type="checkbox" data-follow checked autocomplete="off"> Always explain what it says</label>
 </div>
 <div class="tlm-why">
 {_why(data, shown)}
 </div>
 </div>
-<p class="tlm-still tlm-hint">A still picture: where scripts run, this is a pad to draw on.</p>
-<script type="application/json" data-tlm-data>{known}</script>
-<script>{_asset("digit_pad.js").strip()}({json.dumps(name)});</script>
+{stored({**data, "stops": STOPS}, compact=True)}
+{script(name, "digit_pad.js")}
 </div>"""
 
 
@@ -67,7 +66,7 @@ def text(value: float, decimals: int, signed: bool = False) -> str:
     """
     size = math.floor(abs(value) * 10**decimals + 0.5)
     sign = "−" if size and value < 0 else "+" if size and signed else ""
-    return f"{sign}{size / 10**decimals:.{decimals}f}"
+    return sign + (f"{size / 10**decimals:.{decimals}f}" if abs(value) < 1e15 else precise(abs(value)))
 
 
 def bitmap(cells: Iterable[Colour]) -> str:
@@ -87,7 +86,8 @@ def diverging(value: float, limit: float) -> Colour:
     """
     place = (value / limit + 1) / 2 * (len(STOPS) - 1)
     low = min(int(place), len(STOPS) - 2)
-    return tuple(int(a + (place - low) * (b - a) + 0.5) for a, b in zip(STOPS[low], STOPS[low + 1]))
+    red, green, blue = (int(a + (place - low) * (b - a) + 0.5) for a, b in zip(STOPS[low], STOPS[low + 1]))
+    return red, green, blue
 
 
 def paper(ink: int) -> Colour:
@@ -97,11 +97,6 @@ def paper(ink: int) -> Colour:
     ((255, 255, 255), (23, 23, 23))
     """
     return (math.floor(255 - 14.5 * ink + 0.5),) * 3
-
-
-@functools.cache
-def _asset(file: str) -> str:
-    return resources.files("tensorlm.notebook").joinpath("assets", file).read_text(encoding="utf-8")
 
 
 def _paper(name: str, ink: list[int]) -> str:
@@ -133,13 +128,13 @@ def _examples(name: str, data: Data) -> str:
             f'<div class="tlm-examples" role="group" aria-labelledby="tlm-{name}-load">\n{buttons}</div>')
 
 
-def _logits(name: str, data: Data, shown: Shown) -> str:
-    """One row a class; the buttons before the names choose the class to explain."""
+def _logits(data: Data, shown: Shown) -> str:
+    """One row a class; the buttons before the names choose the class to explain, and are made one group by the script of this copy."""
     rows = []
     for c, label in enumerate(data["labels"]):
         marks = ' data-top' * (label == shown["predicted"]) + ' data-chosen' * (label == shown["chosen"])
         checked = " checked" * (label == shown["chosen"])
-        button = (f'<input type="radio" name="tlm-{name}-chosen" value="{c}" aria-label="explain {escape(label)}"'
+        button = (f'<input type="radio" value="{c}" aria-label="explain {escape(label)}"'
                   f'{checked} autocomplete="off">')
         rows.append(f'<tr data-class="{c}"{marks}><th scope="row"><label>{button}{escape(label)}</label></th>'
                     f'{_bar(data, shown, f"logit{c}")}{_number(data, shown, f"logit{c}")}</tr>')

@@ -8,6 +8,8 @@ from typing import Any
 
 from IPython.display import display
 
+from tensorlm.notebook.page_numbers import exact
+
 
 @dataclass(frozen=True)
 class LiveView:
@@ -44,7 +46,7 @@ def slider(function: Callable[[float], str | float], variable: str = "a", low: f
     control = ipywidgets.FloatSlider(value=start, min=low, max=high, step=step or (high - low) / 100, description=variable)
     shown = ipywidgets.HTML(value=_shown(what, function(start)))
     control.observe(lambda change: setattr(shown, "value", _shown(what, function(change["new"]))), names="value")
-    sentence = f"Live view, in Jupyter or Colab: run this cell,\nthen move {variable} from {low:g} to {high:g} and see {what}."
+    sentence = f"Live view, in Jupyter or Colab: run this cell,\nthen move {variable} from {exact(low)} to {exact(high)} and see {what}."
     return LiveView(ipywidgets.VBox([control, shown]), sentence)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,9 +163,10 @@ def _check(nodes: Mapping[str, Point], wires: list[Wire], legs: list[Leg], kinds
 
 def _check_apart(nodes: Mapping[str, Point], wires: list[Wire], legs: list[Leg]) -> None:
     """Nothing lies on top of another thing of its kind, and no wire is a point."""
-    drawn = {"nodes": [(tuple(place), name) for name, place in nodes.items()],
-             "wires": [((frozenset((wire.start, wire.end)), wire.bend), f"{wire.start} to {wire.end}") for wire in wires],
-             "legs": [((leg.node, round(math.degrees(leg.angle), 6)), f"{leg.node} {leg.direction}") for leg in legs]}
+    drawn: dict[str, list[tuple[Hashable, str]]] = {
+        "nodes": [(tuple(place), name) for name, place in nodes.items()],
+        "wires": [((frozenset((wire.start, wire.end)), wire.bend), f"{wire.start} to {wire.end}") for wire in wires],
+        "legs": [((leg.node, round(math.degrees(leg.angle), 6)), f"{leg.node} {leg.direction}") for leg in legs]}
     for argument, things in drawn.items():
         places = [place for place, _ in things]
         if twice := [name for i, (place, name) in enumerate(things) if place in places[:i]]:
@@ -183,7 +184,7 @@ def _wire(ax: Axes, wire: Wire, ends: tuple[Point, Point], sizes: tuple[float, f
     along = tuple((b - a) / length for a, b in zip(start, end))
     across = (-along[1], along[0])                                                        # to the left of the way from start to end
     seen = (length + sizes[0] - sizes[1]) / 2                                             # the middle of what the shapes leave to be seen
-    control = tuple((a + b) / 2 + 2 * wire.bend * n for a, b, n in zip(start, end, across))
+    control = ((start[0] + end[0]) / 2 + 2 * wire.bend * across[0], (start[1] + end[1]) / 2 + 2 * wire.bend * across[1])
     if wire.label:
         top = tuple(a + seen * step + wire.bend * n for a, step, n in zip(start, along, across))
         outward = sum(n * (t - m) for n, t, m in zip(across, top, middle))
@@ -194,16 +195,20 @@ def _wire(ax: Axes, wire: Wire, ends: tuple[Point, Point], sizes: tuple[float, f
 
 def _leg(ax: Axes, leg: Leg, place: Point, size: float, words: list[Text]) -> patches.PathPatch:
     along, reach = (math.cos(leg.angle), math.sin(leg.angle)), size + LEG
-    end = tuple(p + reach * a for p, a in zip(place, along))
+    end = (place[0] + reach * along[0], place[1] + reach * along[1])
     if leg.label:
-        _name(ax, *(p + (reach + 0.2) * a for p, a in zip(place, along)), leg.label, words)
+        _name(ax, place[0] + (reach + 0.2) * along[0], place[1] + (reach + 0.2) * along[1], leg.label, words)
     return _line(ax, [place, end, end], leg.dashed, f"leg {leg.node} {leg.direction}")
 
 
 def _line(ax: Axes, points: list[Point], dashed: bool, gid: str) -> patches.PathPatch:
-    look = {"edgecolor": "#6a6a6a", "linewidth": 1.3, "linestyle": (0, (3, 2))} if dashed else {"edgecolor": "#1a1a1a", "linewidth": 1.7}
+    look: dict[str, Any] = {"edgecolor": "#1a1a1a", "linewidth": 1.7}
+    if dashed:
+        look = {"edgecolor": "#6a6a6a", "linewidth": 1.3, "linestyle": (0, (3, 2))}
     path = Path(points, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
-    return ax.add_patch(patches.PathPatch(path, fill=False, capstyle="butt" if dashed else "round", zorder=1, gid=gid, **look))
+    line = patches.PathPatch(path, fill=False, capstyle="butt" if dashed else "round", zorder=1, gid=gid, **look)
+    ax.add_patch(line)
+    return line
 
 
 def _name(ax: Axes, x: float, y: float, label: str, words: list[Text]) -> None:
@@ -213,7 +218,7 @@ def _name(ax: Axes, x: float, y: float, label: str, words: list[Text]) -> None:
 def _shape(ax: Axes, name: str, place: Point, kind: str, caption: str, words: list[Text]) -> patches.Patch:
     size, (x, y) = SIZES[kind], place
     colour = palette.get(COLOURS.get(caption.strip("$")[:1], ""), "#5a5a5a")
-    look = {"facecolor": tint(colour), "edgecolor": colour, "linewidth": 1.6, "zorder": 3, "gid": f"node {name}"}
+    look: dict[str, Any] = {"facecolor": tint(colour), "edgecolor": colour, "linewidth": 1.6, "zorder": 3, "gid": f"node {name}"}
     base = y - 0.7 * size
     corner, side = (x - size + 0.06, y - size + 0.06), 2 * size - 0.12
     shape = {

@@ -8,6 +8,7 @@ composed layers and attention: ``figures.show(networks.layer())``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def inner_product() -> Figure:
         nodes |= {f"{name} {side}": (x + shift, y) for side, shift in (("a", 0.95), ("b", 2.35))
                   for name, y in zip("DLR", (2.95, 1.8, 0.65))}
         pairs = [("L", "R", ""), ("R", "L", "")] if crossed else [("L", "L", "i"), ("R", "R", "j")]
-        wires = [(f"{left} a", f"{right} b", name) for left, right, name in [("D", "D", "o"), *pairs]]
+        wires: list[Sequence[Any]] = [(f"{left} a", f"{right} b", name) for left, right, name in [("D", "D", "o"), *pairs]]
         wires += [(f"dot {side}", f"{name} {side}") for side in "ab" for name in "DLR"]
         draw(ax, nodes, wires, kinds={"dot a": "dot", "dot b": "dot"})
     say(ax, 1.05, 1.8, r"$\langle S, S \rangle = \frac{1}{2}$", 17)
@@ -97,7 +98,7 @@ def odt_sweep() -> Figure:
     for step, (top, low, rest, wire, words) in enumerate(steps):
         x, sides = 1.35 + 2.78 * step, {"a": -0.72, "b": 0.72}
         nodes = {top: (x, 3.85)} | {f"{low} {side}": (x + shift, 1.75) for side, shift in sides.items()}
-        wires = [(top, f"{low} {side}", wire) for side in sides]
+        wires: list[Sequence[Any]] = [(top, f"{low} {side}", wire) for side in sides]
         if rest:
             nodes |= {f"{rest} {side}": (x + 0.52 * shift, 2.78) for side, shift in sides.items()}
             wires = [(f"{rest} {side}", end) for side in sides for end in (top, f"{low} {side}")]

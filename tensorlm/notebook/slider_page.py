@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from tensorlm.notebook.figures import palette
+from tensorlm.notebook.page_numbers import exact, precise
 
 Data = Mapping[str, Any]
 Evaluate = Callable[[Data, Any], dict[str, float | None]]
@@ -31,12 +32,29 @@ def html(name: str, data: Data, evaluate: Evaluate) -> str:
     return f"""<div class="tlm-slider" id="tlm-{name}" data-tlm-slider="{name}" role="group" aria-labelledby="tlm-{name}-title">
 <style>{asset("slider.css")}</style>
 <p class="tlm-title" id="tlm-{name}-title">{escape(data["title"])}</p>
+{still("it moves")}
 {controls}
 {body}
 <details><summary>Sample values as a table</summary><div class="tlm-scroll">{_samples(data, evaluate)}</div></details>
-<script type="application/json" data-tlm-data>{json.dumps(data).replace("<", chr(92) + "u003c")}</script>
-<script>{asset("slider.js").strip()}({json.dumps(name)});</script>
+{stored(data)}
+{script(name, "slider.js")}
 </div>"""
+
+
+def still(moves: str) -> str:
+    """What stands there until the script has run: an untrusted notebook shows the page without it."""
+    return f'<p class="tlm-still">A still picture, since its script has not run: in Jupyter, run this cell, and {moves}.</p>'
+
+
+def stored(data: Data, compact: bool = False) -> str:
+    """The data as the script reads them."""
+    words = json.dumps(data, allow_nan=False, separators=(",", ":") if compact else None).replace("<", chr(92) + "u003c")
+    return f'<script type="application/json" data-tlm-data>{words}</script>'
+
+
+def script(name: str, file: str, *arguments: str) -> str:
+    """What moves a widget: its script, the one that gives a second copy on a page ids of its own, and what else the first one takes."""
+    return f'<script>{asset(file).strip()}({", ".join([json.dumps(name), asset("apart.js").strip(), *arguments])});</script>'
 
 
 def text(value: float | None) -> str:
@@ -45,9 +63,7 @@ def text(value: float | None) -> str:
     >>> text(0.25), text(-3.0), text(1e-15), text(None)
     ('0.2500000', '-3.000000', '0.000000', 'undefined')
     """
-    if value is None:
-        return "undefined"
-    return f"{0.0 if abs(value) < 1e-12 else value:#.7g}".removesuffix(".")
+    return "undefined" if value is None else precise(0.0 if abs(value) < 1e-12 else value)
 
 
 def box(data: Data, y: tuple[float, float] | None, evaluate: Evaluate, points: int = 121) -> dict[str, Any]:
@@ -73,11 +89,12 @@ def asset(file: str) -> str:
 def control(name: str, each: Data) -> str:
     """Label, native range input (arrow keys, Home, End) and its announced value."""
     places, key, label = each["decimals"], escape(each["key"]), escape(each["label"])
-    low, high, start = (f"{each[part]:.{places}f}" for part in ("low", "high", "start"))
+    low, last, start = (exact(each[part], places) for part in ("low", "last", "start"))
+    shown = f"{each['start']:.{places}f}"
     return (f'<div class="tlm-control"><label for="tlm-{name}-{key}">{label}</label>'
-            f'<input type="range" id="tlm-{name}-{key}" data-input="{key}" min="{low}" max="{high}" step="{each["step"]:g}"'
-            f' value="{start}" aria-valuetext="{label} = {start}" autocomplete="off">'
-            f'<output for="tlm-{name}-{key}" data-value="{key}" aria-live="polite">{start}</output></div>')
+            f'<input type="range" id="tlm-{name}-{key}" data-input="{key}" min="{low}" max="{last}" step="{exact(each["step"])}"'
+            f' value="{start}" aria-valuetext="{label} = {shown}" autocomplete="off">'
+            f'<output for="tlm-{name}-{key}" data-value="{key}" aria-live="polite">{shown}</output></div>')
 
 
 def table(caption: str, head: list[str], rows: list[str], live: bool = False) -> str:
@@ -95,7 +112,7 @@ def _bar(key: str, value: float | None, bound: float) -> str:
     """A bar from the middle, blue to the right above zero, orange to the left below; the number beside it says the same."""
     half = 50 * min(1.0, abs(value or 0.0) / bound)
     below, left = ("tlm-below", 50 - half) if (value or 0) < 0 else ("", 50)
-    return (f'<td class="tlm-track" aria-hidden="true"><span><i class="{below}" data-bar="{key}" data-bound="{bound:g}"'
+    return (f'<td class="tlm-track" aria-hidden="true"><span><i class="{below}" data-bar="{key}" data-bound="{exact(bound)}"'
             f' style="left:{left:.4g}%;width:{half:.4g}%"></i></span></td>')
 
 
@@ -152,7 +169,7 @@ def _curve(frame: Data, index: int, colour: str) -> str:
 
 def _marker(frame: Data, key: str, value: float | None, a: float, colour: str) -> str:
     inside = value is not None and frame["min"] <= value <= frame["max"]
-    height = _y(frame, value) if inside else frame["top"]
+    height = _y(frame, value) if value is not None and inside else frame["top"]
     return (f'<circle data-marker="{key}" r="5" cx="{_x(frame, a):.1f}" cy="{height:.1f}" fill="{colour}" stroke="#ffffff"'
             f' visibility="{"visible" if inside else "hidden"}"/>')
 
@@ -201,6 +218,6 @@ def _samples(data: Data, evaluate: Evaluate) -> str:
     wanted = [key for key in keys if key[0] in "fy" or key == "a2f"]
     names = {key: escape(data["curves"][int(key[1:]) - 1]["label"]) if key[0] == "y" else {"f": "f(ax)", "a2f": "a² f(x)"}.get(key, key)
              for key in wanted}
-    rows = ["<tr>" + "".join(f"<td>{a:.4g}</td>" for a in point)
-            + "".join(f"<td>{text(value)}</td>" for key, value in evaluate(data, point).items() if key in wanted) + "</tr>" for point in points]
+    cells = [[f"{a:.4g}" for a in point] + [text(evaluate(data, point)[key]) for key in wanted] for point in points]
+    rows = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells]
     return table("Computed beforehand", [escape(each["label"]) for each in data["inputs"]] + list(names.values()), rows)

@@ -12,11 +12,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Context, Decimal
 from typing import Any
 
 import numpy as np
 
 from tensorlm.notebook import slider_page
+from tensorlm.notebook.page_numbers import decimals, finite_array, plain, powers
 
 SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
 
@@ -91,7 +93,7 @@ def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "
     """Curves in one variable with a marker that a range input moves.
 
     ``curves`` maps a label to the coefficients of a polynomial, constant term first, or to a pair (numerator, denominator) of such for a
-    rational curve. ``y`` is the vertical range drawn (default: that of the curves). Keys of ``evaluate``: ``y1..`` in the order of ``curves``.
+    rational curve. ``y`` is the vertical range drawn (default: that of the curves). Keys of ``evaluate``: ``y1..`` in their order.
     Raises ``ValueError`` naming the argument that cannot be drawn.
 
     >>> polynomial("demo", {"square": [0, 0, 1], "bounded": ([0, 1], [1, 0, 1])}, start=1.0).evaluate([2.0])
@@ -101,7 +103,7 @@ def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "
         raise ValueError(f"curves: got {len(curves)}, allowed: 1 to 7")
     if y is not None and not (len(y) == 2 and -math.inf < y[0] < y[1] < math.inf):
         raise ValueError(f"y: got {y}, allowed: two finite numbers, the lower one first")
-    drawn = [{"label": label, **_fraction(label, coefficients)} for label, coefficients in curves.items()]
+    drawn = [{"label": label, **_fraction(label, coefficients, low, high)} for label, coefficients in curves.items()]
     key = variable if re.fullmatch(r"[^\W\d][\w-]*", variable) else "variable"
     inputs = [range_input(key, variable, low, high, (high - low) / 80 if step is None else step, start)]
     data = {"kind": "polynomial", "title": title, "inputs": inputs, "curves": drawn}
@@ -145,49 +147,43 @@ def _named(**groups: Any) -> dict[str, float | None]:
     return {key: None if entry is None else float(entry) for key, entry in flat.items()}
 
 
-def _fraction(label: str, coefficients: Sequence[Any]) -> dict[str, list[float]]:
+def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) -> dict[str, list[float]]:
     """A polynomial or a pair of polynomials as numerator and denominator."""
     pair = np.iterable(coefficients) and len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
     above, below = map(finite_array, coefficients if pair else (coefficients, [1.0]))
     if not (above.ndim == 1 and above.size and below.any()):
         raise ValueError(f"curves: got {coefficients!r} for {label!r}, allowed: one coefficient at least, and a denominator other than 0")
-    return {"numerator": plain(above), "denominator": plain(below)}
+    return {key: plain(side, powers(len(side), low, high)) for key, side in (("numerator", above), ("denominator", below))}
 
 
 def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None) -> tuple[np.ndarray, ...]:
     D, L, R, x = map(finite_array, (D, L, R, point))
     if not (D.ndim == L.ndim == 2 and L.shape == R.shape and D.shape[1] == L.shape[0] and x.shape == L.shape[1:] and D.size and L.size):
-        raise ValueError(f"shapes: got D {D.shape}, L {L.shape}, R {R.shape}, point {x.shape}, allowed: (o, h), (h, d), (h, d), (d,), not empty")
+        raise ValueError(f"shapes: got D {D.shape}, L {L.shape}, R {R.shape}, point {x.shape}, allowed: (o, h), (h, d), (h, d), (d,), "
+                         "not empty")
     if L.shape[0] > 8 or L.shape[1] > (most_inputs or L.shape[1]):
         raise ValueError(f"L: got {L.shape[0]} hidden units and {L.shape[1]} inputs, allowed: 8 and {most_inputs or 'any'} at most")
     return D, L, R, x
 
 
 def range_input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
-    """One range input; the start must be a value that the browser can show, which is ``low`` plus whole steps."""
-    step = round(float(step), 6)
+    """One range input; the start must be a value that the browser can show, which is ``low`` plus whole steps.
+
+    Browsers add steps in decimal: a step whose multiple would miss ``high`` by rounding is cut after 15 digits.
+    ``decimals`` of the value shown tell one step from the next.
+    """
+    low, high, step = float(low), float(high), float(step)
     if not (-math.inf < low < high < math.inf and 0 < step < math.inf):
-        raise ValueError(f"range of {key}: got low={low}, high={high}, step={step}, allowed: finite, low < high, step of 1e-6 at least")
+        raise ValueError(f"range of {key}: got low={low}, high={high}, step={step}, allowed: finite, low < high, step above 0")
     steps = (start - low) / step
     if not low <= start <= high or abs(steps - round(steps)) > 1e-6:
         raise ValueError(f"start of {key}: got {start}, allowed: {low} plus a whole number of steps of {step}, up to {high}")
-    decimals = max(len(f"{number:.6f}".rstrip("0").partition(".")[2]) for number in (low, step))
-    if round(float(high), decimals) > high:
-        high = round(math.floor(high * 10**decimals) / 10**decimals, decimals)          # the page must not go beyond
-    return {"key": key, "label": label, "low": float(low), "high": float(high), "step": step,
-            "start": round(float(start), decimals), "decimals": decimals}
-
-
-def finite_array(values: Any, name: str = "weights") -> np.ndarray:
-    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: got an entry that is not finite, allowed: finite numbers")
-    return array
-
-
-def plain(array: np.ndarray) -> Any:
-    """Nested lists, rounded to 12 significant digits: more would make the stored output differ between processors."""
-    return [plain(row) for row in array] if array.ndim else float(f"{float(array):.12g}")
+    first, end, each, count = Decimal(repr(low)), Decimal(repr(high)), Decimal(repr(step)), math.floor((high - low) / step + 1e-6)
+    if first + count * each > end:
+        each = Context(prec=15, rounding=ROUND_DOWN).divide(end - first, Decimal(count))
+    places = max(decimals(low), decimals(float(each)))
+    return {"key": key, "label": label, "low": low, "high": high, "last": float(first + count * each), "step": float(each),
+            "start": float(first + round(steps) * each), "decimals": min(places, max(6, 5 - math.floor(math.log10(step))))}
 
 
 def _bound(values: Any) -> float:

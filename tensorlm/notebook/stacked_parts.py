@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook import stacked_parts_page
-from tensorlm.notebook.sliders import checked_name, finite_array, plain, range_input
+from tensorlm.notebook.page_numbers import finite_array, plain, powers
+from tensorlm.notebook.sliders import checked_name, range_input
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[st
         raise ValueError(f"values: got shape {coefficients.shape}, allowed: {shape} for 1 to 3 lists of choices and {len(parts)} parts")
     lists = [{"label": label, "options": list(options)} for label, options in choices.items()]
     data = {"kind": "stacked", "title": title, "total": total, "inputs": [range_input("strength", variable, low, high, step, start)],
-            "parts": [{"label": label, "power": power} for label, power in parts.items()], "choices": lists, "values": plain(coefficients)}
+            "parts": [{"label": label, "power": power} for label, power in parts.items()], "choices": lists,
+            "values": plain(coefficients, powers(7, low, high)[list(parts.values())])}
     data["scales"] = [_scale(data, coefficients[..., option, :].reshape(-1, len(parts))) for option in range(shape[-2])]
     try:
         json.dumps(data, allow_nan=False)

@@ -6,6 +6,7 @@ Without scripts (GitHub's preview, a printout) the starting values and a table o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,7 +14,22 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook.figures import palette
-from tensorlm.notebook.slider_page import DASHES, HEIGHT, WIDTH, asset, control, svg_line, svg_text, swatch, table, ticks
+from tensorlm.notebook.page_numbers import precise
+from tensorlm.notebook.slider_page import (
+    DASHES,
+    HEIGHT,
+    WIDTH,
+    asset,
+    control,
+    script,
+    still,
+    stored,
+    svg_line,
+    svg_text,
+    swatch,
+    table,
+    ticks,
+)
 
 Data = Mapping[str, Any]
 Evaluate = Callable[[Data, float, Sequence[int]], dict[str, float]]
@@ -28,17 +44,17 @@ def html(name: str, data: Data, evaluate: Evaluate) -> str:
     """The whole widget as one string, the same for the same arguments; ids start with ``tlm-<name>``."""
     first, strength = data["inputs"][0], data["inputs"][0]["start"]
     chosen = [0] * len(data["choices"])
-    known = json.dumps({**data, "frame": FRAME, "points": POINTS}).replace("<", chr(92) + "u003c")
     return f"""<div class="tlm-slider tlm-stack" id="tlm-{name}" data-tlm-stack="{name}" role="group" aria-labelledby="tlm-{name}-title">
 <style>{asset("slider.css")}{asset("stacked_parts.css")}</style>
 <p class="tlm-title" id="tlm-{name}-title">{escape(data["title"])}</p>
+{still("it moves")}
 {_lists(name, data)}
 {control(name, first)}
 {_picture(data, evaluate, chosen, strength)}
 {_rows(data, evaluate(data, strength, chosen), chosen)}
 <details><summary>Sample values as a table</summary><div class="tlm-scroll">{_samples(data, evaluate)}</div></details>
-<script type="application/json" data-tlm-data>{known}</script>
-{script(name, "data-tlm-stack", "stacked_parts.js")}
+{stored({**data, "frame": FRAME, "points": POINTS})}
+{moved_by(name, "data-tlm-stack", "stacked_parts.js")}
 </div>"""
 
 
@@ -48,8 +64,9 @@ def text(value: float) -> str:
     >>> text(1.257), text(-0.004), text(-3.14159)
     ('+1.26', '0.00', '−3.14')
     """
-    size = int(abs(value) * 100 + 0.5)
-    return f"{('−' if value < 0 else '+') if size else ''}{size / 100:.2f}"
+    size = math.floor(abs(value) * 100 + 0.5)
+    words = f"{size / 100:.2f}" if abs(value) < 1e15 else precise(abs(value))
+    return f"{('−' if value < 0 else '+') if size else ''}{words}"
 
 
 def span(start: float, end: float, reach: float) -> tuple[float, float]:
@@ -62,9 +79,9 @@ def span(start: float, end: float, reach: float) -> tuple[float, float]:
     return left, right - left
 
 
-def script(name: str, marker: str, file: str) -> str:
-    """What moves a widget: the part that all with a strength share, and its own."""
-    return f'<script>{asset("strength.js").strip()}({json.dumps(name)}, {json.dumps(marker)}, {asset(file).strip()});</script>'
+def moved_by(name: str, marker: str, file: str) -> str:
+    """What moves a widget: the script that all with a strength share, and its own."""
+    return script(name, "strength.js", json.dumps(marker), asset(file).strip())
 
 
 def bar_rows(entries: Iterable[tuple[str, str, str]], shown: Mapping[str, float], reach: float) -> list[str]:
@@ -145,9 +162,11 @@ def _samples(data: Data, evaluate: Evaluate) -> str:
     for option, words in enumerate(last["options"]):
         for a in np.linspace(first["low"], first["high"], 5):
             shown = evaluate(data, float(a), [0] * (len(data["choices"]) - 1) + [option])
-            rows.append(f"<tr><td>{escape(words)}</td><td>{a:.4g}</td>" + "".join(f"<td>{text(shown[key])}</td>" for key in keys(data)) + "</tr>")
+            values = "".join(f"<td>{text(shown[key])}</td>" for key in keys(data))
+            rows.append(f"<tr><td>{escape(words)}</td><td>{a:.4g}</td>{values}</tr>")
     heads = [escape(words) for words in (last["label"], first["label"], *(part["label"] for part in data["parts"]), data["total"])]
-    return table("Computed beforehand" + "".join(f", {escape(each['label'])}: {escape(each['options'][0])}" for each in data["choices"][:-1]), heads, rows)
+    others = "".join(f", {escape(each['label'])}: {escape(each['options'][0])}" for each in data["choices"][:-1])
+    return table("Computed beforehand" + others, heads, rows)
 
 
 def _x(first: Data, a: float) -> float:

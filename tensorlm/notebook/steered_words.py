@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook import steered_words_page
-from tensorlm.notebook.sliders import checked_name, finite_array, plain, range_input
+from tensorlm.notebook.page_numbers import finite_array, plain, powers
+from tensorlm.notebook.sliders import checked_name, range_input
+
+DIGITS = 9  # kept of the largest term: coefficients that were fitted are not known better on every processor
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,21 @@ def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: 
     {'w1': 0.5, 'w2': 0.5, 'p1': 1.0, 'sum': 1.0}
     """
     if not prompts or not vectors or not 1 <= len(labels) <= 5:
-        raise ValueError(f"prompts, vectors, labels: got {len(prompts)}, {len(vectors)} and {len(labels)}, allowed: 1 or more, labels up to 5")
+        raise ValueError(f"prompts, vectors, labels: got {len(prompts)}, {len(vectors)} and {len(labels)}, allowed: 1 or more, labels up "
+                         "to 5")
     grids = [[finite_array(rows, kind) for rows in row] for kind, table in (("logits", logits), ("paths", paths)) for row in table]
     head, tail = grids[: len(logits)], grids[len(logits):]
     _require_shapes(prompts, len(vectors), head, tail, len(labels))
+
+    def stored(rows: np.ndarray) -> Any:
+        return plain(rows, powers(rows.shape[-1], low, high), DIGITS)
+
     shown = [{"text": each.text, "contest": each.contest, "words": [*each.words], "tokens": [*each.words.values()]} for each in prompts]
-    data = {"kind": "steered", "title": title, "inputs": [range_input("strength", variable, low, high, step, start)], "prompts": shown,
-            "vectors": list(vectors), "labels": list(labels), "logits": [[plain(rows) for rows in row] for row in head],
-            "paths": [[plain(rows) for rows in row] for row in tail]}
+    control = range_input("strength", variable, low, high, step, start)
+    data: dict[str, Any] = {
+        "kind": "steered", "title": title, "inputs": [control], "prompts": shown,
+        "vectors": list(vectors), "labels": list(labels), "logits": [[stored(rows) for rows in row] for row in head],
+        "paths": [[stored(rows) for rows in row] for row in tail]}
     data["reach"] = [_reach(data, row) for row in tail]
     try:
         json.dumps(data, allow_nan=False)
@@ -106,7 +116,7 @@ def _require_shapes(prompts: Sequence[Prompt], vectors: int, logits: list, paths
         if not 1 <= len(prompt.words) <= 5 or not all(0 <= token < least for token in prompt.words.values()):
             raise ValueError(f"words of {prompt.text!r}: got {dict(prompt.words)}, allowed: 1 to 5 words with tokens from 0 to {least - 1}")
         if any(len(rows) != labels for rows in ways):
-            raise ValueError(f"paths of {prompt.text!r}: got {[len(rows) for rows in ways]}, allowed: {labels} rows, one a label")
+            raise ValueError(f"paths of {prompt.text!r}: got {list(map(len, ways))}, allowed: {labels} rows, one a label")
 
 
 def _reach(data: Mapping[str, Any], row: list[np.ndarray]) -> float:

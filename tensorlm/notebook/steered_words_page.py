@@ -5,15 +5,14 @@ Without scripts (GitHub's preview, a printout) the starting values and a table o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from tensorlm.notebook.slider_page import DASHES, HEIGHT, WIDTH, asset, control, svg_line, svg_text, swatch, table, ticks
-from tensorlm.notebook.stacked_parts_page import COLOURS, FRAME, TOTAL, bar_rows, script, text
+from tensorlm.notebook.slider_page import DASHES, HEIGHT, WIDTH, asset, control, still, stored, svg_line, svg_text, swatch, table, ticks
+from tensorlm.notebook.stacked_parts_page import COLOURS, FRAME, TOTAL, bar_rows, moved_by, text
 
 Data = Mapping[str, Any]
 Evaluate = Callable[[Data, float, Sequence[int]], dict[str, float]]
@@ -26,10 +25,10 @@ def html(name: str, data: Data, evaluate: Evaluate) -> str:
     """The whole widget as one string, the same for the same arguments; ids start with ``tlm-<name>``."""
     strength = data["inputs"][0]["start"]
     here = evaluate(data, strength, (0, 0))
-    known = json.dumps({**data, "frame": FRAME, "points": POINTS}).replace("<", chr(92) + "u003c")
     return f"""<div class="tlm-slider tlm-stack" id="tlm-{name}" data-tlm-steer="{name}" role="group" aria-labelledby="tlm-{name}-title">
 <style>{asset("slider.css")}{asset("stacked_parts.css")}</style>
 <p class="tlm-title" id="tlm-{name}-title">{escape(data["title"])}</p>
+{still("it moves")}
 {_list(name, "prompt", [each["text"] for each in data["prompts"]])}
 {_list(name, "vector", data["vectors"])}
 {control(name, data["inputs"][0])}
@@ -37,8 +36,8 @@ def html(name: str, data: Data, evaluate: Evaluate) -> str:
 {_words(data, here)}
 {_paths(data, here)}
 <details><summary>Sample values as a table</summary><div class="tlm-scroll">{_samples(data, evaluate)}</div></details>
-<script type="application/json" data-tlm-data>{known}</script>
-{script(name, "data-tlm-steer", "steered_words.js")}
+{stored({**data, "frame": FRAME, "points": POINTS})}
+{moved_by(name, "data-tlm-steer", "steered_words.js")}
 </div>"""
 
 
@@ -70,9 +69,9 @@ def _picture(data: Data, evaluate: Evaluate, here: Mapping[str, float]) -> str:
         there = key in here
         path = "M" + "L".join(f"{_x(first, a):.1f} {_y(column[key]):.1f}" for a, column in zip(strengths, columns)) if there else ""
         height = _y(here[key]) if there else BOTTOM
-        parts.append(f'<g data-line="{key}"{"" if there else " display=none"}><path data-curve="{key}" d="{path}" fill="none" stroke="{colour}"'
-                     f' stroke-width="2" stroke-dasharray="{DASHES[i]}"/><circle data-marker="{key}" r="4.5" cx="{x:.1f}" cy="{height:.1f}"'
-                     f' fill="{colour}" stroke="#ffffff"/></g>')
+        parts.append(f'<g data-line="{key}"{"" if there else " display=none"}><path data-curve="{key}" d="{path}" fill="none"'
+                     f' stroke="{colour}" stroke-width="2" stroke-dasharray="{DASHES[i]}"/>'
+                     f'<circle data-marker="{key}" r="4.5" cx="{x:.1f}" cy="{height:.1f}" fill="{colour}" stroke="#ffffff"/></g>')
     label = "Probabilities of words over the strength; the tables below hold the values"
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
@@ -119,7 +118,8 @@ def _samples(data: Data, evaluate: Evaluate) -> str:
     for number, vector in enumerate(data["vectors"]):
         for a in np.linspace(first["low"], first["high"], 5):
             shown = evaluate(data, float(a), (0, number))
-            cells = [chance(shown[f"w{i + 1}"]) for i in range(len(prompt["words"]))] + [text(shown[key]) for key in (*path_keys(data), "sum")]
+            cells = [chance(shown[f"w{i + 1}"]) for i in range(len(prompt["words"]))]
+            cells += [text(shown[key]) for key in (*path_keys(data), "sum")]
             rows.append(f"<tr><td>{escape(vector)}</td><td>{a:.4g}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = ["vector", first["label"], *prompt["words"], *data["labels"], "all of it"]
     return table(f"Computed beforehand, after: {escape(prompt['text'])}", [escape(words) for words in heads], rows)

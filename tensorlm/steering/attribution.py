@@ -138,7 +138,7 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
     readout, position = _question(pair, readout, position)
     _require_changed(pair, layer)
     base, steered = pair.base.blocks[layer], pair.steered.blocks[layer]
-    if base.pattern is None:
+    if base.pattern is None or steered.pattern is None:
         raise ValueError(f"layer {layer} has no attention")
     pulled = pulled_back(pair.model.blocks[layer].attention, readout.expand(len(pair.tokens), -1))
     value, other = (torch.einsum("bhjd,bhd->bhj", side.values, pulled) for side in (base, steered))

@@ -63,7 +63,7 @@ def position_mask(positions: Positions, time: int) -> Tensor:
         return positions.double().cpu()
     if isinstance(positions, str) and positions == "all":
         return torch.ones(time, dtype=torch.float64)
-    wanted = [positions] if is_whole(positions) else positions
+    wanted = [positions] if isinstance(positions, int) else positions
     if not isinstance(wanted, list | tuple) or not all(map(is_whole, wanted)):
         raise TypeError(f"positions must be 'all', a whole number, a list of them or a mask of booleans, got {positions!r}")
     if not wanted or any(not -time <= p < time for p in wanted):
@@ -115,6 +115,13 @@ def as_strengths(alphas, variables: int = 0) -> tuple[Tensor, bool]:
                          f"got shape {tuple(alphas.shape)}")
     require_finite("strengths", alphas)
     return (alphas[None] if single else alphas), single
+
+
+def require_in_range(values: Tensor, name: str, alphas: Tensor) -> Tensor:
+    """The values (n, ...) at strengths (n, ...); raises ValueError where one of them leaves the number range."""
+    if not torch.isfinite(values).all():
+        raise ValueError(f"strengths are too large: {name} leave the number range between {alphas.min():g} and {alphas.max():g}")
+    return values
 
 
 def require_number(name: str, value: float) -> float:

@@ -15,6 +15,7 @@ from tensorlm.model import TensorTransformer
 from tensorlm.steering.checks import require_block, require_number, require_position, require_tokens, require_vector
 from tensorlm.steering.opened import layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients, run
+from tensorlm.tensors.ties import by_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class ContextAccount:
 
         Up to one constant for all texts, `offset`. Below 0 where the context's term works against the token's.
         """
-        return 1 - ((self.context - self.context.mean()).square().sum() / self._spread()).item()
+        return 1 - (self._centred(self.context).square().sum() / self._spread()).item()
 
     def offset(self) -> float:
         """Mean of the context's term, which the weights miss even where they explain the variance."""
@@ -43,15 +44,19 @@ class ContextAccount:
 
     def variance_shares(self) -> tuple[float, float]:
         """Covariance of the token's and of the context's term with the effect, over its variance: they sum to 1."""
-        centred = self.effect - self.effect.mean()
-        token, context = ((part @ centred / self._spread()).item() for part in (self.token, self.context))
+        centred = self._centred(self.effect)
+        token, context = ((self._centred(part) @ centred / self._spread()).item() for part in (self.token, self.context))
         return token, context
 
-    def _spread(self) -> Tensor:
-        spread = (self.effect - self.effect.mean()).square().sum()
-        if spread == 0:
+    def _centred(self, part: Tensor) -> Tensor:
+        """Less its mean, in units of the largest departure of the effect: squares of such numbers keep within the number range."""
+        largest = (self.effect - self.effect.mean()).abs().max()
+        if largest == 0:
             raise ValueError("the effect is the same in all texts: there is no variance to explain")
-        return spread
+        return (part - part.mean()) / largest
+
+    def _spread(self) -> Tensor:
+        return self._centred(self.effect).square().sum()
 
     def witness(self) -> tuple[int, int]:
         """Two texts of the batch with the same row, hence the same report, whose effects differ most.
@@ -62,7 +67,7 @@ class ContextAccount:
         gaps = (self.effect[:, None] - self.effect).abs().masked_fill(group[:, None] != group, -1.0).fill_diagonal_(-1.0)
         if gaps.max() < 0:
             raise ValueError("no two texts of the batch have the same token at the position: give more texts")
-        first, second = divmod(int(gaps.argmax()), len(gaps))
+        first, second = divmod(int(by_value(gaps.flatten())[0]), len(gaps))
         return min(first, second), max(first, second)
 
 
@@ -90,5 +95,8 @@ def what_context_adds(model: TensorTransformer, tokens: Tensor, vector: Tensor, 
     rows = arriving[Part("embedding")] * model.embed(tokens)[:, position]
     x, cp = run(model, tokens).blocks[layer].middle[:, position], layer_tensor(model, layer)
     token, context = (2 * cp.polar(s, part) @ readout for part in (rows, x - rows))
-    effect = (model.blocks[layer].mlp(x + s) - model.blocks[layer].mlp(x)) @ readout
+    mlp = getattr(model.blocks[layer], "mlp")  # noqa: B009
+    effect = (mlp(x + s) - mlp(x)) @ readout
+    if not torch.isfinite(effect).all():
+        raise ValueError(f"alpha={alpha:g} is too large: effects leave the number range")
     return ContextAccount((cp(s) @ readout).expand_as(effect), token, context, effect, rows)

@@ -1,12 +1,13 @@
 """Vector-valued functions of a strength in three exact or measured forms, with one interface.
 
-`curve(alphas)` (n,) -> (n, values); `curve.slope(alphas, order)`, its derivative there; `curve.contest(low, high)`, a
-piecewise polynomial whose values stand in the same order at every strength, and the function that it approximates.
+`curve(alphas)` (n,) -> (n, values); `curve.slope(alphas, order)`, its derivative there; `curve.only(keep)`, some of its
+values; `curve.contest(low, high)`, a piecewise polynomial whose values stand in the same order at every strength, and the
+function that it approximates.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,15 +31,18 @@ class PowerCurve:
     def slope(self, alphas: Tensor, order: int) -> Tensor:
         return self.polynomial.derivative(order)(alphas)
 
+    def only(self, keep: Tensor) -> "PowerCurve":
+        return PowerCurve(self.polynomial.mapped(lambda coefficients: coefficients[:, keep]))
+
     def contest(self, low: float, high: float) -> Contest:
         return resolve(self.polynomial, low, high, self.polynomial.degree)[0], self.polynomial
 
     def cancellation(self, alphas: Tensor) -> Tensor:
         return self.polynomial.cancellation(alphas)
 
-    def as_json(self, keep: Tensor, digits: int) -> dict[str, Any]:
+    def as_json(self, digits: int) -> dict[str, Any]:
         p = self.polynomial
-        return dict(basis="monomials", unit=p.unit, centre=p.centre, coefficients=rounded(p.coefficients[:, keep].mT, digits))
+        return dict(basis="monomials", unit=p.unit, centre=p.centre, coefficients=rounded(p.coefficients.mT, digits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +57,14 @@ class SeriesCurve:
     def slope(self, alphas: Tensor, order: int) -> Tensor:
         return self.series.derivative(order)(alphas)
 
+    def only(self, keep: Tensor) -> "SeriesCurve":
+        return SeriesCurve(PiecewiseSeries(tuple(replace(piece, coefficients=piece.coefficients[:, keep]) for piece in self.series.pieces)))
+
     def contest(self, low: float, high: float) -> Contest:
         return self.series, self.series
 
-    def as_json(self, keep: Tensor, digits: int) -> dict[str, Any]:
-        return dict(basis="chebyshev", pieces=pieces_as_json(self.series, digits, keep))
+    def as_json(self, digits: int) -> dict[str, Any]:
+        return dict(basis="chebyshev", pieces=pieces_as_json(self.series, digits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,27 +101,24 @@ class RatioCurve:
         return [(part.reduced(alphas)[0] if k <= side.degree else torch.zeros_like(part(alphas))) / math.factorial(k)
                 for k, part in enumerate(parts)], growth
 
+    def only(self, keep: Tensor) -> "RatioCurve":
+        return replace(self, numerator=self.numerator.mapped(lambda coefficients: coefficients[:, keep]))
+
     def contest(self, low: float, high: float) -> Contest:
-        def top(alphas):
-            return self.numerator.reduced(alphas)[0]
-
-        return self._pieces(low, high), top
-
-    def _pieces(self, low: float, high: float) -> PiecewiseSeries:
-        return resolve(self.numerator, low, high, self.numerator.degree)[0]
+        return resolve(self.numerator, low, high, self.numerator.degree)[0], lambda alphas: self.numerator.reduced(alphas)[0]
 
     def cancellation(self, alphas: Tensor) -> Tensor:
         return torch.maximum(self.numerator.cancellation(alphas), self.denominator.cancellation(alphas))
 
-    def as_json(self, keep: Tensor, digits: int) -> dict[str, Any]:
+    def as_json(self, digits: int) -> dict[str, Any]:
         return dict(basis="ratio", unit=self.numerator.unit, centre=self.numerator.centre, power=self.power,
-                    coefficients=rounded(self.numerator.coefficients[:, keep].mT, digits),
+                    coefficients=rounded(self.numerator.coefficients.mT, digits),
                     denominator=rounded(self.denominator.coefficients, digits))
 
 
-def pieces_as_json(series: PiecewiseSeries, digits: int, keep: Tensor | slice = slice(None)) -> list[dict[str, Any]]:
+def pieces_as_json(series: PiecewiseSeries, digits: int) -> list[dict[str, Any]]:
     """Ends and coefficients of every piece, one row of coefficients a value."""
-    return [dict(low=piece.low, high=piece.high, coefficients=rounded(piece.coefficients[:, keep].mT, digits)) for piece in series.pieces]
+    return [dict(low=piece.low, high=piece.high, coefficients=rounded(piece.coefficients.mT, digits)) for piece in series.pieces]
 
 
 def rounded(values: Tensor, digits: int):

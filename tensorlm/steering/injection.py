@@ -106,7 +106,7 @@ def steered_logits(model: TensorTransformer | Steerable, tokens: Tensor, injecti
     logits = torch.cat([rows.expand(len(part), -1) for rows, part in zip(parts, alphas.split(step))])  # one row where nothing is added
     if not torch.isfinite(logits).all():
         raise ValueError(f"logits are not finite for some strengths in ({alphas.min():g}, {alphas.max():g}); choose a smaller interval")
-    return logits
+    return steerable.even(logits)
 
 
 def _rows(injection: Injection, layer: int, time: int, like: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """Several steering vectors at once: the logits as a polynomial in all strengths, to a low total degree."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tensorlm.steering.checks import Positions, as_strengths, is_whole, require_number, require_prompt, require_whole
+from tensorlm.steering.checks import Positions, as_strengths, is_whole, require_in_range, require_number, require_prompt, require_whole
 from tensorlm.steering.injection import Injection, steered_logits
 from tensorlm.steering.monomials import Monomials
 from tensorlm.steering.opened import Steerable
@@ -16,6 +19,7 @@ from tensorlm.steering.routes import Case
 from tensorlm.tensors.checks import require_instance
 
 MOST_ROWS = 500  # monomials
+RANGE = 100  # decimal exponents that the largest power of a strength may have
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +49,10 @@ class JointResponse:
         return Monomials(len(self.injections), self.order).exponents[: len(self.coefficients)]
 
     def logits(self, alphas) -> Tensor:
-        """(m,) or (n, m) -> (vocab_size,) or (n, vocab_size)."""
+        """(m,) or (n, m) -> (vocab_size,) or (n, vocab_size). ValueError for strengths whose logits leave the number range."""
         alphas, single = as_strengths(alphas, len(self.injections))
         powers = (alphas / self.reach)[:, None, :].pow(alphas.new_tensor(self.exponents))
-        values = powers.prod(-1) @ self.coefficients
+        values = require_in_range(self.steerable.even(powers.prod(-1) @ self.coefficients), "logits", alphas)
         return values[0] if single else values
 
     def coefficient(self, *powers: int) -> Tensor:
@@ -88,11 +92,13 @@ class JointResponse:
                 f"with strengths up to {self.reach:g}: {self.error:.1e} of the largest logit.")
 
 
-def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | list[int], positions: Positions | list[Positions] = "all",
-                   read: int = -1, order: int = 2, reach: float = 1.0) -> JointResponse:
+def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | Sequence[int],
+                   positions: str | int | Tensor | Sequence[Positions] = "all", read: int = -1, order: int = 2,
+                   reach: float = 1.0) -> JointResponse:
     """The logits while alpha_1 s_1 + alpha_2 s_2 + ... is added to the stream, each vector at its own layer and positions.
 
-    `vectors` (m, width); `layers` one for all or m of them; `positions` as in `steering_response`, or a tuple of m such.
+    `vectors` (m, width). `layers` and `positions`: one for all vectors, or a list or tuple with an entry for each of the m. Positions
+    for all are "all", a number or a mask of booleans; an entry may also be a list of numbers: [[0, 2], "all"] for two vectors.
     All terms of total degree up to `order` are computed, C(m + order, m) of them. `reach`: the strengths for which they are
     meant; only the error is measured there. Raises TypeError or ValueError for what does not fit, and where the model is no
     polynomial.
@@ -109,17 +115,25 @@ def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | list[in
     if vectors.ndim != 2 or len(vectors) == 0:
         raise ValueError(f"vectors must have shape (vectors, {steerable.model.config.width}), got {tuple(vectors.shape)}")
     count = len(vectors)
-    layers = list(layers) if isinstance(layers, list | tuple) else [layers] * count
-    positions = list(positions) if isinstance(positions, tuple) else [positions] * count
-    if len(layers) != count or len(positions) != count:
-        raise ValueError(f"layers and positions must be one or {count}, as many as vectors, got {len(layers)} and {len(positions)}")
-    if require_number("reach", reach) <= 0:
-        raise ValueError(f"reach must be above 0, got {reach!r}")
-    algebra, reach = Monomials(count, require_whole("order", order)), float(reach)
+    each_layer, each_place = _for_each("layers", layers, count), _for_each("positions", positions, count)
+    algebra, reach = Monomials(count, require_whole("order", order)), require_number("reach", reach)
+    if not -RANGE < order * math.log10(reach if reach > 0 else 0.1 ** (2 * RANGE)) < RANGE:
+        raise ValueError(f"reach must be above 0, and its power {order} between 1e-{RANGE} and 1e{RANGE}, got {reach!r}")
     if algebra.rows(order) > MOST_ROWS:
         raise ValueError(f"order {order} in {count} strengths has {algebra.rows(order):,} monomials, more than {MOST_ROWS}; choose a "
                          "lower order")
-    injections = tuple(Injection.make(steerable, tokens.shape[1], *parts) for parts in zip(vectors, layers, positions))
+    injections = tuple(Injection.make(steerable, tokens.shape[1], *parts) for parts in zip(vectors, each_layer, each_place))
     Case(steerable, tokens, min(injections, key=lambda one: one.first), read, (-reach, reach)).require("monomials", order)
     trajectory = propagate(steerable, tokens, injections, read, order, reach)
-    return JointResponse(steerable, tokens, injections, read, reach, order, trajectory.final.degree, trajectory.logits())
+    logits = trajectory.logits()
+    if not torch.isfinite(logits).all():
+        raise ValueError(f"coefficients are not finite for strengths up to {reach:g}; choose a smaller reach or order")
+    return JointResponse(steerable, tokens, injections, read, reach, order, trajectory.final.degree, logits)
+
+
+def _for_each(name: str, value: Any, count: int) -> list:
+    """One value for all vectors, or as many as there are, as a list."""
+    values = list(value) if isinstance(value, list | tuple) else [value] * count
+    if len(values) != count:
+        raise ValueError(f"{name} must be one for all vectors, or a list of {count}, one for each, got {len(values)}: {value!r}")
+    return values

@@ -65,12 +65,12 @@ class Monomials:
 
     def _multiply_by_table(self, a: Tensor, b: Tensor, product) -> Tensor:
         table = _products(self.variables, self.order)[: len(a), : len(b)].to(a.device)
-        total, length = None, 1 + int(table.max())
-        for row in range(len(b)):
-            kept = table[:, row] >= 0
-            part = product(a[kept], b[row : row + 1])[:, 0]
-            total = part.new_zeros(length, *part.shape[1:]) if total is None else total
-            total.index_add_(0, table[kept, row], part)
+        rows = (table[:, row] >= 0 for row in range(len(b)))
+        parts = ((table[kept, row], product(a[kept], b[row : row + 1])[:, 0]) for row, kept in enumerate(rows))
+        where, first = next(parts)
+        total = first.new_zeros(1 + int(table.max()), *first.shape[1:]).index_add_(0, where, first)
+        for where, part in parts:
+            total.index_add_(0, where, part)
         return total
 
 

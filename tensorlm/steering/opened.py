@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,6 +54,18 @@ class Steerable:
     @cached_property
     def anneal_fraction(self) -> float:
         return self.model.anneal_fraction()
+
+    @cached_property
+    def first_alike(self) -> Tensor:
+        """For every token the first one with the same row of the head, bit for bit: (vocab,)."""
+        rows = np.ascontiguousarray((head_matrix(self.model) + 0.0).numpy())  # -0.0 becomes 0.0
+        _, first, which = np.unique(rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel(), return_index=True, return_inverse=True)
+        return torch.from_numpy(first[which])
+
+    def even(self, logits: Tensor) -> Tensor:
+        """Logits (..., vocab), equal to the last bit where rows of the head are: products of matrices round columns in their own ways."""
+        first = self.first_alike
+        return logits if len(first.unique()) == len(first) else logits[..., first]
 
     def obstacle(self, layer: int) -> str:
         """Why the logits are no polynomial in the stream before block `layer`; "" if they are one."""

@@ -69,7 +69,8 @@ class Polynomial:
         powers = _scaled_powers(self._points(alphas).flatten(), self.degree)
         coefficients = self.coefficients.reshape(self.degree + 1, -1)
         largest, values = powers.abs() @ coefficients.abs(), (powers @ coefficients).abs()
-        return (largest.amax(-1) / values.amax(-1)).view(alphas.shape)
+        most = largest.amax(-1)
+        return torch.where(most > 0, most / values.amax(-1), 1.0).view(alphas.shape)
 
     def derivative(self, order: int = 1) -> "Polynomial":
         """The derivative in alpha; the one of a jet is a jet, one order lower each time.

@@ -34,7 +34,7 @@ class Trajectory:
 
     def logits(self) -> Tensor:
         """Coefficients of the logits at the position that is read: (rows, vocab_size)."""
-        return self.steerable.model.unembed(self.final.rows)[:, -1]
+        return self.steerable.even(self.steerable.model.unembed(self.final.rows)[:, -1])
 
     def stream(self, layer: int) -> Polynomial:
         """The stream before block `layer` as a polynomial with values (time, width), for one strength."""
@@ -70,11 +70,12 @@ def propagate(model, tokens: Tensor, injection: Injection | tuple[Injection, ...
     if obstacle := steerable.obstacle(first):
         raise ValueError(f"model must be a polynomial from layer {first} on, but {obstacle}")
     tokens = tokens[:, : read + 1]
-    x, x0, values = (part if part is None else Signal.constant(part) for part in steerable.enter(tokens, first))
-    injections = [one.until(read) for one in injections]
+    stream, rows, first_values = steerable.enter(tokens, first)
+    x, x0, values = Signal.constant(stream), Signal.constant(rows), None if first_values is None else Signal.constant(first_values)
+    added = [one.until(read) for one in injections]
     alone, states = not steerable.has_attention, {}
     for layer in range(first, steerable.layers + 1):
-        x = _inject(x, injections, layer, algebra, unit, centre)
+        x = _inject(x, added, layer, algebra, unit, centre)
         x0 = x if layer == 0 else x0
         if x.time > 1 and (alone or layer == steerable.layers):
             x, x0 = x.at([read], algebra), x0.at([read], algebra)

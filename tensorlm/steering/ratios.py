@@ -10,6 +10,7 @@ from tensorlm.steering.polynomial import POWERS, Polynomial
 from tensorlm.tensors import RationalBlock
 from tensorlm.tensors.rational import EPS
 from tensorlm.tensors.rays import advance_along
+from tensorlm.tensors.scaling import length
 
 Pair = tuple[Tensor, Tensor]
 
@@ -47,9 +48,9 @@ def ratio_curve(steerable: Steerable, tokens: Tensor, injection: Injection, read
     """
     first = injection.first
     stream, rows, _ = steerable.enter(tokens, first)
-    s, unit = injection.rows(first)[read], 1.0
+    s, unit = injection.mask[read] * injection.vectors[0], 1.0
     if s.any() and stream[0, read].any():
-        unit = float(stream[0, read].norm() / s.norm())
+        unit = float(length(stream[0, read]) / length(s))
     pair, start = (stream[:, read], stream.new_ones(1)), rows[:, read]
     for layer in range(first, steerable.layers + 1):
         added = injection.rows(layer)
@@ -63,7 +64,7 @@ def ratio_curve(steerable: Steerable, tokens: Tensor, injection: Injection, read
         squares = POWERS.multiply(numerator, numerator).mean(-1)
         denominator = POWERS.add(squares, EPS * POWERS.multiply(denominator, denominator))
         power = 0.5
-    return RatioCurve(Polynomial(numerator @ head_matrix(steerable.model).mT, unit), Polynomial(denominator, unit), power)
+    return RatioCurve(Polynomial(steerable.even(numerator @ head_matrix(steerable.model).mT), unit), Polynomial(denominator, unit), power)
 
 
 def _plus(pair: Pair, polynomial: Tensor) -> Pair:

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from tensorlm.steering.chebyshev import ChebyshevSeries, nodes, resolve
-from tensorlm.steering.checks import as_strengths, require_token, require_whole
+from tensorlm.steering.checks import as_strengths, require_in_range, require_token, require_whole
 from tensorlm.steering.curves import PowerCurve, RatioCurve, SeriesCurve, pieces_as_json
 from tensorlm.steering.injection import Injection, steered_logits
 from tensorlm.steering.opened import Steerable
-from tensorlm.steering.roots import TippingPoint, colleague_roots, lead_changes, sign_changes
+from tensorlm.steering.roots import TippingPoint, lead_changes
+from tensorlm.steering.vectors import unit
 
 PROBES = 11  # strengths at which a response is compared with the running model
+LOST = 2.0**-26  # a change below this share of the logits has lost half of its digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +54,7 @@ class SteeringResponse:
         ValueError outside of the interval where it holds only there, and for strengths whose logits leave the number range.
         """
         alphas, single = as_strengths(alphas)
-        values = self.curve(alphas)
-        if not torch.isfinite(values).all():
-            raise ValueError(f"strengths are too large: logits leave the number range between {alphas.min():g} and {alphas.max():g}")
+        values = require_in_range(self.steerable.even(self.curve(alphas)), "logits", alphas)
         return values[0] if single else values
 
     def log_probabilities(self, alphas) -> Tensor:
@@ -62,44 +62,41 @@ class SteeringResponse:
         return self.logits(alphas).log_softmax(-1)
 
     def derivative(self, alphas, order: int = 1) -> Tensor:
-        """The derivative of the logits in alpha, of the same shape; that of a jet loses one order each time."""
+        """The derivative of the logits in alpha, of the same shape; that of a jet loses one order each time. ValueError as for `logits`."""
         require_whole("order", order)
         alphas, single = as_strengths(alphas)
-        values = self.curve.slope(alphas, order)
+        values = require_in_range(self.steerable.even(self.curve.slope(alphas, order)), "derivatives", alphas)
         return values[0] if single else values
 
     def direction(self, alphas) -> Tensor:
-        """The change logits(alpha) - logits(0) at unit length, of the same shape; at 0 its limit from above, the slope."""
+        """The change logits(alpha) - logits(0) at unit length, of the same shape; at 0 its limit from above, the slope.
+
+        The slope also stands in where so little changes that rounding would decide. Zeros where no logit changes at all.
+        """
         alphas, single = as_strengths(alphas)
-        change = torch.where(alphas[:, None] == 0, self.curve.slope(alphas, 1), self.logits(alphas) - self._unsteered)
-        values = torch.nn.functional.normalize(change, dim=-1)
+        logits = self.logits(alphas)
+        change, slope = logits - self._unsteered, self.curve.slope(alphas, 1)
+        lost = change.abs().amax(-1, keepdim=True) <= LOST * logits.abs().amax(-1, keepdim=True)
+        values = unit(torch.where(lost & (slope != 0).any(-1, keepdim=True), torch.where(alphas[:, None] < 0, -slope, slope), change))
         return values[0] if single else values
 
     def tipping_points(self, token_a: int | None = None, token_b: int | None = None) -> tuple[TippingPoint, ...]:
         """Strengths in the interval at which the most likely token changes, by real roots of differences of logits.
 
-        With one token, those at which it gains or loses the first place; with two, those at which the sign of their
-        difference changes, whoever leads. Each says who is ahead just below and just above. Roots at which a
-        difference touches zero and turns back are none.
+        With one token, those at which it gains or loses the first place; with two, those at which one of them overtakes the
+        other, whoever leads. Each says who is ahead just below and just above, so that each `after` is the next `before`. Of
+        tokens with equal logits the first one leads, as argmax has it: one of two with the same row of the head never does.
+        Roots at which a difference touches zero and turns back are none.
         """
         for name, token in (("token_a", token_a), ("token_b", token_b)):
             if token is not None:
                 require_token(self.steerable.model, name, token)
-        series, function = self.contest
         if token_b is None:
-            found = self._lead_changes
-            return tuple(point for point in found if token_a is None or token_a in (point.before, point.after))
+            return tuple(point for point in self._lead_changes if token_a is None or token_a in (point.before, point.after))
         if token_a is None or token_a == token_b:
             raise ValueError(f"token_a and token_b must be two tokens, got {token_a!r} and {token_b!r}")
-        places = [colleague_roots(ChebyshevSeries(piece.coefficients[:, token_a] - piece.coefficients[:, token_b], piece.low, piece.high))
-                  for piece in series.pieces]
-        strengths = sign_changes(lambda alphas: function(alphas)[:, token_a], lambda alphas: function(alphas)[:, token_b],
-                                 torch.cat(places), *self.interval)
-        if len(strengths) == 0:
-            return ()
-        below = function((strengths[:1] + self.interval[0]) / 2)[0]
-        order = (token_a, token_b) if below[token_a] > below[token_b] else (token_b, token_a)
-        return tuple(TippingPoint(float(strength), order[index % 2], order[(index + 1) % 2]) for index, strength in enumerate(strengths))
+        first = self.steerable.first_alike
+        return () if first[token_a] == first[token_b] else self._contest(torch.tensor(sorted((token_a, token_b))))
 
     def error_at(self, alphas) -> Tensor:
         """The largest error against the running model at each strength, relative to the largest logit there: (n,)."""
@@ -152,26 +149,26 @@ class SteeringResponse:
         if not chosen or len(set(chosen)) < len(chosen):
             raise ValueError(f"tokens must be at least one, and none twice, got {tokens!r}")
         require_whole("digits", digits, 1)
-        keep = torch.tensor(chosen)
         about = dict(tokens=chosen, read=self.read, layers=list(self.injection.layers), interval=list(self.interval), route=self.route,
                      degree=self.degree, exact=self.exact, error=float(f"{self.error:.2g}"))
         others = [token for token in range(vocabulary) if token not in set(chosen)]
         if others:
             series, _ = resolve(lambda alphas: self.curve(alphas)[:, others].logsumexp(-1)[:, None], *self.interval, tolerance=1e-13)
             about["rest"] = pieces_as_json(series, digits)
-        return about | self.curve.as_json(keep, digits)
+        return about | self.curve.only(torch.tensor(chosen)).as_json(digits)
 
     @cached_property
     def _unsteered(self) -> Tensor:
         return steered_logits(self.steerable, self.tokens, self.injection, [0.0], self.read)
 
     @cached_property
-    def contest(self):
-        return self.curve.contest(*self.interval)
+    def _lead_changes(self) -> tuple[TippingPoint, ...]:
+        return self._contest(self.steerable.first_alike.unique())
 
-    @cached_property
-    def _lead_changes(self) -> list[TippingPoint]:
-        return lead_changes(*self.contest)
+    def _contest(self, tokens: Tensor) -> tuple[TippingPoint, ...]:
+        """The changes of the lead among these tokens, in rising order."""
+        found = lead_changes(*self.curve.only(tokens).contest(*self.interval))
+        return tuple(TippingPoint(strength, int(tokens[before]), int(tokens[after])) for strength, before, after in found)
 
 
 def relative_error(values: Tensor, truth: Tensor) -> Tensor:

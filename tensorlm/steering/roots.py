@@ -1,4 +1,4 @@
-"""Where functions of a strength change their sign, and where the lead changes among many: by roots, never by sweeping."""
+"""Where the lead changes among functions of a strength: by roots, never by sweeping."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -44,44 +44,26 @@ def colleague_roots(series: ChebyshevSeries) -> Tensor:
     return middle + half * found[found.abs() <= 1 + NEAR].sort().values
 
 
-def sign_changes(one: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], candidates: Tensor, low: float, high: float) -> Tensor:
-    """Where one(alphas) - other(alphas), both (n,) -> (n,), changes its sign: (changes,), rising.
+def bisect(stays: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """The last place in each bracket (n,) where `stays`, (n,) -> (n,) of booleans, holds: by halving, down to neighbouring numbers.
 
-    `candidates` only say between which points to look; the place itself is found by halving, to the last bit. A point
-    where the two differ by rounding alone tells nothing, so that a root at which they touch and part again is none.
-
-    >>> sign_changes(torch.square, lambda alphas: 0 * alphas + 2.0, torch.tensor([-1.4, 0.0, 1.4], dtype=torch.float64), -2.0, 2.0)
-    tensor([-1.4142,  1.4142], dtype=torch.float64)
+    >>> bisect(lambda alphas: alphas**2 < 2, torch.tensor([0.0], dtype=torch.float64), torch.tensor([2.0], dtype=torch.float64))
+    tensor([1.4142], dtype=torch.float64)
     """
-    between = _between(candidates, low, high)
-    first, second = one(between), other(between)
-    clear = (first - second).abs() > NOISE * (first.abs() + second.abs())
-    between, signs = between[clear], (first - second)[clear].sign()
-    flips = signs[:-1] * signs[1:] < 0
-    return bisect(lambda alphas: one(alphas) - other(alphas), between[:-1][flips], between[1:][flips])
-
-
-def bisect(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """The sign change in each bracket (n,), by halving all of them until neighbouring numbers are reached."""
-    if len(low) == 0:
-        return low
-    sign = function(low).sign()
-    for _ in range(80):
-        middle = (low + high) / 2
-        below = function(middle).sign() == sign
-        moved = torch.where(below, middle - low, high - middle)
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        if not bool((moved > 0).any()):
-            break
+    while bool(((low < (middle := (low + high) / 2)) & (middle < high)).any()):
+        held = stays(middle)
+        low, high = torch.where(held, middle, low), torch.where(held, high, middle)
     return (low + high) / 2
 
 
 def lead_changes(curve: PiecewiseSeries, values: Callable[[Tensor], Tensor]) -> list[TippingPoint]:
-    """Every strength at which another token has the largest value, from left to right.
+    """Every strength at which another token has the largest value, from left to right, and each `after` is the next `before`.
 
-    `curve` (values in its last axis) finds the contenders: on an interval, a token whose series cannot reach that of the
-    best one is out; where more than four are left the interval is halved. Crossings of the rest are roots of differences.
-    `values` (n,) -> (n, tokens) is what is compared in the end, and what the crossings are refined on.
+    Of equal values the first token leads, as argmax has it. `curve` (values in its last axis) finds the contenders: on an
+    interval, a token whose series cannot reach that of the best one is out; where more than four are left the interval is
+    halved. Crossings of the rest are roots of differences. `values` (n,) -> (n, tokens) is what is compared in the end: who
+    leads between those roots, and at the ends. Values that differ by rounding alone change no lead in between, so that a
+    square which touches zero is none; a place is found by halving, and where a third token leads there, both sides are halved.
 
     >>> parabola = lambda alphas: torch.stack([alphas**2, 0 * alphas + 0.25], -1)
     >>> series = PiecewiseSeries((ChebyshevSeries.of(parabola, -1.0, 1.0, degree=2),))
@@ -90,38 +72,68 @@ def lead_changes(curve: PiecewiseSeries, values: Callable[[Tensor], Tensor]) -> 
     """
     candidates = [root for piece in curve.pieces for root in _crossings(piece, 0)]
     between = _between(torch.tensor(candidates, dtype=torch.float64), curve.low, curve.high)
-    best = values(between).topk(min(2, curve.pieces[0].coefficients.shape[-1]), dim=-1)
-    clear = best.values[:, 0] - best.values[:, -1] > NOISE * best.values.abs().sum(-1)
-    between, leaders = between[clear], best.indices[clear, 0]
-    places = leaders[:-1] != leaders[1:]
-    pairs = torch.stack([leaders[:-1], leaders[1:]], -1)[places]
+    leaders = torch.tensor(_leaders(values(between)))
+    change = leaders[:-1] != leaders[1:]
+    found = _takeovers(values, between[:-1][change], between[1:][change], leaders[:-1][change], leaders[1:][change])
+    return [point for bracket in found for point in bracket]
 
-    def gaps(alphas: Tensor) -> Tensor:
-        before, after = values(alphas).gather(1, pairs).unbind(-1)
-        return before - after
 
-    strengths = bisect(gaps, between[:-1][places], between[1:][places])
-    return [TippingPoint(strength, *pair) for strength, pair in zip(strengths.tolist(), pairs.tolist())]
+def _takeovers(values: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, before: Tensor, after: Tensor) -> list[list[TippingPoint]]:
+    """In each bracket (n,), the changes from the one that leads at its left end to the one at its right end, others between them too."""
+    strengths = bisect(lambda alphas: _ahead(values(alphas), before, after), low, high)
+    found = [[TippingPoint(*point)] for point in zip(strengths.tolist(), before.tolist(), after.tolist())]
+    third, other = _third(values(strengths), before, after)
+    if bool(other.any()):
+        left = _takeovers(values, low[other], strengths[other], before[other], third[other])
+        right = _takeovers(values, strengths[other], high[other], third[other], after[other])
+        for bracket, one, two in zip(torch.nonzero(other)[:, 0].tolist(), left, right):
+            found[bracket] = one + two
+    return found
+
+
+def _leaders(table: Tensor) -> list[int]:
+    """Who leads at each strength, (n, tokens) -> n tokens: inside, the one before as long as no other is ahead by more than rounding."""
+    best, first = table.max(-1, keepdim=True).values, table.argmax(-1).tolist()
+    level = best - table <= NOISE * (best.abs() + table.abs())
+    found = first[:1]
+    for row, token in zip(level[1:-1], first[1:-1]):
+        found.append(found[-1] if row[found[-1]] else token)
+    return found + first[-1:]
+
+
+def _ahead(table: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Whether argmax, asked of these two tokens alone, takes `before`: (n, tokens) and (n,) twice -> (n,)."""
+    one, other = table.gather(1, torch.stack([before, after], -1)).unbind(-1)
+    return (one > other) | ((one == other) & (before < after))
+
+
+def _third(table: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The token with the largest value, and whether it is ahead of both by more than rounding: (n,) twice."""
+    best, token = table.max(-1)
+    most = table.gather(1, torch.stack([before, after], -1)).amax(-1)
+    return token, best - most > NOISE * (best.abs() + most.abs())
 
 
 def _crossings(series: ChebyshevSeries, depth: int) -> list[float]:
-    """Places where the leading value of a series may change."""
+    """Places between which the leading value of a series may change."""
     coefficients = series.coefficients
     best = coefficients[0].argmax()
     gaps = coefficients - coefficients[:, best, None]
     reach = gaps[1:].abs().sum(0)
-    noise = 8 * ROUNDING * coefficients.abs().sum(0).max()
-    open_ = torch.nonzero((gaps[0] + reach >= 0) & (reach + gaps[0].abs() > noise))[:, 0].tolist()
+    sizes = coefficients.abs().sum(0)
+    open_ = torch.nonzero((gaps[0] + reach >= 0) & (reach + gaps[0].abs() > ROUNDING * (sizes + sizes[best])))[:, 0].tolist()
     if not open_:
         return []
     contenders = [int(best), *open_]
-    if len(contenders) > FEW and depth < HALVINGS:
-        middle = (series.low + series.high) / 2
-        halves = series.restricted(series.low, middle), series.restricted(middle, series.high)
-        return [root for half in halves for root in _crossings(half, depth + 1)]
-    pairs = torch.combinations(torch.tensor(contenders), 2)
-    found = [colleague_roots(ChebyshevSeries(coefficients[:, a] - coefficients[:, b], series.low, series.high)) for a, b in pairs]
-    return torch.cat(found).tolist()
+    if len(contenders) <= FEW:
+        pairs = torch.combinations(torch.tensor(contenders), 2)
+        found = [colleague_roots(ChebyshevSeries(coefficients[:, a] - coefficients[:, b], series.low, series.high)) for a, b in pairs]
+        return torch.cat(found).tolist()
+    if depth == HALVINGS:  # many cross in nearly one place
+        return [series.low, series.high]
+    middle = (series.low + series.high) / 2
+    halves = series.restricted(series.low, middle), series.restricted(middle, series.high)
+    return [root for half in halves for root in _crossings(half, depth + 1)]
 
 
 def _between(candidates: Tensor, low: float, high: float) -> Tensor:

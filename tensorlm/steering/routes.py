@@ -1,5 +1,6 @@
 """Which form of the response fits a model, an injection and an interval: the choice, made by facts and said in words."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -64,7 +65,8 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
         route = "monomials" if not case.obstacle else "ratio" if not case.no_ratio else "sweep"
         if order is None and route != "sweep":
             return case.monomials(None, centre, choose=True) if route == "monomials" else case.ratio(choose=True)
-    makers = {"monomials": partial(case.monomials, order, centre), "chebyshev": case.chebyshev, "ratio": case.ratio, "sweep": case.sweep}
+    makers: dict[str, Callable[[], SteeringResponse]] = {
+        "monomials": partial(case.monomials, order, centre), "chebyshev": case.chebyshev, "ratio": case.ratio, "sweep": case.sweep}
     return makers[route]()
 
 
@@ -110,7 +112,7 @@ class Case:
         """Powers of the strength; with `choose`, Chebyshev series where those are too many or cancel."""
         if choose and self._bound() > MOST and self.degree > MOST:
             return self.chebyshev(f"Degree {self.degree:,} is above {MOST}, of which all coefficients are computed.")
-        unit = max(abs(end - centre) for end in self.interval)
+        unit = self._unit(centre, order)
         trajectory = propagate(self.steerable, self.tokens, self.injection, self.read, order, unit, centre)
         degree, logits = trajectory.final.degree, trajectory.logits()
         curve = PowerCurve(Polynomial(logits, unit, centre, order is None or order >= degree))
@@ -154,6 +156,14 @@ class Case:
             return 1
         mlp = steerable.blocks[0].mlp.degree if steerable.model.config.mlp != "none" else 1
         return ((5 if steerable.has_attention else 1) * mlp) ** blocks
+
+    def _unit(self, centre: float, order: int | None) -> float:
+        """The farthest strength, or so much more that the highest power of what it adds to the stream is no less than 1e-200."""
+        unit, largest = max(abs(end - centre) for end in self.interval), float(self.injection.vectors.abs().max())
+        if not 0 < unit * largest < 0.02:
+            return unit
+        highest = max(1, self.degree if order is None else min(order, self.degree))
+        return max(unit, 10.0 ** (-200 / highest) / largest)
 
     def _cancelled(self, curve: PowerCurve | RatioCurve) -> float:
         """The relative error that cancellation between terms should cause on the interval, 0 if it is allowed."""

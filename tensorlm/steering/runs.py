@@ -5,7 +5,7 @@ vector. `coefficients` says with which factor each of them arrives where (1, unl
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -155,7 +155,8 @@ def run_blocks(model: TensorTransformer, x: Tensor, x0: Tensor, first_values: Te
 
 def _run_block(block, x: Tensor, x0: Tensor, first_values: Tensor | None) -> BlockRun:
     x = block.mix_shortcut(x, x0)
-    found, z = {}, torch.zeros_like(x)
+    found: dict[str, Any] = {}
+    z = torch.zeros_like(x)
     if hasattr(block, "attention"):
         found, z = _attend(block.attention, x, first_values)
     mlp = block.mlp(x + z) if hasattr(block, "mlp") else torch.zeros_like(x)
@@ -196,6 +197,6 @@ def coefficients(model: TensorTransformer, layer: int, steered: int | None = Non
 
 
 def _written(run: Run, part: Part) -> Tensor:
-    if part.kind in ("attention", "mlp"):
+    if part.layer is not None:
         return getattr(run.blocks[part.layer], part.kind)
     return run.x0 if part.kind == "embedding" else torch.zeros_like(run.x0)

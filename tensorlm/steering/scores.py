@@ -31,18 +31,19 @@ def score_table(model: TensorTransformer, vector: Tensor, layer: int, distance: 
     """
     model = opened(model)
     require_block(model, layer)
-    if not hasattr(model.blocks[layer], "attention"):
+    attention = getattr(model.blocks[layer], "attention", None)
+    if attention is None:
         raise ValueError(f"layer {layer} must have attention, this model has none")
     query_position = require_whole("distance", distance) + require_whole("position", position)
-    attention, arriving = model.blocks[layer].attention, coefficients(model, layer, layer)
+    arriving = coefficients(model, layer, layer)
     rows = arriving[Part("embedding")] * model.embed(torch.arange(model.config.vocab_size)[:, None])
     streams = torch.stack([rows, (arriving[Part("vector")] * require_vector(model, "vector", vector)).expand_as(rows)])
     queries, keys, _ = attention.project_heads(streams.flatten(0, 1))
     turns = attention.positions.rotation_matrices(query_position + 1)
     size = len(rows)
-    queries = torch.stack([query[:size, :, 0] @ turns[query_position].mT for query in queries])  # branches, vocab, heads, head_dim
-    keys = torch.stack([key[size, :, 0] @ turns[position].mT for key in keys])
+    asking = torch.stack([query[:size, :, 0] @ turns[query_position].mT for query in queries])  # branches, vocab, heads, head_dim
+    asked = torch.stack([key[size, :, 0] @ turns[position].mT for key in keys])
     offset = "key_offset" in attention.positions.features
-    names, parts = HALVES[offset], keys.chunk(2, -1) if offset else (keys,)
+    names, parts = HALVES[offset], asked.chunk(2, -1) if offset else (asked,)
     return {name: torch.einsum("bvhd,bhd->bhv", query, part) for name, query, part in
-            zip(names, queries.chunk(len(parts), -1), parts)}
+            zip(names, asking.chunk(len(parts), -1), parts)}

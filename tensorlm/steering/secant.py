@@ -104,9 +104,10 @@ class _Middle:
     def of(cls, base: BlockRun, steered: BlockRun, prompt: int) -> "_Middle":
         queries, keys = ([(a[prompt] + b[prompt]) / 2 for a, b in zip(getattr(base, name), getattr(steered, name))]
                          for name in ("queries", "keys"))
-        scores = [sum(side.queries[branch][prompt] @ side.keys[branch][prompt].mT for side in (base, steered)) / 2 for branch in (0, 1)]
-        return cls(queries, keys, scores, (base.values[prompt] + steered.values[prompt]) / 2,
-                   (base.pattern[prompt] + steered.pattern[prompt]) / 2)
+        score = lambda side, branch: side.queries[branch][prompt] @ side.keys[branch][prompt].mT
+        scores = [(score(base, branch) + score(steered, branch)) / 2 for branch in (0, 1)]
+        values, patterns = ([getattr(side, name)[prompt] for side in (base, steered)] for name in ("values", "pattern"))
+        return cls(queries, keys, scores, (values[0] + values[1]) / 2, (patterns[0] + patterns[1]) / 2)
 
 
 def _through_values(attention, middle: _Middle, pulled: Tensor, read: int) -> Tensor:
@@ -115,7 +116,7 @@ def _through_values(attention, middle: _Middle, pulled: Tensor, read: int) -> Te
 
 
 def _through_first_values(pair: Comparison, attention, middle: _Middle, pulled: Tensor, read: int) -> Tensor:
-    first = _by_head(attention, pair.model.blocks[0].attention.v)
+    first = _by_head(attention, getattr(pair.model.blocks[0], "attention").v)  # noqa: B009
     return torch.einsum("hj,hd,hdw->hjw", attention.value_mix[1] * middle.pattern[:, read], pulled, first)
 
 
@@ -124,7 +125,8 @@ def _through_scores(attention, middle: _Middle, pulled: Tensor, read: int) -> di
     time = middle.values.shape[1]
     weights = attention.positions.multiplier(time, pulled.dtype, pulled.device)[:, read] * torch.einsum("hd,hjd->hj", pulled, middle.values)
     turns = attention.positions.rotation_matrices(time)
-    key, query, after = 0.0, 0.0, 0.0
+    key = after = pulled.new_zeros(attention.heads, time, attention.width)
+    query = key[:, 0]
     for branch, name in enumerate(("1", "2") if attention.kind == "bilinear" else ("", "")):
         weight = (weights * middle.scores[1 - branch][:, read])[..., None]
         on_keys = weight * middle.queries[branch][:, read, None]

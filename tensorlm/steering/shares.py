@@ -11,6 +11,7 @@ from tensorlm.steering.tables import Table, largest
 class Shares:
     """`values` (batch, terms), one name a term, and the `change` (batch,) that they sum to, computed without them.
 
+    >>> import torch
     >>> shares = Shares(("self", "cross"), torch.tensor([[1.0, -3.0]]), torch.tensor([-2.0]))
     >>> shares.absolute(), shares.error()
     (tensor([[0.2500, 0.7500]]), 0.0)

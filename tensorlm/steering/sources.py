@@ -11,6 +11,8 @@ factors are mostly mixed terms is also why the mixed terms come out largest. The
 shared out in equal parts they give the value of Shapley (1953).
 """
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
@@ -31,7 +33,7 @@ def by_source(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
     weights alone say: it needs no text, and it is 0 where no path from the vector to the position is free of the text.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering.runs import compare
+    >>> from tensorlm.steering import compare, logit_readout
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
     >>> shares = by_source(pair, logit_readout(pair, 5, 6))
@@ -72,7 +74,8 @@ def shapley(terms: dict[tuple[str, ...], Tensor]) -> dict[str, Tensor]:
     {'a': 10.0, 'b': 15.0}
     """
     names = sorted({name for subset in terms for name in subset})
-    return {name: sum(term / len(subset) for subset, term in terms.items() if name in subset) for name in names}
+    equal = {subset: term / len(subset) for subset, term in terms.items()}
+    return {name: functools.reduce(operator.add, [part for subset, part in equal.items() if name in subset]) for name in names}
 
 
 def _sources(pair: Comparison) -> list[str]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tensorlm.tensors.ties import by_size, by_value
+
+TIE = 1e-9  # a share of the largest number, by which those in a table may differ and be equal
 Names = Sequence[str] | Callable[[int], str] | None
 
 
@@ -76,25 +79,14 @@ def name_of(names: Names, index: int) -> str:
 
 
 def largest(values: Tensor, count: int) -> list[int]:
-    """Indices of the `count` entries of largest size, ties in their order. Raises ValueError for a count below 1.
+    """Indices of the `count` entries of largest size, of equal sizes positive first. Raises ValueError for a count below 1.
 
     >>> import torch
     >>> largest(torch.tensor([1.0, -3.0, 2.0]), 2)
     [1, 2]
     """
     require_count(count)
-    return steady(values.abs()).argsort(descending=True, stable=True)[:count].tolist()
-
-
-def steady(values: Tensor) -> Tensor:
-    """Values without the digits that rounding decides, so that equal ones stay in the order of their tokens everywhere.
-
-    >>> import torch
-    >>> steady(torch.tensor([2.0, 2.0 + 1e-15, 1.0], dtype=torch.float64)).argsort(descending=True, stable=True).tolist()
-    [0, 1, 2]
-    """
-    size = values.abs().max().item() if values.numel() else 0.0
-    return (values / size).round(decimals=9) if size else values
+    return by_size(values, TIE)[:count].tolist()
 
 
 def promoted(logits: Tensor, names: Names, count: int = 3, demoted: bool = False) -> str:
@@ -109,7 +101,7 @@ def promoted(logits: Tensor, names: Names, count: int = 3, demoted: bool = False
     """
     require_count(count)
     centred = logits - logits.mean()
-    order = steady(centred).argsort(descending=not demoted, stable=True)[:count].tolist()
+    order = by_value(-centred if demoted else centred, TIE)[:count].tolist()
     return ", ".join(f"{name_of(names, index)} {centred[index].item():+.2f}" for index in order)
 
 

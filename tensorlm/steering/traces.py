@@ -15,7 +15,7 @@ from torch import Tensor
 from tensorlm.steering.checks import is_finite, require_position, require_vector, require_whole
 from tensorlm.steering.runs import Comparison, Part
 from tensorlm.steering.secant import MECHANISMS, attention_links, mlp_pieces
-from tensorlm.steering.tables import Table
+from tensorlm.steering.tables import TIE, Table, largest
 from tensorlm.tensors.checks import require_instance
 
 
@@ -60,7 +60,8 @@ class Node:
 
     def paths(self) -> Table:
         """From each vector leaf to the root in one line, largest first; below, all that ended in rest nodes. They sum to the root."""
-        found = sorted(((leaf.value, path) for leaf, path in self._ways(()) if leaf.kind == "vector"), key=lambda pair: -abs(pair[0]))
+        found = [(leaf.value, path) for leaf, path in self._ways(()) if leaf.kind == "vector"]
+        found = [found[index] for index in ranked([value for value, _ in found])]
         lost = self.value - sum(value for value, _ in found)
         rows = [(" → ".join(path), value, value / self.value) for value, path in found]
         return Table(("path", "contribution", "share"), (*rows, ("(pruned)", lost, lost / self.value)))
@@ -86,7 +87,7 @@ def trace(pair: Comparison, readout: Tensor, position: int = -1, share: float = 
     Raises ValueError for a share outside [0, 1), another mechanism, a prompt or position that is none, and a change of exactly 0.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering.runs import compare
+    >>> from tensorlm.steering import compare, logit_readout
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
     >>> tree = trace(pair, logit_readout(pair, 5, 6), mechanism="whole")
@@ -132,7 +133,7 @@ class _Tracer:
     def _open(self, part: Part, covector: Tensor, position: int) -> tuple[Node, ...]:
         if part.kind == "vector":
             return ()
-        return (self._attention if part.kind == "attention" else self._mlp)(part.layer, covector, position)
+        return (self._attention if part.kind == "attention" else self._mlp)(part.layer or 0, covector, position)
 
     def _mlp(self, layer: int, covector: Tensor, position: int) -> tuple[Node, ...]:
         parts = self.pair.changed(layer, middle=True)
@@ -158,13 +159,18 @@ class _Tracer:
 
     def _prune(self, items: list[tuple]) -> tuple[Node, ...]:
         """Nodes for the items (label, kind, value, children on demand) that are large enough, and one for the rest."""
-        items = sorted(items, key=lambda item: -abs(item[2]))
-        kept = [item for item in items[: self.most] if abs(item[2]) >= self.least]
+        items = [items[index] for index in ranked([item[2] for item in items])]
+        kept = [item for item in items[: self.most] if abs(item[2]) >= self.least * (1 - TIE)]
         nodes = [Node(label, kind, value, children()) for label, kind, value, children in kept]
         rest = [item[2] for item in items[len(kept) :]]
         if rest:
             nodes.append(Node(f"rest ({len(rest)})", "rest", sum(rest), (), len(rest), sum(map(abs, rest))))
         return tuple(nodes)
+
+
+def ranked(values: list[float]) -> list[int]:
+    """All indices by falling size, as `largest` has them."""
+    return largest(torch.tensor(values, dtype=torch.float64), max(1, len(values)))
 
 
 def _check(pair: Comparison, share: float, mechanism: str, most: int, prompt: int, words) -> None:

@@ -12,10 +12,12 @@ from tensorlm.steering.checks import Positions, position_mask, require_layer, re
 from tensorlm.steering.opened import Steerable, head_matrix, layer_tensor, opened
 from tensorlm.tensors import eigen
 from tensorlm.tensors.checks import require_finite, require_same_kind
+from tensorlm.tensors.scaling import exponents, length, shifted
+from tensorlm.tensors.ties import upward
 
 
 @torch.no_grad()
-def stream(model: TensorTransformer, tokens: Tensor, layer: int) -> Tensor:
+def stream(model: TensorTransformer | Steerable, tokens: Tensor, layer: int) -> Tensor:
     """The residual stream that enters block `layer` (number of blocks: before the head), (batch, time, width) in float64.
 
     >>> from tensorlm.model import ModelConfig
@@ -79,7 +81,7 @@ def unembedding_difference(model: TensorTransformer, token: int, other: int) -> 
 def eigenvector(model: TensorTransformer, layer: int, readout: Tensor, index: int = 0) -> Tensor:
     """Unit eigenvector number `index` (largest |eigenvalue| first) of the quadratic form readout . f of the MLP of block `layer`.
 
-    A quadratic form cannot tell v from -v: the sign is chosen so that the largest entry is positive. Raises ValueError for a
+    A quadratic form cannot tell v from -v, and of +-lambda which comes first: `tensorlm.tensors.ties` says. Raises ValueError for a
     layer without MLP of degree 2 and an index that is none.
     """
     model = opened(model)
@@ -87,8 +89,7 @@ def eigenvector(model: TensorTransformer, layer: int, readout: Tensor, index: in
     vectors = eigen(cp, require_vector(model, "readout", readout)).vectors[0]
     if require_whole("index", index) >= len(vectors):
         raise ValueError(f"index must be from 0 to {len(vectors) - 1}, got {index!r}")
-    vector = vectors[index]
-    return vector * torch.sign(vector[vector.abs().argmax()])
+    return upward(vectors[index])
 
 
 def random_like(vector: Tensor, count: int, seed: int = 0) -> Tensor:
@@ -104,7 +105,12 @@ def random_like(vector: Tensor, count: int, seed: int = 0) -> Tensor:
     require_whole("count", count, 1)
     require_whole("seed", seed)
     noise = torch.randn(count, len(vector), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return noise / torch.linalg.vector_norm(noise, dim=-1, keepdim=True) * torch.linalg.vector_norm(vector.double())
+    return noise / torch.linalg.vector_norm(noise, dim=-1, keepdim=True) * length(vector.double())
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors along the last axis at length 1; zeros stay zero."""
+    return torch.nn.functional.normalize(shifted(vectors, -exponents(vectors, -1)), dim=-1)
 
 
 def _mean_over(x: Tensor, positions) -> Tensor:

@@ -21,7 +21,9 @@ from tensorlm.steering.runs import Part, coefficients
 from tensorlm.steering.tables import Names, Table, largest, name_of, promoted
 from tensorlm.steering.writers import Writer, token_rows, writers
 from tensorlm.tensors import CPTensor
-from tensorlm.tensors.checks import require_instance, require_last_axis
+from tensorlm.tensors.checks import require_finite, require_instance, require_last_axis
+from tensorlm.tensors.scaling import length
+from tensorlm.tensors.ties import ranks, settled
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +82,12 @@ class WeightsAlone:
         return self._table("direction", torch.cat([self.writer_cross(writer) for writer in self.writers]), labels, names, count, readout)
 
     def spectrum(self) -> "MapSpectrum":
-        """Singular value decomposition and eigenvalues of `map`."""
+        """Singular value decomposition and eigenvalues of `map`, in the order and with the signs of `tensorlm.tensors.ties`."""
         left, values, right = torch.linalg.svd(self.map)
-        return MapSpectrum(values, right, left.mT.contiguous(), torch.linalg.eigvals(self.map))
+        inputs, found = settled(values, right), torch.linalg.eigvals(self.map)
+        keys = torch.stack([ranks(part, 1e-9) for part in (found.abs(), found.real, found.imag)])
+        order = (keys * keys.new_tensor([[len(found) ** 2], [len(found)], [1]])).sum(0).argsort()
+        return MapSpectrum(values, inputs, inputs @ right.mT @ left.mT, found[order])
 
     def expected(self, probabilities: Tensor) -> "Expected":
         """Mean and covariance of 2B(s, row of t) when the token t at the position is drawn with these probabilities (vocab,).
@@ -96,7 +101,7 @@ class WeightsAlone:
 
     def _table(self, first: str, effects: Tensor, labels: list[str], names: Names, count: int, readout: Tensor | None) -> Table:
         pushes = None if readout is None else effects @ require_vector(effects.shape[-1], "readout", readout)
-        size = torch.linalg.vector_norm(effects, dim=-1) if pushes is None else pushes
+        size = length(effects) if pushes is None else pushes
         rows = []
         for index in largest(size, count):
             logits = self.logits(effects[index])
@@ -108,7 +113,7 @@ class WeightsAlone:
 class MapSpectrum:
     """2B(s, .) = sum_r values_r outputs_r inputs_r^T: values (r,) descending, inputs and outputs (r, width) orthonormal rows.
 
-    `eigenvalues` (width,) are complex: the matrix is not symmetric.
+    `eigenvalues` (width,) are complex, by falling size: the matrix is not symmetric.
     """
 
     values: Tensor
@@ -120,7 +125,7 @@ class MapSpectrum:
         """The fewest directions that hold this share of the squared Frobenius norm."""
         if not 0 < share <= 1:
             raise ValueError(f"share must lie above 0 and at most at 1, got {share!r}")
-        mass = self.values.square().cumsum(0)
+        mass = (self.values / self.values.max().clamp_min(torch.finfo(self.values.dtype).tiny)).square().cumsum(0)
         return int((mass < share * mass[-1] * (1 - 1e-12)).sum()) + 1
 
 
@@ -155,7 +160,9 @@ def weights_alone(model: TensorTransformer, vector: Tensor, layer: int, previous
     require_block(model, layer)
     arrives = coefficients(model, layer, layer, middle=True)[Part("vector")]
     vector = arrives * require_vector(model, "vector", vector)
-    return WeightsAlone(layer_tensor(model, layer), vector, token_rows(model, layer, previous), writers(model, layer), head_matrix(model))
+    tensor = layer_tensor(model, layer)
+    require_finite("f(vector)", tensor(vector))
+    return WeightsAlone(tensor, vector, token_rows(model, layer, previous), writers(model, layer), head_matrix(model))
 
 
 def self_table(report: WeightsAlone, names: Names = None, count: int = 10) -> Table:

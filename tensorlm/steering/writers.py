@@ -6,6 +6,7 @@ directions are the left singular vectors of o v times the singular values: both 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from tensorlm.model import TensorTransformer
 from tensorlm.steering.checks import require_block, require_token
 from tensorlm.steering.opened import layer_tensor, opened
 from tensorlm.steering.runs import Part, coefficients
+from tensorlm.tensors.ties import settled
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +68,16 @@ def output_matrices(model: TensorTransformer, layer: int) -> Tensor:
     """
     attention = _attention(opened(model), layer)
     mix = attention.value_mix[0] if hasattr(attention, "value_mix") else 1.0
-    return mix * _outputs(attention) @ _heads(attention.v, attention)
+    return mix * _outputs(attention) @ _values(attention)
 
 
 def _writer(model: TensorTransformer, part: Part, factor: float) -> Writer:
+    layer = part.layer or 0
     if part.kind == "attention":
-        directions, names = _head_directions(model, part.layer), "head {} direction {}"
-        heads = model.blocks[part.layer].attention.heads
+        directions, names = _head_directions(model, layer), "head {} direction {}"
         return Writer(part, factor * directions.flatten(0, 1),
-                      tuple(names.format(head, index) for head in range(heads) for index in range(directions.shape[1])))
-    cp = layer_tensor(model, part.layer)
+                      tuple(names.format(head, index) for head in range(len(directions)) for index in range(directions.shape[1])))
+    cp = layer_tensor(model, layer)
     sizes = torch.linalg.vector_norm(cp.L, dim=1) * torch.linalg.vector_norm(cp.R, dim=1)
     return Writer(part, factor * (cp.D * sizes).mT, tuple(f"unit {unit}" for unit in range(cp.hidden)))
 
@@ -85,23 +87,22 @@ def _head_directions(model: TensorTransformer, layer: int) -> Tensor:
     attention = _attention(model, layer)
     values = [output_matrices(model, layer)]
     if hasattr(attention, "value_mix"):
-        values.append(attention.value_mix[1] * _outputs(attention) @ _heads(model.blocks[0].attention.v, attention))
+        values.append(attention.value_mix[1] * _outputs(attention) @ _values(_attention(model, 0)))
     left, sizes, _ = torch.linalg.svd(torch.cat(values, dim=-1), full_matrices=False)
-    directions = (left * sizes[:, None]).mT[:, : attention.head_dim]
-    peaks = directions.gather(-1, directions.abs().argmax(-1, keepdim=True))
-    return directions * torch.where(peaks < 0, -1.0, 1.0)
+    return (settled(sizes, left.mT) * sizes[..., None])[:, : attention.head_dim]
 
 
-def _attention(model: TensorTransformer, layer: int):
+def _attention(model: TensorTransformer, layer: int) -> Any:
     require_block(model, layer)
-    if not hasattr(model.blocks[layer], "attention"):
+    attention = getattr(model.blocks[layer], "attention", None)
+    if attention is None:
         raise ValueError(f"layer {layer} must have attention, this model has none")
-    return model.blocks[layer].attention
+    return attention
 
 
 def _outputs(attention) -> Tensor:
     return attention.o.view(attention.width, attention.heads, attention.head_dim).transpose(0, 1)
 
 
-def _heads(matrix: Tensor, attention) -> Tensor:
-    return matrix.view(attention.heads, attention.head_dim, attention.width)
+def _values(attention) -> Tensor:
+    return attention.v.view(attention.heads, attention.head_dim, attention.width)

@@ -15,6 +15,8 @@ from torch import Tensor
 from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_finite, require_last_axis, require_rank, require_same_kind
 from tensorlm.tensors.composition import ComposedTensor, as_composed
 from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.grams import branch_grams
+from tensorlm.tensors.scaling import restored
 from tensorlm.tensors.trees import Tree, join, tree_distance
 
 MOST = 2**20  # columns or sweeps beyond which a number is taken for a slip
@@ -73,13 +75,13 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
     """CP decomposition of T at this rank, of one layer (order 3) or a network (order 2^N + 1), after `steps` sweeps.
 
     `start` holds a matrix (size of the mode, rank) for each mode, the output first, which the first update replaces; None draws
-    Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`. Where columns are dependent, so that an
-    update has no one solution, it takes the nearest to the factor before; no sweep makes the fit worse, up to the 1e-8 or so
-    that normal equations leave of it.
+    Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`.
+    Where columns are dependent, so that an update has no one solution, it takes the nearest to the factor before; no sweep
+    makes the fit worse, up to the 1e-8 or so that normal equations leave of it.
     Errors come from |T|^2 - 2 <T, fit> + |fit|^2, or, so near to an exact fit that this would cancel, from
     `tree_distance`, which costs more than a sweep. ALS finds a local minimum, and at some ranks none exists: the factors
     then grow without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
-    Raises ValueError for a rank, steps or start that do not fit, and for NaN or infinity.
+    Raises ValueError for a rank, steps or start that do not fit, for NaN or infinity, and where numbers leave their range.
 
     >>> layer = CPTensor(torch.eye(2), torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
     >>> fit = cp_als(layer, rank=1, steps=2)  # x1 x2 and 2 x1 x2
@@ -91,13 +93,13 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
     require_rank(steps, MOST, "steps")
     start = _drawn(network, rank, seed) if start is None else _checked(network, rank, start)
     with torch.inference_mode():
-        squared, sweep = network.squared_norm().item(), _Sweep(network, start)
-        if not math.isfinite(squared):
-            network.refuse()
+        found = branch_grams(network.layers)
+        squared, sweep = found.wires[-1].trace().item(), _Sweep(ComposedTensor(found.layers), start)
         if not math.isfinite(sweep.units.sum() + sweep.grams[0].sum()):
             _refuse(start)
         errors = [sweep.run(squared) for _ in range(steps)]
-    return CPFit(tuple(factor.mT.clone() for factor in sweep.factors), tuple(errors))  # out of inference mode
+        output = restored(sweep.factors[0], found.exponents[-1], "tensor", "|T|") if found.exponents[-1] else sweep.factors[0]
+    return CPFit(tuple(factor.mT.clone() for factor in (output, *sweep.factors[1:])), tuple(errors))  # out of inference mode
 
 
 def _drawn(network: ComposedTensor, rank: int, seed: int) -> list[Tensor]:
@@ -114,6 +116,11 @@ def _checked(network: ComposedTensor, rank: int, start: list[Tensor]) -> list[Te
     for number, (factor, size) in enumerate(zip(start, network.shape)):
         if factor.shape != (size, rank):
             raise ValueError(f"start[{number}] must be ({size}, {rank}), got {tuple(factor.shape)}")
+    powers = 2 * torch.stack([factor.abs().amax(0).log2() for factor in start[1:]]).sum(0)
+    least, most = (math.log2(bound) for bound in (torch.finfo(network.dtype).tiny, torch.finfo(network.dtype).max))
+    if any(math.isfinite(power) and not least < power < most for power in powers.tolist()):
+        raise ValueError(f"start must have columns whose squared lengths have products within the range of {network.dtype}; divide each "
+                         "column by its length")
     return list(start)
 
 
@@ -121,7 +128,7 @@ def _refuse(start: list[Tensor]) -> None:
     """Raise ValueError for what is not finite in `start`; one sum has told that something is."""
     for number, factor in enumerate(start):
         require_finite(f"start[{number}]", factor)
-    raise ValueError(f"start must be small enough for products to be finite in {start[0].dtype}")
+    raise ValueError(f"start must be small enough for products to be finite in {start[0].dtype}; divide each matrix by its size")
 
 
 class _Node:
@@ -132,10 +139,11 @@ class _Node:
 
     def __init__(self, layers: tuple[CPTensor, ...], modes: range):
         *lower, layer = layers
-        encoders, self.below = (layer.L, layer.R), tuple(modes)
+        encoders = layer.L, layer.R
+        self.below: tuple[int | _Node, ...] = tuple(modes)
         if lower:
             half = len(modes) // 2
-            encoders = (layer.L @ lower[-1].D, layer.R @ lower[-1].D)  # from hidden units straight to hidden units
+            encoders = layer.L @ lower[-1].D, layer.R @ lower[-1].D  # from hidden units straight to hidden units
             self.below = _Node(tuple(lower), modes[:half]), _Node(tuple(lower), modes[half:])
         self.encoders = [(encoder.contiguous(), encoder.mT.contiguous()) for encoder in encoders]
 
@@ -175,21 +183,21 @@ class _Sweep:
 
     def _update(self, mode: int, contracted: Tensor) -> Tensor:
         """A_n = M_n V_n^-1, V_n being the elementwise product of the other Gram matrices: those before, anew, and those after."""
-        after = self.after.pop() if self.after else None
-        product = after if self.before is None else self.before if after is None else self.before * after
-        factor = _solve(product, contracted, self.factors[mode])
+        before, after = self.before, self.after.pop() if self.after else None
+        others = [product for product in (before, after) if product is not None]
+        factor = _solve(others[0] if len(others) == 1 else others[0] * others[1], contracted, self.factors[mode])
         gram = factor @ factor.mT
-        self.before = gram if self.before is None else self.before * gram
+        self.before = whole = gram if before is None else before * gram
         self.factors[mode], self.grams[mode] = factor, gram
-        self.last = contracted, factor
+        self.last = contracted, factor, whole
         return factor
 
     def _error(self, squared: float) -> float:
         """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices."""
-        contracted, factor = self.last
-        left = squared - 2 * (contracted * factor).sum().item() + self.before.sum().item()
+        contracted, factor, whole = self.last
+        left = squared - 2 * (contracted * factor).sum().item() + whole.sum().item()
         size = math.sqrt(squared) or 1.0
-        if left > torch.finfo(factor.dtype).eps ** NEAR * (squared + self.before.abs().sum().item()):
+        if left > torch.finfo(factor.dtype).eps ** NEAR * (squared + whole.abs().sum().item()):
             return math.sqrt(left) / size
         fit = CPFit(tuple(factor.mT for factor in self.factors), ())
         return tree_distance(self.network.tree(), fit.tree()).item() / size
@@ -206,6 +214,9 @@ def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
     lower, failed = torch.linalg.cholesky_ex(product)
     if not failed and all(pivot**2 > least * size for pivot, size in zip(lower.diagonal().tolist(), product.diagonal().tolist())):
         return torch.cholesky_inverse(lower) @ contracted
+    if not math.isfinite(product.sum() + contracted.sum()):
+        raise ValueError(f"tensor must have a fit whose factors stay within the range of {product.dtype}, they left it; use .double(), "
+                         "fewer steps or another start")
     sizes = product.diagonal().sqrt()
     sizes = torch.where(sizes > 0, sizes, 1.0)
     scales = sizes * sizes.unsqueeze(1)

@@ -136,28 +136,29 @@ def _chunks(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern,
     """The recurrent algorithm without row scale, on tensors (sequences * heads, time, size)."""
     sequences = values.shape[0] // pattern.heads
     pairs = _unordered_pairs(values, queries[0].shape[-1]) if len(queries) == 1 else None
-    queries, keys = (list(zip(*(part.split(chunk, dim=1) for part in parts))) for parts in (queries, keys))
-    values = values.split(chunk, dim=1)
-    back = min(chunks_back(pattern.window, chunk), len(values) - 1)
-    band = pattern.near_band(chunk, (back + 1) * chunk, values[0]).repeat(sequences, 1, 1)
-    fading = pattern.fading(chunk + 1).to(values[0]).repeat(sequences, 1)[..., None]
+    query_chunks, key_chunks = (list(zip(*(part.split(chunk, dim=1) for part in parts))) for parts in (queries, keys))
+    value_chunks = values.split(chunk, dim=1)
+    back = min(chunks_back(pattern.window, chunk), len(value_chunks) - 1)
+    band = pattern.near_band(chunk, (back + 1) * chunk, values).repeat(sequences, 1, 1)
+    fading = pattern.fading(chunk + 1).to(values).repeat(sequences, 1)[..., None]
     to_end, from_start, whole = fading[:, :chunk].flip(1), fading[:, 1:], fading[:, chunk:]
-    outputs, state = [], None
-    for index, (query, key, value) in enumerate(zip(queries, keys, values)):
+    outputs: list[Tensor] = []
+    state: Tensor | None = None
+    for index, (query, key, value) in enumerate(zip(query_chunks, key_chunks, value_chunks)):
         near, rows = slice(max(0, index - back), index + 1), value.shape[1]
         weights = band[:, :rows, (back - index + near.start) * chunk : back * chunk + rows]
-        z = torch.bmm(_product(query, [_joined(branch) for branch in zip(*keys[near])], weights), _joined(values[near]))
+        z = torch.bmm(_product(query, [_joined(branch) for branch in zip(*key_chunks[near])], weights), _joined(value_chunks[near]))
         if state is not None:
             z = torch.addcmul(z, torch.bmm(_products(query, pairs), state), from_start[:, :rows])
         outputs.append(z)
-        if index + 1 < len(values):
+        if index + 1 < len(value_chunks):
             new = _written(key, value * to_end, pairs)
             state = new if state is None else torch.addcmul(new, state, whole)
     return torch.cat(outputs, dim=1)
 
 
 def _joined(pieces: Sequence[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)
 
 
 def _written(keys: Branches, values: Tensor, pairs) -> Tensor:
@@ -186,7 +187,8 @@ def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _cheapest(queries: Branches, values: Tensor, pattern: Pattern) -> str:
-    chosen = choose(*queries[0].shape[-2:], len(queries), pattern.window)
+    time, head_dim = queries[0].shape[-2:]
+    chosen = choose(time, head_dim, len(queries), pattern.window)
     return "row_blocks" if chosen == "recurrent" and values.dtype not in DTYPES else chosen
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_finite, require_instance, require_matrix, require_same_kind
+from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_instance, require_matrix, require_same_kind
 from tensorlm.tensors.cp import CPTensor
 from tensorlm.tensors.forms import symmetrised
 from tensorlm.tensors.grams import branch_grams, environments
+from tensorlm.tensors.scaling import restored
 from tensorlm.tensors.trees import Tree, climb, restrict
 
 FACTOR_ROUTES = "the factors: evaluation, contract, mode_grams, hosvd, odt and cp_als never need the dense tensor"
@@ -149,18 +150,22 @@ class ComposedTensor:
         """For each layer, from the first, the Gram matrix (out, out) of everything below its output wire.
 
         G_n = D [(L G L^T) * (R G R^T)] D^T with G = G_(n-1), and the identity for the input. The last one is `output_gram`.
+        Like all Gram matrices, ValueError for NaN or infinity, and where entries leave the number range.
         """
-        return branch_grams(self.layers)[1]
+        found = branch_grams(self.layers)
+        return [_restored(wire, exponent) for wire, exponent in zip(found.wires, found.exponents)]
 
     def output_gram(self) -> Tensor:
         """Gram matrix of the output mode, T_(0) T_(0)^T: (out, out)."""
-        return branch_grams(self.layers)[1][-1]
+        found = branch_grams(self.layers)
+        return _restored(found.wires[-1], found.exponents[-1])
 
     def input_gram(self, leaf: int) -> Tensor:
         """Gram matrix of one input mode, T_(1 + leaf) T_(1 + leaf)^T: (width, width)."""
         if not isinstance(leaf, int) or not 0 <= leaf < self.degree:
             raise ValueError(f"leaf must be an int from 0 to {self.degree - 1}, got {leaf!r}")
-        return environments(self.layers, branch_grams(self.layers)[0])[leaf]
+        found = branch_grams(self.layers)
+        return _restored(environments(found.layers, found.pairs)[leaf], found.exponents[-1])
 
     def mode_grams(self) -> list[Tensor]:
         """Gram matrices of all 1 + 2^N modes, the output first: their eigenvectors are the HOSVD's factors.
@@ -168,26 +173,14 @@ class ComposedTensor:
         Down from the output, E_L = L^T [(D^T E D) * (R G R^T)] L and the same with L and R exchanged, where G is the Gram
         matrix below the other branch: O(2^N h^2 (h + width)), never width^(2^N).
         """
-        pairs, wires = branch_grams(self.layers)
-        return [wires[-1], *environments(self.layers, pairs)]
+        found = branch_grams(self.layers)
+        grams = [found.wires[-1], *environments(found.layers, found.pairs)]
+        return [_restored(gram, found.exponents[-1]) for gram in grams]
 
     def squared_norm(self) -> Tensor:
-        """|T|^2, the sum of the squared entries."""
-        return self.output_gram().trace()
-
-    def require_finite(self) -> None:
-        """Raise ValueError, naming layer and factor, if an entry is NaN or infinite."""
-        for number, layer in enumerate(self.layers):
-            for name in "DLR":
-                require_finite(f"layers[{number}].{name}", getattr(layer, name))
-
-    def refuse(self) -> None:
-        """Raise ValueError, given that |T|^2 is not finite: for a NaN or infinity, named, or else for factors too large.
-
-        |T|^2 alone tells of every factor, so that what is not finite need be looked for only then.
-        """
-        self.require_finite()
-        raise ValueError(f"tensor must be small enough for |T|^2 to be finite in {self.dtype}; divide a factor by its norm")
+        """|T|^2, the sum of the squared entries; ValueError where it leaves the number range."""
+        found = branch_grams(self.layers)
+        return restored(found.wires[-1].trace(), 2 * found.exponents[-1], "tensor", "|T|^2")
 
     def _require_matrices(self, name: str, matrices: list[Tensor], places: str) -> list[Tensor]:
         """Raise unless there is a matrix for each of the "modes", or the "inputs", with its number of rows."""
@@ -220,6 +213,10 @@ def _node(layer: CPTensor, left, right) -> Tree:
     if isinstance(left, Tree):
         return Tree(layer.D, layer.L, layer.R, (left, right))
     return Tree(layer.D, _through(layer.L, left), _through(layer.R, right))
+
+
+def _restored(gram: Tensor, exponent: int) -> Tensor:
+    return gram if exponent == 0 else restored(gram, 2 * exponent, "tensor", "Gram matrices")
 
 
 def _through(encoder: Tensor, below: Tensor | None) -> Tensor:

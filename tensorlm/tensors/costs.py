@@ -53,7 +53,7 @@ def choose(time: int, head_dim: int, branches: int, window: int = 0) -> str:
     ('quadratic', 'row_blocks', 'recurrent', 'row_blocks')
     """
     costs = {name: multiply_adds(name, time, head_dim, branches, window) * TIME_PER_MULTIPLY_ADD[name] for name in ALGORITHMS}
-    return "quadratic" if time <= BLOCK else min(costs, key=costs.get)
+    return "quadratic" if time <= BLOCK else min(costs, key=costs.__getitem__)
 
 
 def working_memory(algorithm: str, time: int, head_dim: int, branches: int, window: int = 0, heads: int = 1, batch: int = 1,

@@ -158,8 +158,8 @@ class CPTensor:
         tensor([[[0.0000, 0.5000],
                  [0.5000, 0.0000]]])
         """
-        tensor = self.dense(limit)
-        return (tensor + tensor.mT) / 2
+        half = self.dense(limit) / 2
+        return half + half.mT
 
     def factors(self) -> dict[str, Tensor]:
         """Detached contiguous copies by name, as safetensors stores them: CPTensor(**cp.factors()) is the inverse."""

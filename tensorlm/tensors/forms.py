@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tensorlm.tensors.checks import require_finite, require_instance, require_non_negative, require_same_kind
 from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.scaling import exponents, restored, shifted
+from tensorlm.tensors.ties import by_value, eigh
 
 
 def square_form(cp: CPTensor) -> CPTensor:
@@ -126,15 +128,17 @@ def from_dense(tensor: Tensor, tolerance: float = 1e-12) -> CPTensor:
         raise ValueError(f"tensor must have shape (out, width, width), all at least 1, got {tuple(tensor.shape)}")
     require_non_negative("tolerance", tolerance)
     require_finite("tensor", tensor)
-    values, vectors = torch.linalg.eigh((tensor + tensor.mT) / 2)
+    exponent = exponents(tensor, (0, 1, 2))
+    scaled = shifted(tensor, -exponent)
+    values, vectors = eigh((scaled + scaled.mT) / 2, lambda values: by_value(-values))
     sizes = values.abs()
     kept = sizes > tolerance * sizes.max()
     if not kept.any():
         kept.view(-1)[sizes.argmax()] = True
     outputs, _ = kept.nonzero(as_tuple=True)
     D = torch.zeros(tensor.shape[0], outputs.numel(), dtype=tensor.dtype, device=tensor.device)
-    D[outputs, torch.arange(outputs.numel(), device=tensor.device)] = values[kept]
-    rows = vectors.mT[kept]
+    D[outputs, torch.arange(outputs.numel(), device=tensor.device)] = restored(values[kept], exponent.flatten(), "tensor", "eigenvalues")
+    rows = vectors[kept]
     return CPTensor(D, rows, rows)
 
 

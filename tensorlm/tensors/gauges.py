@@ -16,6 +16,8 @@ from torch import Tensor
 
 from tensorlm.tensors.checks import require_finite, require_instance, require_same_kind
 from tensorlm.tensors.cp import CPTensor, require_finite_cp
+from tensorlm.tensors.scaling import balanced, length, restored
+from tensorlm.tensors.ties import TIE, peak, ranks
 
 
 def swap(cp: CPTensor) -> CPTensor:
@@ -53,7 +55,8 @@ def permute(cp: CPTensor, order: Tensor | Sequence[int]) -> CPTensor:
 def rescale(cp: CPTensor, left: Tensor, right: Tensor) -> CPTensor:
     """L_k times left_k, R_k times right_k, D_k divided by both; left, right (hidden,). T, S and f stay.
 
-    Raises ValueError unless left and right have shape (hidden,) and are finite and not zero, TypeError for another dtype.
+    Raises ValueError unless left and right have shape (hidden,) and are finite and not zero, and where a factor leaves the
+    number range by them; TypeError for another dtype.
 
     >>> cp = CPTensor(torch.ones(1, 1), torch.ones(1, 2), torch.ones(1, 2))
     >>> rescale(cp, torch.tensor([2.0]), torch.tensor([-1.0])).factors()
@@ -67,7 +70,13 @@ def rescale(cp: CPTensor, left: Tensor, right: Tensor) -> CPTensor:
         require_finite(name, scale)
         if (scale == 0).any():
             raise ValueError(f"{name} must not be zero, got 0 for unit {int((scale == 0).int().argmax())}")
-    return CPTensor(cp.D / left / right, left.unsqueeze(1) * cp.L, right.unsqueeze(1) * cp.R)
+    scaled = CPTensor(cp.D / left / right, left.unsqueeze(1) * cp.L, right.unsqueeze(1) * cp.R)
+    for name in "DLR":
+        before, after = getattr(cp, name), getattr(scaled, name)
+        if not torch.equal(before.isfinite() & (before != 0), after.isfinite() & (after != 0)):
+            sizes = " and ".join(f"{float(scale.abs().min()):.3g} to {float(scale.abs().max()):.3g}" for scale in (left, right))
+            raise ValueError(f"left and right must leave {name} within the range of {cp.dtype}, got sizes of {sizes}")
+    return scaled
 
 
 def canonical(cp: CPTensor) -> CPTensor:
@@ -77,46 +86,39 @@ def canonical(cp: CPTensor) -> CPTensor:
     the lexicographically greater one is L_k; units are sorted by falling norm of D_k, equal ones lexicographically. A unit that
     contributes nothing becomes zero and comes last. Equality is meant to rounding. The function is the same.
     Other CP forms of one function, which no gauge connects, stay different: compare functions by `same_function`.
-    Raises ValueError for NaN or infinity. Source: the normalisation is that of Kolda & Bader (2009), section 3.
+    Raises ValueError for NaN or infinity, and where D leaves the number range.
+    Source: the normalisation is that of Kolda & Bader (2009), section 3.
 
     >>> cp = CPTensor(torch.tensor([[1.0, 6.0]]), torch.eye(2), -2 * torch.eye(2))
     >>> canonical(cp).factors()
     {'D': tensor([[-12.,  -2.]]), 'L': tensor([[0., 1.], [1., 0.]]), 'R': tensor([[0., 1.], [1., 0.]])}
     """
     require_finite_cp("cp", cp)
-    (L, left), (R, right) = _directions(cp.L), _directions(cp.R)
-    D = cp.D * left * right
+    D, L, R, exponent = balanced(cp.D, cp.L, cp.R)
+    (L, left), (R, right) = _directions(L), _directions(R)
+    D = D * left * right
     L, R = _greater_first(L, R)
     alive = D.any(dim=0)
     D, L, R = D * alive, L * alive.unsqueeze(1), R * alive.unsqueeze(1)
-    return permute(CPTensor(D, L, R), _falling_order(D, L, R))
-
-
-def _rounding(like: Tensor) -> float:
-    """How far apart two numbers near 1 may be that would be equal but for rounding."""
-    return 100 * torch.finfo(like.dtype).eps
+    return permute(CPTensor(restored(D, exponent, "cp", "factors of norm 1 beside D"), L, R), _falling_order(D, L, R))
 
 
 def _directions(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of norm 1 with a positive largest entry, and the signed norms they had; zero rows stay zero."""
-    peaks = rows.abs().amax(dim=1, keepdim=True)
-    scaled = rows / torch.where(peaks > 0, peaks, 1)  # first, so that no square underflows
-    leading = (scaled.abs() >= 1 - _rounding(rows)).int().argmax(dim=1, keepdim=True)
-    norms = scaled.gather(1, leading).sign() * torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return scaled / torch.where(norms == 0, 1, norms), (norms * peaks).squeeze(1)
+    norms = rows.gather(1, peak(rows)).sign() * length(rows, 1).unsqueeze(1)
+    return rows / torch.where(norms == 0, 1, norms), norms.squeeze(1)
 
 
 def _greater_first(L: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
     """Each pair of rows exchanged where the first entry that differs is the greater one in R."""
-    first = ((L - R).abs() > _rounding(L)).int().argmax(dim=1, keepdim=True)
+    first = ((L - R).abs() > TIE * torch.finfo(L.dtype).eps).int().argmax(dim=1, keepdim=True)
     behind = L.gather(1, first) < R.gather(1, first)
     return torch.where(behind, R, L), torch.where(behind, L, R)
 
 
 def _falling_order(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
-    """Units by falling norm of D_k, then by L_k, R_k, D_k, all compared on a grid much coarser than rounding."""
-    sizes = torch.linalg.vector_norm(D, dim=0)
-    largest = torch.where(sizes.max() > 0, sizes.max(), 1)
-    keys = torch.cat([sizes.unsqueeze(1) / largest, L, R, D.mT / largest], dim=1)
-    grid = (-keys / torch.finfo(D.dtype).eps ** 0.5).round()
-    return torch.unique(grid, dim=0, return_inverse=True)[1].argsort(stable=True)
+    """Units by falling norm of D_k, then by L_k, R_k, D_k, what ties being equal."""
+    sizes = length(D, 0).unsqueeze(1)
+    keys = torch.cat([sizes, L, R, D.mT / sizes.max().clamp_min(torch.finfo(D.dtype).tiny)], dim=1)
+    keys = torch.where(keys.abs() > TIE * torch.finfo(D.dtype).eps, keys, 0)
+    return torch.unique(ranks(keys.mT).mT, dim=0, return_inverse=True)[1].argsort(stable=True)

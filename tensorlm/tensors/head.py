@@ -56,7 +56,8 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
                          f"{tuple(rotations.shape)}")
     z = x.new_zeros(time, weights["o"].shape[0])
     for i, j in coefficients.nonzero().tolist():
-        tensor = head_tensor(**(weights if rotations is None else rotated(weights, rotations[i], rotations[j])))
+        pair = weights if rotations is None else rotated(weights, rotations[i], rotations[j])
+        tensor = head_tensor(pair["q1"], pair["k1"], pair["q2"], pair["k2"], pair["v"], pair["o"])
         z[i] += coefficients[i, j] * torch.einsum("oabcde,a,b,c,d,e->o", tensor, x[i], x[i], x[j], x[j], x[j])
     return z
 

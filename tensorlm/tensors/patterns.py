@@ -118,9 +118,11 @@ class Pattern:
 
     def _one_plus_table(self, count: int, like: Tensor) -> Tensor:
         """1 + t_h[n], in the wider of the table's own precision and that of `like`."""
-        return self._padded_table(count).to(torch.promote_types(self.table.dtype, like.dtype)) + 1.0
+        table = self._padded_table(count)
+        return table.to(torch.promote_types(table.dtype, like.dtype)) + 1.0
 
     def _padded_table(self, count: int) -> Tensor:
+        assert self.table is not None
         return F.pad(self.table, (0, max(0, count - self.window)))[:, :count]
 
 

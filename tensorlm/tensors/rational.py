@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tensorlm.tensors.checks import require_affordable, require_instance, require_last_axis, require_rank, require_same_kind
 from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.scaling import exponents, shifted
 
 RESIDUALS = ("identity", "none")
 EPS = 1e-6  # of the model's norm sites
@@ -67,9 +68,11 @@ class RationalBlock:
         return self.advance(x, _ones(x))[1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Numerator over denominator, the block's output: (..., width) -> (..., out)."""
-        numerator, denominator = self.advance(x, _ones(x))
-        return numerator / denominator[..., None]
+        """Numerator over denominator, the block's output, from a scaled x: (..., width) -> (..., out)."""
+        exponent = exponents(x, -1) if _ones(x).numel() else 0
+        unit, eps = shifted(x, -exponent), torch.full_like(x[..., :1], self.eps)
+        ratio = self.cp(unit) / (unit.square().mean(-1, keepdim=True) + (shifted(eps, -2 * exponent) if self.eps else 0))
+        return ratio if self.residual == "none" else x + ratio
 
     def advance(self, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
         """(N, q) with x = N / q before the block to (N', q') after it, without a division: (..., width), (...).
@@ -178,7 +181,7 @@ def rational_scores(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor) -> Tensor:
     """Two-branch scores bounded as by QK-norm, and rational: (q1.k1)(q2.k2) / (N_q N_k), N_q = (|q1|^2 + |q2|^2) / 2.
 
     Norming each of the four vectors divides by |q1||q2||k1||k2|, a product of roots; the mean of both squared norms is
-    a polynomial. By Cauchy-Schwarz and the inequality of means the score lies in [-1, 1].
+    a polynomial. By Cauchy-Schwarz and the inequality of means the score lies in [-1, 1]; it is 0 where N_q or N_k is.
     Shapes: q1, q2 (..., queries, head_dim), k1, k2 (..., keys, head_dim) -> (..., queries, keys).
 
     >>> q = torch.tensor([[3.0, 4.0]])
@@ -192,9 +195,8 @@ def rational_scores(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor) -> Tensor:
         if one.shape != other.shape:
             raise ValueError(f"{name} must have shape {tuple(other.shape)} like the first branch, got {tuple(one.shape)}")
     require_last_axis("k1", k1, q1.shape[-1])
-    query_norms = (q1.square() + q2.square()).sum(-1) / 2
-    key_norms = (k1.square() + k2.square()).sum(-1) / 2
-    return (q1 @ k1.mT) * (q2 @ k2.mT) / (query_norms[..., :, None] * key_norms[..., None, :])
+    (q1, q2, query_norms), (k1, k2, key_norms) = _unit_mean(q1, q2), _unit_mean(k1, k2)
+    return (q1 @ k1.mT) * (q2 @ k2.mT) / (query_norms * key_norms.mT)
 
 
 def cubic_tensor(width: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -209,7 +211,8 @@ def cubic_tensor(width: int, dtype: torch.dtype = torch.float64) -> Tensor:
     require_rank(width, 1 << 20, "width")
     require_affordable((width,) * 4, dtype, "x * x.square().sum(-1, keepdim=True)")
     delta = torch.eye(width, dtype=dtype)
-    return sum(torch.einsum(f"{first},{second}->iabc", delta, delta) for first, second in (("ia", "bc"), ("ib", "ac"), ("ic", "ab"))) / 3
+    pairs = [torch.einsum(f"{pair}->iabc", delta, delta) for pair in ("ia,bc", "ib,ac", "ic,ab")]
+    return (pairs[0] + pairs[1] + pairs[2]) / 3
 
 
 def copy_tensor(width: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -222,6 +225,14 @@ def copy_tensor(width: int, dtype: torch.dtype = torch.float64) -> Tensor:
     require_rank(width, 1 << 20, "width")
     require_affordable((width,) * 3, dtype, "x * x")
     return torch.diag_embed(torch.eye(width, dtype=dtype))
+
+
+def _unit_mean(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both vectors of every token divided by one power of two, and the mean of their squared lengths (..., tokens, 1), 1 for 0."""
+    power = -torch.maximum(exponents(one, -1), exponents(other, -1))
+    one, other = shifted(one, power), shifted(other, power)
+    mean = (one.square() + other.square()).sum(-1, keepdim=True) / 2
+    return one, other, torch.where(mean > 0, mean, 1)
 
 
 def _ones(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tensorlm.tensors.checks import require_finite, require_instance, require_non_negative, require_same_kind
 from tensorlm.tensors.cp import CPTensor, require_finite_cp
+from tensorlm.tensors.scaling import balanced, exponents, length, restored, shifted
 
 CHUNK = 2**26  # bytes of the dense slices that `distance` works through
 
@@ -16,15 +17,14 @@ def inner(a: CPTensor, b: CPTensor) -> Tensor:
     """<S_a, S_b> = sum_kl (D_a^T D_b)_kl [(L_a L_b^T)(R_a R_b^T) + (L_a R_b^T)(R_a L_b^T)]_kl / 2, products elementwise.
 
     A number, shape (), in O(h_a h_b (out + width)) without forming S. Raises ValueError where a and b have different out,
-    width or device, or NaN or infinity; TypeError for different dtypes. Source: Kolda & Bader (2009), section 2.6
-    for the Gram matrices of Khatri-Rao products.
+    width or device, NaN or infinity, or a result outside the number range; TypeError for different dtypes.
+    Source: Kolda & Bader (2009), section 2.6, for the Gram matrices of Khatri-Rao products.
 
     >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
     >>> inner(xy, xy)
     tensor(0.5000)
     """
-    _require_pair(a, b)
-    return _inner(a, b, b.L, b.R)
+    return restored(*scaled_inner(a, b), "a and b", "<S_a, S_b>")
 
 
 def norm(a: CPTensor) -> Tensor:
@@ -34,7 +34,9 @@ def norm(a: CPTensor) -> Tensor:
     >>> norm(xy)
     tensor(1.4142)
     """
-    return inner(a, a).clamp(min=0).sqrt()
+    _require_pair(a, a)
+    a, exponent = scaled(a)
+    return restored(_norm(a), exponent, "a", "|S_a|")
 
 
 def cosine(a: CPTensor, b: CPTensor) -> Tensor:
@@ -47,11 +49,13 @@ def cosine(a: CPTensor, b: CPTensor) -> Tensor:
     >>> cosine(xy, xx)
     tensor(0.)
     """
-    product, sizes = inner(a, b), {"a": norm(a), "b": norm(b)}
+    _require_pair(a, b)
+    a, b = scaled(a)[0], scaled(b)[0]
+    sizes = {"a": _norm(a), "b": _norm(b)}
     for name, size in sizes.items():
         if size == 0:
             raise ValueError(f"{name} must not be the zero function, for which no cosine is defined")
-    return product / sizes["a"] / sizes["b"]
+    return _inner(a, b, b.L, b.R) / sizes["a"] / sizes["b"]
 
 
 def gaussian_inner(a: CPTensor, b: CPTensor, mean: Tensor | None = None, covariance: Tensor | None = None) -> Tensor:
@@ -71,9 +75,13 @@ def gaussian_inner(a: CPTensor, b: CPTensor, mean: Tensor | None = None, covaria
     mean = torch.zeros(a.width, dtype=a.dtype, device=a.device) if mean is None else mean
     covariance = torch.eye(a.width, dtype=a.dtype, device=a.device) if covariance is None else covariance
     _require_moments(a, mean, covariance)
+    (a, first), (b, second) = scaled(a), scaled(b)
+    power = max(int(exponents(mean, 0)), int(exponents(covariance, (0, 1))) // 2) if mean.any() or covariance.any() else 0
+    mean, covariance = shifted(mean, -power), shifted(covariance, -2 * power)
     constant = _expectation(a, mean, covariance) @ _expectation(b, mean, covariance)
     linear = ((a.jacobian(mean) @ covariance) * b.jacobian(mean)).sum()
-    return constant + linear + 2 * _inner(a, b, b.L @ covariance, b.R @ covariance)
+    total = constant + linear + 2 * _inner(a, b, b.L @ covariance, b.R @ covariance)
+    return restored(total, first + second + 4 * power, "a and b", "E[f_a(x) . f_b(x)]")
 
 
 def distance(a: CPTensor, b: CPTensor) -> Tensor:
@@ -89,6 +97,11 @@ def distance(a: CPTensor, b: CPTensor) -> Tensor:
     tensor(0.)
     """
     _require_pair(a, b)
+    a, b, exponent = _scaled_alike(a, b)
+    return restored(_distance(a, b), exponent, "a and b", "|S_a - S_b|", reference=1.0)
+
+
+def _distance(a: CPTensor, b: CPTensor) -> Tensor:
     D, L, R = torch.cat([a.D, -b.D], dim=1), torch.cat([a.L, b.L]), torch.cat([a.R, b.R])
     hidden = D.shape[1]
     if 2 * hidden < a.width:
@@ -114,8 +127,34 @@ def same_function(a: CPTensor, b: CPTensor, tolerance: float = 1e-10) -> bool:
     """
     require_non_negative("tolerance", tolerance)
     _require_pair(a, b)
+    a, b, _ = _scaled_alike(a, b)
     rounding = 8 * torch.finfo(a.dtype).eps * (_unit_sizes(a) + _unit_sizes(b))
-    return bool(distance(a, b) <= torch.maximum(tolerance * torch.maximum(norm(a), norm(b)), rounding))
+    return bool(_distance(a, b) <= torch.maximum(tolerance * torch.maximum(_norm(a), _norm(b)), rounding))
+
+
+def scaled(cp: CPTensor) -> tuple[CPTensor, int]:
+    """The layer with factors near 1 that is 2^-e times `cp`, and e."""
+    *factors, exponent = balanced(cp.D, cp.L, cp.R)
+    return CPTensor(*factors), exponent
+
+
+def scaled_inner(a: CPTensor, b: CPTensor) -> tuple[Tensor, int]:
+    """inner(a, b) as a number near 1 and the exponent of a power of two."""
+    _require_pair(a, b)
+    (a, first), (b, second) = scaled(a), scaled(b)
+    return _inner(a, b, b.L, b.R), first + second
+
+
+def _scaled_alike(a: CPTensor, b: CPTensor) -> tuple[CPTensor, CPTensor, int]:
+    """Both layers divided by one power of two, so that the larger is near 1, and its exponent."""
+    (a, first), (b, second) = scaled(a), scaled(b)
+    if first != second:
+        a, b = (CPTensor(shifted(cp.D, power - max(first, second)), cp.L, cp.R) for cp, power in ((a, first), (b, second)))
+    return a, b, max(first, second)
+
+
+def _norm(a: CPTensor) -> Tensor:
+    return _inner(a, a, a.L, a.R).clamp(min=0).sqrt()
 
 
 def _inner(a: CPTensor, b: CPTensor, left: Tensor, right: Tensor) -> Tensor:
@@ -131,7 +170,7 @@ def _expectation(cp: CPTensor, mean: Tensor, covariance: Tensor) -> Tensor:
 
 def _unit_sizes(cp: CPTensor) -> Tensor:
     """sum_k |D_k| |L_k| |R_k|, which bounds |S|."""
-    return (cp.D.norm(dim=0) * cp.L.norm(dim=1) * cp.R.norm(dim=1)).sum()
+    return (length(cp.D, 0) * length(cp.L, 1) * length(cp.R, 1)).sum()
 
 
 def _require_pair(a: CPTensor, b: CPTensor) -> None:

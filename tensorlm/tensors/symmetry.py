@@ -14,7 +14,9 @@ from torch import Tensor
 from tensorlm.tensors.checks import require_affordable, require_rank, require_same_kind
 from tensorlm.tensors.composition import ComposedTensor, as_composed, compose
 from tensorlm.tensors.cp import CPTensor
-from tensorlm.tensors.similarity import inner
+from tensorlm.tensors.grams import require_finite_layers
+from tensorlm.tensors.scaling import exponents, length, restored, shifted
+from tensorlm.tensors.similarity import scaled, scaled_inner
 
 GROUPS = ("full", "tree")
 MOST_LEAVES = 8  # of tree_permutations: 128 permutations; 16 leaves would have 32768
@@ -59,9 +61,10 @@ def symmetrise(dense: Tensor, group: str = "full") -> Tensor:
     if group == "tree":
         return _over_tree(dense, range(1, inputs + 1))
     require_rank(inputs, MOST_FULL, "number of inputs")
+    dense = dense / 4  # so that no sum leaves the number range
     for last in range(2, inputs + 1):
-        dense = sum((dense.transpose(axis, last) for axis in range(1, last)), dense) / last
-    return dense
+        dense = torch.stack([dense, *(dense.transpose(axis, last) for axis in range(1, last))]).sum(0) / last
+    return dense * 4
 
 
 def _over_tree(dense: Tensor, axes: range) -> Tensor:
@@ -71,7 +74,8 @@ def _over_tree(dense: Tensor, axes: range) -> Tensor:
     half = len(axes) // 2
     dense = _over_tree(_over_tree(dense, axes[:half]), axes[half:])
     order = [*range(axes[0]), *axes[half:], *axes[:half], *range(axes[-1] + 1, dense.ndim)]
-    return (dense + dense.permute(order)) / 2
+    dense = dense / 2
+    return dense + dense.permute(order)
 
 
 def network_inner(a: Network, b: Network) -> Tensor:
@@ -79,19 +83,13 @@ def network_inner(a: Network, b: Network) -> Tensor:
 
     Up the tree, G = D_a [(L_a G L_b^T) * (R_a G R_b^T) + (L_a G R_b^T) * (R_a G L_b^T)] D_b^T / 2. An inner product of
     networks: for one layer that of functions too, beyond it see `function_inner`. Raises ValueError for another depth, width
-    or out, and for NaN or infinity.
+    or out, for NaN or infinity, and where the result leaves the number range.
 
     >>> a, b = counterexample()
     >>> network_inner(a, b).item(), network_inner(a, a).item()
     (0.0, 0.125)
     """
-    a, b = _pair(a, b)
-    crossed = None
-    for one, other in zip(a.layers, b.layers):
-        LG, RG = (one.L, one.R) if crossed is None else (one.L @ crossed, one.R @ crossed)
-        pairs = (LG @ other.L.mT) * (RG @ other.R.mT) + (LG @ other.R.mT) * (RG @ other.L.mT)
-        crossed = one.D @ (pairs / 2) @ other.D.mT
-    return crossed.trace()
+    return restored(*_network_inner(*_pair(a, b)), "a and b", "<T_a, T_b>")
 
 
 def network_cosine(a: Network, b: Network) -> Tensor:
@@ -100,7 +98,7 @@ def network_cosine(a: Network, b: Network) -> Tensor:
     >>> network_cosine(*counterexample()).item()
     0.0
     """
-    return _cosine(network_inner, a, b)
+    return _cosine(_network_inner, *_pair(a, b))
 
 
 def function_inner(a: Network, b: Network) -> Tensor:
@@ -115,17 +113,7 @@ def function_inner(a: Network, b: Network) -> Tensor:
     >>> round(function_inner(a, b).item(), 6), round(function_inner(a, a).item(), 6)
     (0.041667, 0.041667)
     """
-    a, b = _pair(a, b)
-    if len(a.layers) == 1:
-        return inner(a.layers[0], b.layers[0])
-    if len(a.layers) > 2:
-        raise ValueError(f"a and b must have at most 2 layers, got {len(a.layers)}; use function_inner_sampled")
-    wires = a.layers[0].out, b.layers[0].out
-    operations = math.prod(wires) ** 2 * a.width**2
-    if operations > MOST_OPERATIONS:
-        raise ValueError(f"a and b must be narrower: {operations:.1e} multiply-adds are more than {MOST_OPERATIONS:.1e}; "
-                         "use function_inner_sampled")
-    return network_inner(a, b) / 3 + 2 * _crossed(a.layers, b.layers) / 3
+    return restored(*_function_inner(*_pair(a, b)), "a and b", "<Sym T_a, Sym T_b>")
 
 
 def function_cosine(a: Network, b: Network) -> Tensor:
@@ -134,7 +122,7 @@ def function_cosine(a: Network, b: Network) -> Tensor:
     >>> round(function_cosine(*counterexample()).item(), 6)
     1.0
     """
-    return _cosine(function_inner, a, b)
+    return _cosine(_function_inner, *_pair(a, b))
 
 
 def function_inner_sampled(a: Network, b: Network, samples: int = 4096, seed: int = 0) -> tuple[float, float]:
@@ -158,10 +146,11 @@ def function_inner_sampled(a: Network, b: Network, samples: int = 4096, seed: in
     for part in torch.arange(samples).split(max(1, CHUNK // max(widest, a.width))):
         parts = torch.randn(len(part), a.width, 2, dtype=a.dtype, generator=generator).to(a.device)
         points = torch.nn.functional.normalize(parts.flatten(1), dim=1).view_as(parts)
-        points = torch.view_as_complex(points)
-        values.append((_evaluate(a, points) * _evaluate(b, points).conj()).real.sum(-1))
-    products = torch.cat(values) * math.comb(a.width + a.degree - 1, a.degree)
-    return products.mean().item(), products.std().item() / math.sqrt(samples)
+        (one, first), (other, second) = _evaluate(a, torch.view_as_complex(points)), _evaluate(b, torch.view_as_complex(points))
+        products = (one * other.conj()).real.sum(-1).double() * math.comb(a.width + a.degree - 1, a.degree)
+        values.append(restored(products, first + second, "a and b", "<Sym T_a, Sym T_b>"))
+    products = torch.cat(values)
+    return products.mean().item(), float(length(products - products.mean())) / math.sqrt(samples - 1) / math.sqrt(samples)
 
 
 def counterexample() -> tuple[ComposedTensor, ComposedTensor]:
@@ -178,6 +167,37 @@ def counterexample() -> tuple[ComposedTensor, ComposedTensor]:
     return compose(a, product), compose(b, product)
 
 
+def _network_inner(a: ComposedTensor, b: ComposedTensor) -> tuple[Tensor, int]:
+    """network_inner as a number near 1 and the exponent of a power of two."""
+    crossed, exponent = torch.empty(0), 0
+    for number, layers in enumerate(zip(a.layers, b.layers)):
+        (one, first), (other, second) = (scaled(layer) for layer in layers)
+        LG, RG = (one.L @ crossed, one.R @ crossed) if number else (one.L, one.R)
+        pairs = (LG @ other.L.mT) * (RG @ other.R.mT) + (LG @ other.R.mT) * (RG @ other.L.mT)
+        crossed = one.D @ (pairs / 2) @ other.D.mT
+        power = int(exponents(crossed, (0, 1)))
+        crossed, exponent = shifted(crossed, -power), 2 * exponent + first + second + power
+    return crossed.trace(), exponent
+
+
+def _function_inner(a: ComposedTensor, b: ComposedTensor) -> tuple[Tensor, int]:
+    """function_inner as a number near 1 and the exponent of a power of two."""
+    if len(a.layers) == 1:
+        return scaled_inner(a.layers[0], b.layers[0])
+    if len(a.layers) > 2:
+        raise ValueError(f"a and b must have at most 2 layers, got {len(a.layers)}; use function_inner_sampled")
+    wires = a.layers[0].out, b.layers[0].out
+    operations = math.prod(wires) ** 2 * a.width**2
+    if operations > MOST_OPERATIONS:
+        raise ValueError(f"a and b must be narrower: {operations:.1e} multiply-adds are more than {MOST_OPERATIONS:.1e}; "
+                         "use function_inner_sampled")
+    same, power = _network_inner(a, b)
+    lower, upper = ([scaled(layer) for layer in pair] for pair in zip(a.layers, b.layers))
+    crossed = _crossed(*((first[0], second[0]) for first, second in zip(lower, upper)))
+    exponent = sum(2 * low + high for (_, low), (_, high) in zip(lower, upper))
+    return shifted(same, power - exponent) / 3 + 2 * crossed / 3, exponent
+
+
 def _crossed(a: tuple[CPTensor, CPTensor], b: tuple[CPTensor, CPTensor]) -> Tensor:
     """sum_o,mnpq U_omn V_opq tr(A_m B_q A_n B_p), where U, V are the upper layers' S, one m at a time."""
     lower_a, lower_b, upper_a, upper_b = (layer.symmetric() for layer in (a[0], b[0], a[1], b[1]))
@@ -191,25 +211,32 @@ def _crossed(a: tuple[CPTensor, CPTensor], b: tuple[CPTensor, CPTensor]) -> Tens
     return total
 
 
-def _evaluate(network: ComposedTensor, points: Tensor) -> Tensor:
-    """The polynomial at complex points."""
+def _evaluate(network: ComposedTensor, points: Tensor) -> tuple[Tensor, int]:
+    """The polynomial at complex points, as numbers near 1 and the exponent of a power of two."""
+    exponent = 0
     for layer in network.layers:
-        D, L, R = (matrix.mT.to(points.dtype) for matrix in (layer.D, layer.L, layer.R))
-        points = ((points @ L) * (points @ R)) @ D
-    return points
+        cp, power = scaled(layer)
+        D, L, R = (matrix.mT.to(points.dtype) for matrix in (cp.D, cp.L, cp.R))
+        values = torch.view_as_real(((points @ L) * (points @ R)) @ D)
+        own = int(exponents(values.flatten(), 0))
+        points, exponent = torch.view_as_complex(shifted(values, -own)), 2 * exponent + power + own
+    return points, exponent
 
 
-def _cosine(product: Callable, a: Network, b: Network) -> Tensor:
-    sizes = {"a": product(a, a).clamp_min(0).sqrt(), "b": product(b, b).clamp_min(0).sqrt()}
-    for name, size in sizes.items():
-        if size == 0:
+def _cosine(product: Callable[[ComposedTensor, ComposedTensor], tuple[Tensor, int]], a: ComposedTensor, b: ComposedTensor) -> Tensor:
+    value, exponent = product(a, b)
+    for name, network in (("a", a), ("b", b)):
+        square, power = product(network, network)
+        if square <= 0:
             raise ValueError(f"{name} must not be zero, for which no cosine is defined")
-    return product(a, b) / sizes["a"] / sizes["b"]
+        value, exponent = value / shifted(square, power % 2).sqrt(), exponent - power // 2
+    return shifted(value, exponent)
 
 
 def _pair(a: Network, b: Network) -> tuple[ComposedTensor, ComposedTensor]:
     a, b = as_composed(a), as_composed(b)
-    a.require_finite(), b.require_finite()
+    for network in (a, b):
+        require_finite_layers(network.layers)
     require_same_kind(a=a.layers[0].D, b=b.layers[0].D)
     for name in ("degree", "width", "out"):
         if getattr(a, name) != getattr(b, name):

@@ -5,8 +5,7 @@ one sweep and no iteration: within a factor sqrt(order) of the best error at the
 Vandewalle 2000; Kolda & Bader 2009, section 4.2).
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -15,6 +14,9 @@ from torch import Tensor
 from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_last_axis, require_rank, require_same_kind
 from tensorlm.tensors.composition import ComposedTensor, as_composed
 from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.grams import branch_grams, environments
+from tensorlm.tensors.scaling import restored, shifted, squared
+from tensorlm.tensors.ties import eigh, equal, guarded
 from tensorlm.tensors.trees import restrict, tree_distance
 
 
@@ -24,13 +26,15 @@ class Tucker:
 
     `values[n]` are all singular values of mode n, descending: their squares sum to |T|^2, and the error^2 is at most the sum
     over the modes of the dropped squares. Being roots of eigenvalues, those below about 1e-8 of the largest (3e-4 in
-    float32) are noise; `error` is not. `source` is the network that was decomposed.
+    float32) are noise; `error` is not. `source` is the network that was decomposed, `spans` are the factors as `error` reads
+    them: its gradient exists where no equal values are parted, that of the factors and the core where none are equal.
     """
 
     core: Tensor
     factors: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     source: ComposedTensor
+    spans: tuple[Tensor, ...] = field(repr=False)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -56,7 +60,7 @@ class Tucker:
 
     def squared_norm(self) -> Tensor:
         """|core|^2, which is also the squared norm of the approximation."""
-        return self.core.square().sum()
+        return squared(self.core, "core", "|core|^2")
 
     @cached_property
     def error(self) -> Tensor:
@@ -64,7 +68,7 @@ class Tucker:
 
         Costs as much as a few dense third-order tensors; see `trees.tree_norm`.
         """
-        return tree_distance(self.source.tree(), self.source.projected(list(self.factors)))
+        return tree_distance(self.source.tree(), self.source.projected(list(self.spans)))
 
 
 def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None = None) -> Tucker:
@@ -85,13 +89,17 @@ def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None
     network = as_composed(tensor)
     wanted = _ranks(ranks, network.shape)
     require_affordable(wanted, network.dtype, "lower ranks")
-    grams = network.mode_grams()
-    if not math.isfinite(grams[0].trace()):
-        network.refuse()
-    values, vectors = zip(*_spectra(grams))
-    factors = tuple(basis[:, :rank] for basis, rank in zip(vectors, wanted))
-    core = restrict(network.layers, factors[0], list(factors[1:])).view(wanted)
-    return Tucker(core, factors, values, network)
+    found = branch_grams(network.layers)
+    spectra = _spectra([found.wires[-1], *environments(found.layers, found.pairs)])
+    spans = factors = tuple(basis[:, :rank] for (_, basis), rank in zip(spectra, wanted))
+    if any(basis.requires_grad for basis in spans):
+        ties = [equal(values.square()) for values, _ in spectra]
+        factors = tuple(map(guarded, spans, ties))
+        spans = tuple(guarded(basis, tied[rank - 1 : rank]) for basis, tied, rank in zip(spans, ties, wanted))
+    core = restrict(found.layers, factors[0], factors[1:]).view(wanted)
+    if exponent := found.exponents[-1]:
+        core = restored(core, exponent, "tensor", "|T|")
+    return Tucker(core, factors, tuple(shifted(values, exponent) if exponent else values for values, _ in spectra), network, spans)
 
 
 def _ranks(ranks: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -112,6 +120,6 @@ def _spectra(grams: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     batches = [grams] if len(grams[0]) == len(grams[1]) else [grams[:1], grams[1:]]
     pairs: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
-        values, vectors = torch.linalg.eigh(torch.stack(batch))
-        pairs += zip(values.flip(-1).clamp_min(0).sqrt(), vectors.flip(-1))
+        values, vectors = eigh(torch.stack(batch), spans=True)
+        pairs += zip(values.clamp_min(0).sqrt(), vectors.mT)
     return pairs

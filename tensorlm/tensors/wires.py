@@ -10,7 +10,6 @@ one basis. Like the HOSVD it weighs all directions of the input alike and knows 
 decompositions of the layers' own third-order unfoldings, not from Gram matrices, so that small values are accurate too.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +19,9 @@ from torch import Tensor
 from tensorlm.tensors.checks import require_affordable, require_rank
 from tensorlm.tensors.composition import ComposedTensor, as_composed
 from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.grams import branch_grams
+from tensorlm.tensors.scaling import length, restored, squared
+from tensorlm.tensors.ties import settled
 from tensorlm.tensors.trees import tree_distance
 
 
@@ -41,12 +43,13 @@ class ODT:
     @property
     def dropped(self) -> tuple[Tensor, ...]:
         """For each wire the sum of the dropped values^2, of one copy."""
-        return tuple(values[rank:].square().sum() for values, rank in zip(self.values, self.ranks))
+        return tuple(squared(values[rank:], "tensor", "squared values") for values, rank in zip(self.values, self.ranks))
 
     @property
     def error_bound(self) -> Tensor:
         """|S - S_truncated| is at most the root of the sum over the wires of copies x dropped."""
-        return sum(copies * mass for copies, mass in zip(_copies(len(self.values)), self.dropped)).sqrt()
+        wires = zip(_copies(len(self.values)), self.values, self.ranks)
+        return length(torch.cat([copies**0.5 * values[rank:] for copies, values, rank in wires]))
 
     @cached_property
     def error(self) -> Tensor:
@@ -68,17 +71,18 @@ def odt(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None =
     >>> small.values[1], small.stack(torch.tensor([2.0, 2.0]))
     (tensor([1.0000, 0.1000]), tensor([16.]))
     """
-    network = as_composed(tensor)
-    if not math.isfinite(network.squared_norm()):
-        network.refuse()
+    found = branch_grams(as_composed(tensor).layers)
     if ranks is not None and tolerance is not None:
         raise ValueError(f"give ranks or tolerance, not both; got {ranks} and {tolerance}")
-    layers = _orthogonalised(list(network.layers))
+    layers = _orthogonalised(list(found.layers))
     values, bases = _wire_spectra(layers)
     if tolerance is not None:
         kept = _ranks_within(values, tolerance)
     else:
-        kept = _ranks_given(ranks, [layer.width for layer in network.layers], values)
+        kept = _ranks_given(ranks, [layer.width for layer in found.layers], values)
+    if exponent := found.exponents[-1]:
+        values = [restored(value, exponent, "tensor", "singular values") for value in values]
+        layers[-1] = CPTensor(restored(layers[-1].D, exponent, "tensor", "factors"), layers[-1].L, layers[-1].R)
     orthogonal = _turned(layers, [None, *bases[1:]])
     whole = [basis[:, :rank] for basis, rank in zip(bases, kept)]
     stack = _turned(layers, [whole[0] @ whole[0].mT if kept[0] < len(bases[0]) else None, *whole[1:]])
@@ -91,7 +95,7 @@ def _orthogonalised(layers: list[CPTensor]) -> list[CPTensor]:
         triangle = torch.linalg.qr(_unfolding(layer).mT, mode="r").R.mT
         vectors, values, _ = torch.linalg.svd(triangle, full_matrices=False)
         rank = max(1, int((values > torch.finfo(values.dtype).eps * max(triangle.shape) * values[0]).sum()))
-        vectors, values = vectors[:, :rank], values[:rank]
+        vectors, values = settled(values, vectors.mT)[:rank].mT, values[:rank]
         inverse = torch.where(values > 0, 1 / values, 0.0)
         layers[index] = CPTensor(inverse.unsqueeze(1) * (vectors.mT @ layer.D), layer.L, layer.R)
         layers[index + 1] = CPTensor(above.D, above.L @ (vectors * values), above.R @ (vectors * values))
@@ -103,11 +107,14 @@ def _wire_spectra(layers: list[CPTensor]) -> tuple[list[Tensor], list[Tensor]]:
 
     Above a wire is S of the layer with R_above, the triangle of all above, on its output; by symmetry both branches are alike.
     """
-    values, bases, above = [], [], None
+    values: list[Tensor] = []
+    bases: list[Tensor] = []
+    above = None
     for layer in reversed(layers):
         D = layer.D if above is None else above @ layer.D
         stacked = _unfolding(CPTensor(D, layer.L, layer.R)).reshape(-1, layer.width)
         _, sizes, directions = torch.linalg.svd(torch.linalg.qr(stacked, mode="r").R)
+        directions = settled(sizes, directions)
         above = sizes.unsqueeze(1) * directions
         values.insert(0, sizes)
         bases.insert(0, directions.mT)

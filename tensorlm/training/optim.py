@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor, nn
 
+from tensorlm.tensors.scaling import exponents, shifted
 from tensorlm.training.config import TrainConfig
 
+if TYPE_CHECKING:
+    from tensorlm.model import TensorTransformer
+
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-NS_EPS = 1e-7
 ADAM_BETAS = (0.8, 0.95)
 ADAM_EPS = 1e-10
 
 
 def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Push every singular value of each matrix to about one (between 0.7 and 1.2 after five steps).
+    """Push every singular value of each matrix to about one (about 0.7 to 1.2 after five steps), whatever its scale; zero stays zero.
 
     From X = G / ||G||_F iterate X <- a X + (b A + c A A) X with A = X X^T, (a, b, c) = (3.4445, -4.7750,
     2.0315), whose slope at zero is as steep as convergence allows. Shapes: (n, rows, cols), rows <= cols.
@@ -29,8 +33,10 @@ def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     True
     """
     a, b, c = NS_COEFFICIENTS
-    x = matrices.to(dtype)
-    x = x / x.flatten(1).norm(dim=1).clamp(min=NS_EPS).view(-1, 1, 1)
+    x = matrices if matrices.dtype == torch.float64 else matrices.float()
+    x = shifted(x, -exponents(x, (1, 2))).to(dtype)
+    norms = x.flatten(1).norm(dim=1).view(-1, 1, 1)
+    x = x / torch.where(norms > 0, norms, 1)
     for _ in range(steps):
         gram = torch.bmm(x, x.mT)
         gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -46,7 +52,8 @@ class Muon(torch.optim.Optimizer):
     The same function as ``torch.optim.Muon`` with ``adjust_lr_fn="original"`` and Nesterov momentum (a test
     compares them in bfloat16). It differs in two ways: matrices of equal shape share their products, and the
     dtype of the iteration is chosen, since bfloat16 is fifty times slower than float32 on a CPU that only
-    emulates it. Raises ValueError on a parameter that is not a matrix.
+    emulates it. Raises ValueError on a parameter that is not a matrix, and for a rate, momentum, decay or number of steps
+    that is none.
     Source: Jordan et al. (2024), as above.
 
     >>> w = torch.nn.Parameter(torch.eye(4, 2)); w.grad = torch.ones(4, 2)
@@ -54,28 +61,46 @@ class Muon(torch.optim.Optimizer):
     torch.Size([4, 2])
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float = 0.02, momentum: float = 0.95,
+    def __init__(self, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], lr: float = 0.02, momentum: float = 0.95,
                  weight_decay: float = 0.1, ns_steps: int = 5, ns_dtype: torch.dtype = torch.float32) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, ns_steps=ns_steps))
         self.ns_dtype = ns_dtype
-        for p in (p for group in self.param_groups for p in group["params"]):
-            if p.ndim != 2:
-                raise ValueError(f"Muon takes matrices only; got a parameter of shape {tuple(p.shape)}")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """One more group of matrices, with settings of its own; a group that is refused is not added."""
+        super().add_param_group(param_group)
+        try:
+            _require_muon_group(self.param_groups[-1])
+        except ValueError:
+            del self.param_groups[-1]
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """One update of every parameter that has a gradient."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient; a closure computes loss and gradients before, and its loss is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[nn.Parameter]] = {}
+            by_shape: dict[tuple[int, int], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape.setdefault(tuple(p.shape), []).append(p)
             for shape, params in by_shape.items():
                 self._update(params, shape, group)
+        return loss
 
-    def _update(self, params: list[nn.Parameter], shape: tuple[int, int], group: dict) -> None:
+    def _update(self, params: Sequence[Tensor], shape: tuple[int, int], group: dict[str, Any]) -> None:
         rows, cols = shape
-        grads = [p.grad for p in params]
+        params = list(params)
+        grads = [p.grad for p in params if p.grad is not None]
         buffers = [self._buffer(p) for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         stacked = torch.stack(torch._foreach_lerp(grads, buffers, group["momentum"]))
@@ -87,11 +112,24 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(params, list(updates.to(params[0].dtype).unbind()), alpha=-scale)
 
-    def _buffer(self, p: nn.Parameter) -> Tensor:
+    def _buffer(self, p: Tensor) -> Tensor:
         state = self.state[p]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(p)
         return state["momentum_buffer"]
+
+
+def _require_muon_group(group: dict[str, Any]) -> None:
+    for p in group["params"]:
+        if p.ndim != 2:
+            raise ValueError(f"Muon takes matrices only; got a parameter of shape {tuple(p.shape)}")
+    for name in ("lr", "weight_decay"):
+        if not 0 <= group[name] < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0, got {group[name]!r}")
+    if not 0 <= group["momentum"] < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {group['momentum']!r}")
+    if not isinstance(group["ns_steps"], int) or group["ns_steps"] < 1:
+        raise ValueError(f"ns_steps must be a whole number of at least 1, got {group['ns_steps']!r}")
 
 
 def lr_scale(step: int, config: TrainConfig) -> float:
@@ -125,7 +163,7 @@ def anneal_at(step: int, config: TrainConfig) -> float:
     return (fraction - start) / (end - start) if fraction > start else 0.0
 
 
-def optimizers(model: nn.Module, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
+def optimizers(model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
     """The optimisers of a run; every parameter of ``model`` belongs to exactly one of them (asserted).
 
     ``optimizer="muon-batched"``: :class:`Muon`, with Newton-Schulz in ``ns_dtype``; ``"muon"``:
@@ -174,8 +212,8 @@ def assert_covered(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> N
 
 
 def _muon(matrices: list[nn.Parameter], config: TrainConfig, ns_dtype: torch.dtype) -> torch.optim.Optimizer:
-    common = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
-                  ns_steps=config.newton_schulz)
+    common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
+                                  ns_steps=config.newton_schulz)
     if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
         return torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common)
     return Muon(matrices, ns_dtype=torch.bfloat16 if config.optimizer == "muon" else ns_dtype, **common)

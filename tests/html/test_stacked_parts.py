@@ -29,7 +29,8 @@ def state(root) -> dict:
                 bars: all('[data-bar]').map(bar => [bar.dataset.bar, parseFloat(bar.style.left), parseFloat(bar.style.width)]),
                 dots: all('[data-marker]').map(dot => [dot.dataset.marker, Number(dot.getAttribute('cy'))]),
                 ends: all('[data-curve]').map(path => [path.dataset.curve, Number(path.getAttribute('d').split(' ').pop())]),
-                axes: all('[data-axes]').filter(axes => getComputedStyle(axes).display !== 'none').map(axes => Number(axes.dataset.axes))};""", root)
+                axes: all('[data-axes]').filter(axes => getComputedStyle(axes).display !== 'none')
+                    .map(axes => Number(axes.dataset.axes))};""", root)
 
 
 def compare(root, data) -> dict:

@@ -33,7 +33,8 @@ def state(root) -> dict:
                 contest: root.querySelector('[data-contest]').textContent,
                 bars: all('[data-bar]').map(bar => [bar.dataset.bar, parseFloat(bar.style.left), parseFloat(bar.style.width)]),
                 dots: all('[data-marker]').filter(seen).map(dot => [dot.dataset.marker, Number(dot.getAttribute('cy'))]),
-                ends: all('[data-curve]').filter(seen).map(path => [path.dataset.curve, Number(path.getAttribute('d').split(' ').pop())])};""", root)
+                ends: all('[data-curve]').filter(seen)
+                    .map(path => [path.dataset.curve, Number(path.getAttribute('d').split(' ').pop())])};""", root)
 
 
 def compare(root, data) -> dict:
@@ -41,7 +42,8 @@ def compare(root, data) -> dict:
     now = state(root)
     prompt = data["prompts"][now["chosen"][0]]
     expected = steered_words.evaluate(data, now["strength"], now["chosen"])
-    assert {key for key, _, _ in now["numbers"]} == set(expected) and now["words"] == prompt["words"] and now["contest"] == prompt["contest"]
+    assert {key for key, _, _ in now["numbers"]} == set(expected)
+    assert (now["words"], now["contest"]) == (prompt["words"], prompt["contest"])
     for key, words, exact in now["numbers"]:
         assert exact == pytest.approx(expected[key], rel=1e-6, abs=1e-9), f"{key} at {now['strength']} for {now['chosen']}"
         assert words == (steered_words_page.chance if key.startswith("w") else stacked_parts_page.text)(exact)

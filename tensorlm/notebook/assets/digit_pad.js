@@ -1,4 +1,4 @@
-(function (name) {
+(function (name, apart) {
   "use strict";
   var SIDE = 8, INKS = 16;
   var dot = function (row, x) { return row.reduce(function (sum, weight, i) { return sum + weight * x[i]; }, 0); };
@@ -25,8 +25,8 @@
   }
 
   function text(value, decimals, signed) {
-    var power = Math.pow(10, decimals), size = Math.floor(Math.abs(value) * power + 0.5);
-    return (size && value < 0 ? "\u2212" : size && signed ? "+" : "") + (size / power).toFixed(decimals);
+    var far = Math.abs(value), power = Math.pow(10, decimals), size = Math.floor(far * power + 0.5);
+    return (size && value < 0 ? "\u2212" : size && signed ? "+" : "") + (far < 1e15 ? (size / power).toFixed(decimals) : far.toPrecision(7));
   }
 
   function bitmap(colours) {
@@ -174,6 +174,8 @@
     });
     follow.addEventListener("change", function () { chosen = follow.checked ? null : drawn; update(); });
 
+    apart(root);
+    radios.forEach(function (radio) { radio.name = root.id + "-chosen"; });
     paper.tabIndex = 0;
     activate(0);
     root.dataset.ready = "yes";

@@ -1,4 +1,4 @@
-(function (name) {
+(function (name, apart) {
   "use strict";
   var dot = function (row, x) { return row.reduce(function (sum, weight, i) { return sum + weight * x[i]; }, 0); };
   var horner = function (c, a) { return c.reduceRight(function (sum, weight) { return sum * a + weight; }, 0); };
@@ -64,13 +64,15 @@
       var values = inputs.map(function (input) { return Number(input.value); }), out = {};
       functions[data.kind](data, values, out);
       inputs.forEach(function (input, i) {
-        input.setAttribute("aria-valuetext", data.inputs[i].label + " = " + values[i]);
-        root.querySelector("output[data-value=\"" + input.dataset.input + "\"]").textContent = values[i].toFixed(data.inputs[i].decimals);
+        var words = values[i].toFixed(data.inputs[i].decimals);
+        input.setAttribute("aria-valuetext", data.inputs[i].label + " = " + words);
+        root.querySelector("output[data-value=\"" + input.dataset.input + "\"]").textContent = words;
       });
       all("[data-key]").forEach(function (element) { element.textContent = text(out[element.dataset.key]); });
       all("[data-bar]").forEach(function (element) { bar(element, out[element.dataset.bar]); });
       all("[data-marker]").forEach(function (element) { mark(element, data, out[element.dataset.marker], values[0]); });
     }
+    apart(root);
     root.dataset.ready = "yes";
     inputs.forEach(function (input) { input.addEventListener("input", update); });
     update();

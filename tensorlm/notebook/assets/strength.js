@@ -1,9 +1,9 @@
-(function (name, marker, make) {
+(function (name, apart, marker, make) {
   "use strict";
 
   function signed(value) {
-    var size = Math.floor(Math.abs(value) * 100 + 0.5);
-    return (size ? (value < 0 ? "\u2212" : "+") : "") + (size / 100).toFixed(2);
+    var far = Math.abs(value), size = Math.floor(far * 100 + 0.5);
+    return (size ? (value < 0 ? "\u2212" : "+") : "") + (far < 1e15 ? (size / 100).toFixed(2) : far.toPrecision(7));
   }
 
   function start(root) {
@@ -40,7 +40,7 @@
 
     function update() {
       var strength = Number(control.value), out = widget.evaluate(strength);
-      control.setAttribute("aria-valuetext", first.label + " = " + strength);
+      control.setAttribute("aria-valuetext", first.label + " = " + strength.toFixed(first.decimals));
       one("output[data-value]").textContent = strength.toFixed(first.decimals);
       all("[data-key]").forEach(function (element) {
         var key = element.dataset.key;
@@ -58,6 +58,7 @@
       one("[data-here]").setAttribute("x2", x(strength));
     }
 
+    apart(root);
     root.dataset.ready = "yes";
     control.addEventListener("input", update);
     lists.forEach(function (list) { list.addEventListener("change", function () { curves(); update(); }); });

@@ -231,7 +231,7 @@ def _reduced(L: Tensor, R: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     basis, both = torch.linalg.qr(torch.cat([L, R]).mT.detach())
     alive = L.requires_grad or R.requires_grad or weights.requires_grad
     left, right = (L @ basis, R @ basis) if alive else both.mT.split(len(L))
-    values, vectors = eigh(_symmetric_products(left, right, weights), by_size)
+    values, vectors = eigh(_symmetric_products(left, right, weights), by_size, settle=False)
     vectors = (vectors.flatten(0, 1) @ basis.mT).view(*values.shape, -1)
     if alive:
         fixed, weights = vectors.detach(), weights.unsqueeze(1)

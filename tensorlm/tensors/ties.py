@@ -70,7 +70,12 @@ def upward(vectors: Tensor) -> Tensor:
     tensor([[-0.5000,  3.0000],
             [ 1.0000, -1.0000]])
     """
-    return torch.where(vectors.detach().gather(-1, peak(vectors)) < 0, -vectors, vectors)
+    low, high = vectors.detach().amin(-1, keepdim=True), vectors.detach().amax(-1, keepdim=True)  # faster than aminmax
+    down = -low > high
+    near = (low + high).abs() <= torch.finfo(vectors.dtype).eps ** 0.5 * high
+    if near.any():  # entries of both signs tie
+        down = torch.where(near, vectors.detach().gather(-1, peak(vectors)) < 0, down)
+    return vectors * (1 - 2 * down.to(vectors.dtype))
 
 
 def settled(values: Tensor, vectors: Tensor) -> Tensor:
@@ -122,18 +127,20 @@ def _pivoted(rows: Tensor) -> Tensor:
     return rows
 
 
-def eigh(matrices: Tensor, order: Callable[[Tensor], Tensor] | None = None, spans: bool = False) -> tuple[Tensor, Tensor]:
+def eigh(matrices: Tensor, order: Callable[[Tensor], Tensor] | None = None, spans: bool = False,
+         settle: bool = True) -> tuple[Tensor, Tensor]:
     """Eigenvalues (..., n) of symmetric matrices, falling or in the order of `order`, and `settled` eigenvectors as rows (..., n, n).
 
     Eigenvectors of equal eigenvalues have no gradient of their own: ValueError, not the NaN of a division by the zero between
     them. With `spans` they are taken for what spans a subspace, and what depends on nothing else gets the right gradient.
+    `settle` False leaves signs and bases as they come, for those who turn the vectors further.
 
     >>> values, vectors = eigh(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), by_size)
     >>> values, vectors.round(decimals=4)
     (tensor([ 1., -1.]), tensor([[ 0.7071,  0.7071],
             [ 0.7071, -0.7071]]))
     """
-    values, vectors = _Eigh.apply(matrices, order)
+    values, vectors = _Eigh.apply(matrices, order, settle)
     return values, vectors if spans or not vectors.requires_grad else guarded(vectors, equal(values))
 
 
@@ -165,20 +172,20 @@ def truncated(matrices: Tensor, values: Tensor, vectors: Tensor, k: int) -> Tens
 
 class _Eigh(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrices: Tensor, order: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, matrices: Tensor, order: Callable[[Tensor], Tensor] | None, settle: bool) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(matrices)
         if order is None:
             values, vectors = values.flip(-1), vectors.mT.flip(-2)
         else:
             index = order(values)
             values, vectors = values.gather(-1, index), vectors.mT.gather(-2, index.unsqueeze(-1).expand_as(vectors))
-        vectors = settled(values, vectors)
+        vectors = settled(values, vectors) if settle else vectors.contiguous()
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(values, vectors)
         return values, vectors
 
     @staticmethod
-    def backward(ctx: Any, by_values: Tensor | None, by_vectors: Tensor | None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, by_values: Tensor | None, by_vectors: Tensor | None) -> tuple[Tensor, None, None]:
         """With rows v_i, gradients g_i: sum_ij v_i [(v_i.g_j - v_j.g_i) / 2 (lambda_j - lambda_i)] v_j^T, and g v v^T for the values."""
         values, vectors = ctx.saved_tensors
         inner = torch.zeros_like(vectors) if by_values is None else torch.diag_embed(by_values)
@@ -189,7 +196,7 @@ class _Eigh(torch.autograd.Function):
             if (tied & (turns.abs() > torch.finfo(values.dtype).eps ** 0.5 * by_vectors.abs().amax())).any():
                 _refuse(by_vectors)
             inner = inner + turns / (2 * torch.where(tied, torch.inf, gaps))
-        return vectors.mT @ inner @ vectors, None
+        return vectors.mT @ inner @ vectors, None, None
 
 
 class _Truncated(torch.autograd.Function):

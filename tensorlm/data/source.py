@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ SOURCES = {
     "shards": ("tensorlm.data.shards", "load_shards"),
     "fineweb": ("tensorlm.data.fineweb", "load_fineweb"),
 }
+BYTE_ORDER_MARK = "\ufeff"
 
 
 class Codec(Protocol):
@@ -118,9 +120,9 @@ def tuning_split(data: TokenData, share: float = 0.1) -> TokenData:
     cuts = [int((1 - share) * len(part)) for part in as_parts(data.train)]
     train = tuple(part[:cut] for part, cut in zip(as_parts(data.train), cuts))
     valid = tuple(part[cut:] for part, cut in zip(as_parts(data.train), cuts))
-    if isinstance(data.train, np.ndarray):
-        train, valid = train[0], valid[0]
-    return dataclasses.replace(data, name=f"{data.name}, tuning split", train=train, valid=valid, bytes_per_token=None)
+    whole = isinstance(data.train, np.ndarray)
+    return dataclasses.replace(data, name=f"{data.name}, tuning split", train=train[0] if whole else train,
+                               valid=valid[0] if whole else valid, bytes_per_token=None)
 
 
 def as_parts(tokens: np.ndarray | Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -153,6 +155,31 @@ def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
         if not 0 <= token < vocab_size:
             raise ValueError(f"tokens: id {token} is outside 0 .. {vocab_size - 1}")
     return ids
+
+
+def checked_text(text: str) -> str:
+    """The text; ValueError where it is none, or has half of a surrogate pair, which UTF-8 cannot spell.
+
+    >>> checked_text("a" + chr(0xD800))
+    Traceback (most recent call last):
+    ValueError: text: has the lone surrogate U+D800 at position 1, which is no character
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"text: {type(text).__name__}, must be a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise ValueError(f"text: has the lone surrogate U+{code:04X} at position {error.start}, which is no character") from None
+    return text
+
+
+def decode_utf8(raw: bytes, path: Path) -> str:
+    """The text of a file without the byte order mark that some editors put first; ValueError where it is not UTF-8."""
+    try:
+        return raw.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"path={str(path)!r}: not UTF-8 text, byte {error.start} is {raw[error.start]:#04x}") from None
 
 
 def load(name: str, **options) -> TokenData:

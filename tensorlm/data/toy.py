@@ -23,6 +23,7 @@ from .toy_language import BOOK_LANGUAGE, INDEX, RULES, WORDS, ToyLanguage
 
 BLOCK = 1024                # documents drawn at a time
 CACHED_BLOCKS = 4
+MOST_DOCUMENTS = 2**20      # of a validation set
 TRAIN, VALID = 0, 1         # streams of documents that never meet
 
 
@@ -166,6 +167,8 @@ class ToyData:
         if not isinstance(self.language, ToyLanguage):
             raise ValueError(f"language={self.language!r}: must be a ToyLanguage")
         check_arguments(valid_documents=(self.valid_documents, 1))
+        if self.valid_documents > MOST_DOCUMENTS:
+            raise ValueError(f"valid_documents={self.valid_documents}: must be at most {MOST_DOCUMENTS}, they are held in memory")
 
     @property
     def tokenizer(self) -> str:

@@ -243,7 +243,7 @@ def test_errors_name_the_argument(arguments, name):
         sample_documents(BOOK_LANGUAGE, **{**dict(documents=2, length=8, seed=0), **arguments})
     with pytest.raises(ValueError, match="valid_documents=0"):
         ToyData(valid_documents=0)
-    with pytest.raises(ValueError, match="valid_documents=10000000: must be at most 1048576"):
+    with pytest.raises(ValueError, match="valid_documents=10000000: must be an integer of at least 1 and at most 1048576"):
         ToyData(valid_documents=10**7)
     with pytest.raises(ValueError, match="language='book': must be a ToyLanguage"):
         load("toy", language="book")

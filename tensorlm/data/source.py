@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -203,3 +204,25 @@ def load(name: str, **options) -> TokenData:
         raise ValueError(f"data={name!r}: must be one of {', '.join(sorted(SOURCES))}")
     module, function = SOURCES[name]
     return getattr(import_module(module), function)(**options)
+
+
+def read_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Options of a corpus from text: a value is JSON, or else text; what the corpus takes as text only is never read as JSON.
+
+    >>> read_options("text", {"path": "2024"}), read_options("fineweb", {"shards": "2", "cache": "[1]"})
+    ({'path': '2024'}, {'shards': 2, 'cache': '[1]'})
+    """
+    module, function = SOURCES.get(name, ("", ""))
+    hints = get_type_hints(getattr(import_module(module), function)) if module else {}
+    found: dict[str, Any] = {}
+    for option, text in texts.items():
+        kinds = get_args(hints.get(option)) or (hints.get(option),)
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"option {option}: {error}") from None
+        lists = isinstance(value, list) and any(get_origin(kind) is Iterable for kind in kinds)
+        found[option] = text if str in kinds and not lists else value
+    return found

@@ -23,7 +23,6 @@ from .toy_language import BOOK_LANGUAGE, INDEX, RULES, WORDS, ToyLanguage
 
 BLOCK = 1024                # documents drawn at a time
 CACHED_BLOCKS = 4
-MOST_DOCUMENTS = 2**20      # of a validation set
 TRAIN, VALID = 0, 1         # streams of documents that never meet
 
 
@@ -166,9 +165,7 @@ class ToyData:
     def __post_init__(self) -> None:
         if not isinstance(self.language, ToyLanguage):
             raise ValueError(f"language={self.language!r}: must be a ToyLanguage")
-        check_arguments(valid_documents=(self.valid_documents, 1))
-        if self.valid_documents > MOST_DOCUMENTS:
-            raise ValueError(f"valid_documents={self.valid_documents}: must be at most {MOST_DOCUMENTS}, they are held in memory")
+        check_arguments(valid_documents=(self.valid_documents, 1, 2**20))       # they are held in memory
 
     @property
     def tokenizer(self) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tensorlm.data import load
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.files import not_written, parse_json, write_atomically, write_json
+from tensorlm.training.files import parse_json, write_atomically, write_json
 
 FORMAT, VERSION = "tensorlm-checkpoint", "1"
 SUFFIX, FINAL = ".safetensors", "model.safetensors"
@@ -93,17 +93,13 @@ def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_
     metadata |= {name: json.dumps(value) for name, value in sections.items() if value is not None}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata[HASH] = content_hash(metadata, tensors)
-    try:
-        return write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
-    except SafetensorError as error:
-        raise not_written(Path(path), error) from None
+    return write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def content_hash(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of what a checkpoint says: its metadata (but for the hash), and names, dtypes, shapes and bytes of its tensors."""
+    """SHA-256 of a checkpoint's metadata (but for the hash), and of names, dtypes, shapes and bytes of its tensors."""
     found = hashlib.sha256(json.dumps(sorted((k, v) for k, v in metadata.items() if k != HASH)).encode())
-    for name in sorted(tensors):
-        value = tensors[name]
+    for name, value in sorted(tensors.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
@@ -119,7 +115,9 @@ def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> C
     path = find_checkpoint(Path(path))
     metadata, tensors = _read(path)
     _check_hash(path, metadata, tensors)
-    sections = _sections(path, metadata)
+    sections = {name: _object(metadata[name], f"{path}: its metadata {name!r}") for name in SECTIONS if name in metadata}
+    if "model_config" not in sections:
+        raise CheckpointError(f"{path}: its metadata has no 'model_config'")
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
@@ -132,9 +130,8 @@ def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> C
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its configuration is not valid here: {error}") from None
     for name, value in parts["model"].items():
-        if not allow_nonfinite and not torch.isfinite(value).all():
-            count = int((~torch.isfinite(value)).sum())
-            raise CheckpointError(f"{path}: tensor 'model.{name}' has {count:,} numbers of {value.numel():,} that are NaN or "
+        if (bad := int((~torch.isfinite(value)).sum())) and not allow_nonfinite:
+            raise CheckpointError(f"{path}: tensor 'model.{name}' has {bad:,} numbers of {value.numel():,} that are NaN or "
                                   f"infinite; allow_nonfinite=True loads it all the same")
     model = _build(path, model_config, parts["model"])
     return Checkpoint(path, model, model_config, train_config, sections.get("source", {}), sections.get("state", {}),
@@ -142,10 +139,7 @@ def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> C
 
 
 def load_model(path: str | os.PathLike, allow_nonfinite: bool = False) -> TensorTransformer:
-    """The model of a checkpoint (a file, or a run's folder), in evaluation mode, float32 whatever the file stores.
-
-    Raises CheckpointError as :func:`load_checkpoint` does.
-    """
+    """The model of a checkpoint (a file, or a run's folder), in evaluation mode, float32 whatever the file stores."""
     return load_checkpoint(path, allow_nonfinite).model.eval()
 
 
@@ -206,33 +200,23 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _check_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
     """Compare with the hash in the header, or in the card of a model that was released before headers had one."""
-    unknown = sorted(set(metadata) - {"format", "version", HASH, *SECTIONS})
-    if unknown:
+    if unknown := sorted(set(metadata) - {"format", "version", HASH, *SECTIONS}):
         raise CheckpointError(f"{path}: has metadata {unknown[0]!r}, which no {FORMAT} has: the file is damaged")
     stated, card = metadata.get(HASH), path.with_suffix(".json")
     if stated is None and card.is_file():
-        try:
-            facts = parse_json(card.read_text(encoding="utf-8"), f"{path}: its card {card.name}")
-        except ValueError as error:
-            raise CheckpointError(str(error)) from None
-        stated = facts.get(HASH) if isinstance(facts, dict) else None
+        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"{path}: its card {card.name}").get(HASH)
     if stated is not None and stated != content_hash(metadata, tensors):
         raise CheckpointError(f"{path}: is damaged: its content does not have the sha256 that was noted when it was written")
 
 
-def _sections(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
-    sections = {}
-    for name in SECTIONS:
-        if name in metadata:
-            try:
-                sections[name] = parse_json(metadata[name], f"{path}: its metadata {name!r}")
-            except ValueError as error:
-                raise CheckpointError(str(error)) from None
-            if not isinstance(sections[name], dict):
-                raise CheckpointError(f"{path}: its metadata {name!r} must be a JSON object")
-    if "model_config" not in sections:
-        raise CheckpointError(f"{path}: its metadata has no 'model_config'")
-    return sections
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = parse_json(text, where)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    if isinstance(value, dict):
+        return value
+    raise CheckpointError(f"{where} must be a JSON object")
 
 
 def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
@@ -244,8 +228,7 @@ def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> Tenso
         with torch.device("meta"):  # shapes only: no memory, however large the configuration claims to be
             expected = TensorTransformer(config).state_dict()
     except (RuntimeError, TypeError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: no model can be built from its model_config: {reason}") from None
+        raise CheckpointError(f"{path}: no model can be built from its model_config: {str(error).splitlines()[0]}") from None
     for name in sorted(set(expected) ^ set(weights)):
         raise CheckpointError(f"{path}: tensor 'model.{name}' is {'missing' if name in expected else 'not expected'}")
     for name, value in weights.items():

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 LOCK = "lock"
 DRAFT = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 
@@ -47,7 +49,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
         _force_to_disk(temporary)
         os.replace(temporary, path)
         _force_to_disk(path.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise not_written(path, error) from None
     finally:
         with contextlib.suppress(OSError):

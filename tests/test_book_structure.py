@@ -2,8 +2,11 @@
 
 import codecs
 import importlib.metadata
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import book_files
 import pytest
@@ -86,6 +89,26 @@ def test_a_new_address_reaches_every_file(copy, capsys):
     assert not [name for name, text in texts.items() if old in text]
     linking = {"README.md", "pyproject.toml", "CITATION.cff"} | {chapter.name for chapter in book_files.present(copy)}
     assert linking <= {name for name, text in texts.items() if new in text}
+
+
+def test_a_release_reaches_the_cell_and_every_link_to_colab(copy, monkeypatch):
+    monkeypatch.setattr(sync_address, "RELEASE", "v1.2")
+    assert sync_address.main([], root=copy) == 0
+    texts = [file.read_text(encoding="utf-8") for file in (copy / "README.md", *book_files.present(copy))]
+    assert all("/blob/v1.2/book/" in text and "/blob/main/book/" not in text for text in texts) and len(texts) > 1
+    assert all(".git@v1.2" in text for text in texts[1:])
+
+
+def test_the_set_up_cell_says_in_one_sentence_that_the_package_cannot_be_fetched(tmp_path):
+    """As on Colab without a network: pip finds no git and so fetches nothing."""
+    cell = sync_address.first_cell(ROOT)
+    assert max(map(len, cell.splitlines())) <= 76
+    absent = "import importlib.util as u, sys; find = u.find_spec; u.find_spec = lambda name: None if name == 'tensorlm' else find(name)\n"
+    for colab, said in (("sys.modules['google.colab'] = sys\n", "ConnectionError: no network? pip could not fetch https://github.com/"),
+                        ("", "ModuleNotFoundError: run `make lab` in a clone of https://github.com/")):
+        done = subprocess.run([sys.executable, "-c", absent + colab + cell], capture_output=True, text=True, cwd=tmp_path,
+                              env={**os.environ, "PATH": str(tmp_path)})
+        assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(said)
 
 
 def test_a_wrong_address_is_refused(copy):

@@ -33,6 +33,18 @@ def test_the_alphabet_is_that_of_the_whole_file(tmp_path):
     assert load("text", path=path).vocab_size == 2
 
 
+def test_a_byte_order_mark_is_no_letter(tmp_path):
+    text = "to be or not to be\n" * 10
+    plain, marked = tmp_path / "plain.txt", tmp_path / "marked.txt"
+    plain.write_bytes(text.encode())
+    marked.write_bytes(text.encode("utf-8-sig"))
+    for tokenizer in ("chars", "bpe1024"):
+        a, b = (load("text", path=path, tokenizer=tokenizer) for path in (plain, marked))
+        assert a.tokenizer == b.tokenizer and (a.train == b.train).all() and b.decode(b.train).startswith("to be")
+    plain.write_bytes(("a\ufeff" * 20).encode())  # inside a text it is a character like any other
+    assert load("text", path=plain).vocab_size == 2
+
+
 def test_what_cannot_be_read(tmp_path):
     with pytest.raises(FileNotFoundError):
         load("text", path=tmp_path / "absent.txt")

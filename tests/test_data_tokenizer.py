@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings, strategies
@@ -79,6 +80,50 @@ def test_both_spellings_of_merges_are_one_table():
     assert canonical_table(json.dumps(loaded)) != canonical_table(pairs)
 
 
+def changed(change):
+    """The JSON of bpe1024 with something else in it."""
+    table = json.loads((files("tensorlm.data") / "assets" / "bpe1024.json").read_text(encoding="utf-8"))
+    change(table)
+    return json.dumps(table)
+
+
+@pytest.mark.parametrize("change", [
+    lambda t: t.update(normalizer={"type": "Lowercase"}), lambda t: t.update(decoder=None),
+    lambda t: t["pre_tokenizer"].update(add_prefix_space=True), lambda t: t["pre_tokenizer"].update(use_regex=False),
+    lambda t: t["model"].update(dropout=0.5), lambda t: t["model"]["merges"].reverse(),
+    lambda t: t["added_tokens"].append({**t["added_tokens"][0], "id": 1024, "content": "<x>"}),
+])
+def test_the_id_counts_all_that_decides_an_encoding(change):
+    assert BpeTokenizer(changed(change), "bpe1024").id != BPE["bpe1024"].id
+
+
+def test_the_ids_of_released_models_stay(tmp_path):
+    assert [codec.id for codec in BPE.values()] == ["bpe1024-57e438ce", "bpe4096-86940699"]
+    assert BpeTokenizer(changed(lambda t: t.pop("normalizer")), "bpe1024").id == BPE["bpe1024"].id  # another spelling
+
+
+@pytest.mark.parametrize("table, message", [
+    ("", "EOF while parsing"), ("{}", "Model missing"), ("[" * 100_000, "invalid type"), (changed(lambda t: None)[:9000], "EOF"),
+    (changed(lambda t: t["model"]["vocab"].popitem()), "out of vocabulary"), (changed(lambda t: t.pop("model")), "Model missing"),
+    (changed(lambda t: t["model"]["vocab"].update({"xx": 2000})), "must number its entries from 0"),
+    ('{"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}', "no BPE"),
+])
+def test_a_damaged_table_is_refused_by_name(table, message):
+    with pytest.raises(ValueError, match=f"tokenizer 'mine': .*{message}"):
+        BpeTokenizer(table, "mine")
+
+
+def test_half_a_surrogate_pair_and_what_is_no_text_are_refused():
+    for codec in (*BPE.values(), CharTokenizer("ab")):
+        with pytest.raises(ValueError, match=r"text: has the lone surrogate U\+D83D at position 2, which is no character"):
+            codec.encode("ab\ud83d")
+        with pytest.raises(ValueError, match="text: bytes, must be a str"):
+            codec.encode(b"ab")
+    for make in (CharTokenizer, lambda text: train_bpe([text], 300)):
+        with pytest.raises(ValueError, match="lone surrogate"):
+            make("ab\udfff")
+
+
 @pytest.mark.parametrize("entries, message", [(256, "entries=256: must be at least 257"), (5000, "no more than")])
 def test_impossible_tables_are_refused(entries, message):
     with pytest.raises(ValueError, match=message):
@@ -87,8 +132,9 @@ def test_impossible_tables_are_refused(entries, message):
 
 def test_the_command_trains_without_a_word_of_warning(tmp_path):
     text, out = tmp_path / "corpus.txt", tmp_path / "mine.json"
-    text.write_text("a rose is a rose is a rose")
+    text.write_text("a rose is a rose is a rose", encoding="utf-8-sig")  # with a byte order mark
     command = [sys.executable, "-m", "tensorlm.data.tokenizer", "train", "--entries", "260", "--text", text, "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     codec = BpeTokenizer(out.read_text(), "mine")
     assert done.stdout.startswith(f"{codec.id}: 260 entries") and done.stderr == ""
+    assert codec.id == BpeTokenizer(train_bpe(["a rose is a rose is a rose"], 260), "mine").id

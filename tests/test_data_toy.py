@@ -9,6 +9,7 @@ import torch
 
 from tensorlm.data import ToyData, ToyLanguage, kl_by_rule, load, sample_documents
 from tensorlm.data.toy_language import BOOK_LANGUAGE, PLANTED, RULES, WORDS
+from tensorlm.data.toy_prompts import next_words
 
 PLACE_WORDS = "sea farm zoo wood".split()
 NAME_WORDS = "alice bob carol dave".split()
@@ -226,6 +227,9 @@ def test_words_and_ids():
     (dict(verb_table=((1, 0, 0, 0),) * 5), "verb_table: must be 6 rows of 4"),
     (dict(adjective_table=((0.5, 0, 0, 0, 0, 0),) * 2), "adjective_table"),
     (dict(animal_table=((2, -1, 0, 0, 0, 0, 0, 0),) * 4), "animal_table"),
+    (dict(verb_table=((float("nan"), 0.5, 0.25, 0.25),) * 6), "verb_table: must be 6 rows of 4 probabilities"),
+    (dict(verb_table=((1, 0), (1,))), "verb_table: must be"), (dict(verb_table="abc"), "verb_table: must be"),
+    (dict(p_name=float("nan")), "p_name=nan"), (dict(p_and="half"), "p_and='half'"), (dict(max_depth=True), "max_depth=True"),
 ])
 def test_errors_name_the_knob(knob, message):
     with pytest.raises(ValueError, match=message):
@@ -239,8 +243,16 @@ def test_errors_name_the_argument(arguments, name):
         sample_documents(BOOK_LANGUAGE, **{**dict(documents=2, length=8, seed=0), **arguments})
     with pytest.raises(ValueError, match="valid_documents=0"):
         ToyData(valid_documents=0)
+    with pytest.raises(ValueError, match="valid_documents=10000000: must be an integer of at least 1 and at most 1048576"):
+        ToyData(valid_documents=10**7)
     with pytest.raises(ValueError, match="language='book': must be a ToyLanguage"):
         load("toy", language="book")
+
+
+@pytest.mark.parametrize("tokens", [torch.tensor([[0, 54]]), torch.tensor([[0, -1]]), torch.tensor([[0.0, 1.0]])])
+def test_what_comes_next_is_asked_of_words_alone(tokens):
+    with pytest.raises(ValueError, match="tokens: "):
+        next_words(tokens)
 
 
 def test_the_hash_of_the_corpus_covers_its_validation_set():

@@ -104,6 +104,7 @@ def test_logits_that_are_not_finite_are_refused_with_their_position(temperature,
     ((torch.zeros(1, 2), 3), "whole numbers"),
     ((torch.tensor([[1]]), 1, float("nan")), "finite"),
     ((torch.tensor([[99]]), 3), r"prompt tokens must lie in \[0, 11\)"),
+    (([[1]], 3), "prompt must be whole numbers .*got list"),
     ((torch.tensor([[1]]), -1), "not negative"),
     ((torch.tensor([[1]]), 1, 1.0, 0), "top_k at least 1"),
 ])

@@ -37,6 +37,7 @@ def test_config_round_trips_through_json():
     (dict(attention="linear"), "attention must be one of"),
     (dict(width=0), "width must be a whole number of at least 1, got 0"),
     (dict(layers=2.0), "layers must be a whole number"),
+    (dict(layers=1001), "layers must be at most 1,000, got 1001"), (dict(encoders=10**9), "encoders must be at most 1,000"),
     (dict(head_dim=7), "head_dim must divide width"),
     (dict(head_dim=1, positions=("rope",)), "head_dim must be even"),
     (dict(positions=("alibi",)), "positions must be distinct names"),
@@ -203,10 +204,21 @@ def test_precision_of_activations_leaves_the_masters_alone():
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(8, dtype=torch.long), torch.zeros(1, 8), torch.zeros(1, 0, dtype=torch.long)])
-def test_bad_tokens_are_named(bad):
-    with pytest.raises(ValueError, match="tokens must be whole numbers of shape"):
-        TensorTransformer(ModelConfig(**SMALL))(bad)
+@pytest.mark.parametrize("bad, message", [
+    (torch.zeros(8, dtype=torch.long), "be whole numbers of shape .*got torch.int64 .8,."), (torch.zeros(1, 8), "got torch.float32"),
+    (torch.zeros(1, 0, dtype=torch.long), "got torch.int64 .1, 0."), ([[1, 2]], "got list"),
+    (torch.ones(1, 8, dtype=torch.bool), "got torch.bool .1, 8."),
+    (torch.tensor([[0, 11]]), "lie in 0 .. 10, the rows of the embedding; got 0 to 11"), (torch.tensor([[-1, 3]]), "got -1 to 3"),
+    (torch.zeros(1, 8, dtype=torch.long, device="meta"), "on the model's device, cpu; got them on meta"),
+])
+def test_bad_tokens_are_named(bad, message):
+    for bigram in ("none", "table"):
+        model = TensorTransformer(ModelConfig(**SMALL, bigram=bigram))
+        for use in (model, model.embed):
+            with pytest.raises(ValueError, match=f"tokens must .*{message}"):
+                use(bad)
+    with pytest.raises(ValueError, match="dtype must be a floating-point dtype or None, got torch.int64"):
+        model(tokens(), dtype=torch.int64)
 
 
 def test_tied_head_has_no_matrix_of_its_own():

@@ -2,14 +2,20 @@
 
 import json
 import pickle
+import random
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from tensorlm import released
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training import CheckpointError, TrainConfig, export_model, load_checkpoint, load_model, save_checkpoint
+from tensorlm.training.checkpoint import content_hash
 from tensorlm.training.files import write_atomically
 
 MODEL = ModelConfig(vocab_size=11, context=8, width=16, layers=1, head_dim=8, norm="anneal")
@@ -25,9 +31,10 @@ def path(tmp_path):
 
 
 def rewrite(path, change_metadata=lambda m: None, change_tensors=lambda t: None):
-    """The same file with something else in it."""
+    """The same file with something else in it, and without the hash (as files of former versions have none)."""
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    del metadata["sha256"]
     change_metadata(metadata)
     change_tensors(tensors)
     save_file(tensors, path, metadata)
@@ -89,7 +96,12 @@ def set_config(**changes):
     (set_config(width=16 * 10**4), "has shape"),
     (set_config(width=16 * 10**9), "no model can be built"),
     (set_config(layers=2), "is missing"),
-    (set_config(layers=10**12), "layers or encoders"),
+    (set_config(layers=999), "layers or encoders"),
+    (set_config(layers=10**12), "layers must be at most 1,000"),
+    (set_config(width=10**4200), "configuration is not valid here|no model can be built"),
+    (lambda m: m.update(card="[" * 100_000), "'card' is not JSON that can be read: maximum recursion"),
+    (lambda m: m.update(source=f'{{"a": {"9" * 6000}}}'), "'source' is not JSON that can be read: Exceeds the limit"),
+    (lambda m: m.update(positions="{}"), "metadata 'positions', which no tensorlm-checkpoint has"),
     (set_config(head="tied"), "'model.head' is not expected"),
 ])
 def test_metadata_that_does_not_fit_is_refused(path, change, message):
@@ -108,6 +120,58 @@ def test_metadata_that_does_not_fit_is_refused(path, change, message):
 def test_tensors_that_do_not_fit_are_refused(path, change, message):
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(rewrite(path, change_tensors=change))
+
+
+def test_a_file_without_a_hash_loads_and_one_with_another_content_does_not(path):
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    assert metadata["sha256"] == content_hash(metadata, tensors)
+    tensors["model.head"][0, 0] += 1
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match="a.safetensors: is damaged: its content does not have the sha256"):
+        load_checkpoint(path)
+    assert load_checkpoint(rewrite(path)).model.head[0, 0] == tensors["model.head"][0, 0]
+
+
+def flips(path, count, seed=0):
+    """Copies of a file's bytes, each with one bit turned, spread over header and tensors."""
+    raw, draw = path.read_bytes(), random.Random(seed)
+    header = 8 + int.from_bytes(raw[:8], "little")
+    for index in range(count):
+        place = draw.randrange(header) if index % 2 else draw.randrange(header, len(raw))
+        yield raw[:place] + bytes([raw[place] ^ 1 << draw.randrange(8)]) + raw[place + 1 :]
+
+
+@pytest.mark.parametrize("name", [None, "toy-polynomial", "shakespeare-polynomial"])
+def test_every_turned_bit_is_noticed(path, tmp_path, name):
+    original = path if name is None else released.checkpoint(name)
+    copy = tmp_path / "copy.safetensors"
+    if name is not None:
+        shutil.copy(original.with_suffix(".json"), copy.with_suffix(".json"))
+    for raw in flips(original, 40):
+        copy.write_bytes(raw)
+        with pytest.raises(CheckpointError, match="copy.safetensors"):
+            load_checkpoint(copy)
+    copy.write_bytes(original.read_bytes())
+    load_checkpoint(copy)
+
+
+def test_weights_that_are_no_numbers_are_named_and_load_only_when_asked_for(path):
+    def spoil(tensors):
+        tensors["model.blocks.0.mlp.D"][1, 2] = float("nan")
+    with pytest.raises(CheckpointError, match=r"'model.blocks.0.mlp.D' has 1 numbers of [\d,]+ that are NaN or infinite; allow_non"):
+        load_model(rewrite(path, change_tensors=spoil))
+    assert load_model(path, allow_nonfinite=True).blocks[0].mlp.D.isnan().sum() == 1
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_leaves_the_old_file(path):
+    """A process that may write no more than 2,000 bytes to a file stands for the disk."""
+    before = path.read_bytes()
+    code = ("import resource, sys; from tensorlm.training import load_checkpoint, save_checkpoint; c = load_checkpoint(sys.argv[1]);"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); save_checkpoint(sys.argv[1], c.model)")
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert f"OSError: {path}: could not be written: " in done.stderr and "(what stood there before is whole)" in done.stderr
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
 def test_what_is_not_there_is_said(tmp_path):
@@ -147,7 +211,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path):
         temporary.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="f: could not be written: disk full"):
         write_atomically(path, fail)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 

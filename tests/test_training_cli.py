@@ -1,5 +1,6 @@
 """The command line: one sentence for a mistake, and a kill at any moment loses nothing."""
 
+import io
 import json
 import os
 import signal
@@ -89,6 +90,14 @@ def test_a_run_says_what_it_did(tmp_path, text, capsys):
     (["--seed", "99999999999999999999"], "TrainConfig.seed = 99999999999999999999: must be at most"),
     (["--sample", "-5"], "--sample: '-5': must be a whole number"),
     (["--tokenizer", "chars", "--data-option", "tokenizer=bpe1024"], "tokenizer=bpe1024: --tokenizer says chars"),
+    (["--set", "mlp=full", "--set", "width=160000"], "memory: this run needs at least"),
+    (["--set", "layers=100000"], "layers must be at most 1,000, got 100000"),
+    (["--set", "encoders=100000"], "encoders must be at most 1,000, got 100000"),
+    (["--batch-size", "10000000000"], "memory: this run needs at least"),
+    (["--set", "context=10000000000"], "memory: this run needs at least"),
+    (["--data-option", "shards=" + "9" * 6000], "option shards: Exceeds the limit"),
+    (["--data-option", "shards=" + "[" * 100_000], "option shards: maximum recursion depth"),
+    (["--set", "layers=" + "9" * 6000], "must be int"),
 ])
 def test_a_mistake_gets_one_sentence_and_exit_code_two(tmp_path, text, capsys, arguments, complaint):
     try:
@@ -136,7 +145,8 @@ def test_a_table_larger_than_the_corpus_needs_can_be_sampled(tmp_path, text, cap
     assert main(arguments) == 0 and "-----\n" in capsys.readouterr().out
 
 
-def test_control_c_saves_the_run_and_says_the_truth(tmp_path, text, capsys):
+@pytest.mark.parametrize("number, code, words", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")])
+def test_control_c_or_sigterm_saves_the_run_and_says_the_truth(tmp_path, text, number, code, words):
     out = tmp_path / "run"
     assert prospects(RunFolder(out)) == "nothing was begun"
     process = start([*SMALL, *text, "--steps", "100000", "--batch-size", "4", "--out", str(out)])
@@ -144,9 +154,72 @@ def test_control_c_saves_the_run_and_says_the_truth(tmp_path, text, capsys):
     for line in process.stdout:
         if line.startswith("step "):
             break
-    process.send_signal(signal.SIGINT)
+    if number is signal.SIGTERM:
+        beside = start(["--out", str(out), "--resume"])
+        assert "another process trains in this folder" in beside.communicate()[0] and beside.returncode == 2
+    process.send_signal(number)
     said = process.communicate(timeout=600)[0]
-    [saved] = out.glob("checkpoints/step_*.safetensors")
-    assert process.returncode == 130 and f"interrupted; last checkpoint: {saved}; the same command" in said
-    saved.unlink()
+    *_, saved = found = sorted(out.glob("checkpoints/step_*.safetensors"))
+    assert process.returncode == code and f"{words}; last checkpoint: {saved}; the same command" in said
+    for path in found:
+        path.unlink()
     assert "no checkpoint was written; the same command with --resume begins anew" in prospects(RunFolder(out))
+
+
+def test_a_terminal_that_cannot_print_the_sample_gets_the_numbers_and_question_marks(tmp_path, monkeypatch):
+    text, said = tmp_path / "Wörter.txt", []
+    text.write_text("Käse ☃ über Öl, größer als süß. ☃☃\n" * 40, encoding="utf-8")
+    for run, encoding in enumerate(("ascii", "cp1252", "utf-8", "utf-8")):
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        arguments = [*SMALL, "--data-option", f"path={text}", "--steps", "2", "--sample", "40", "--out", str(tmp_path / str(run))]
+        assert main(arguments) == 0
+        said.append(terminal.buffer.getvalue().decode(encoding))
+    samples = [one.partition("-----\n")[2] for one in said]
+    assert all("nats per token on held-out text" in one for one in said) and "W?rter.txt" in said[0]
+    assert samples[2] == samples[3] and len(samples[2]) > 40 and samples[2].encode("ascii", "replace").decode() == samples[0]
+    assert "☃" in samples[2] and "ü" in samples[1] and "☃" not in samples[1]
+
+
+def test_a_corpus_whose_name_is_a_number(tmp_path, text, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.rename("book.txt", "2024")
+    assert main([*SMALL, "--data-option", "path=2024", "--steps", "1", "--out", "run"]) == 0
+    assert main(["--data-option", "path=2024", "--out", "run", "--resume"]) == 0
+
+
+@pytest.mark.parametrize("blocks, what", [(3, "log.csv"), (40, "step_00000001.safetensors")])
+def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(tmp_path, text, blocks, what):
+    """A limit on the size of a file, in blocks of 1,024 bytes, stands for the disk."""
+    out = tmp_path / "run"
+    arguments = [*SMALL, *text, "--steps", "60", "--log-every", "1", *([] if what == "log.csv" else ["--checkpoint-every", "1"])]
+    code = (f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({1024 * blocks},) * 2);"
+            "from tensorlm.training.__main__ import main; sys.exit(main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", code, *arguments, "--out", str(out)], capture_output=True, text=True)
+    assert done.returncode == 2 and f"{what}: could not be written: " in done.stderr and done.stderr.count("\n") == 1
+    assert not list(out.rglob(".*")) and main(["--out", str(out), "--resume"]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
+    a, b = load_file(out / "model.safetensors"), load_file(tmp_path / "whole" / "model.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("WORLD_SIZE", "abc"), ("WORLD_SIZE", "-1"), ("LOCAL_RANK", "x"), ("RANK", "1.5"), ("MASTER_PORT", "http"),
+    ("MASTER_ADDR", "no-such-host.invalid")])
+def test_variables_of_torchrun_that_make_no_sense_are_named(tmp_path, text, monkeypatch, capsys, name, value):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, value)
+    assert main([*SMALL, *text, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert f"{name}='{value}': " in said and said.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("choice", ["x", [], {"preset": "nano"}, {"preset": "huge", "data": "text", "options": {}},
+                                    {"preset": "nano", "data": "text", "options": []}, {"preset": 3, "data": "text", "options": {}}])
+def test_notes_of_another_kind_are_refused_on_resume(tmp_path, text, capsys, choice):
+    out = tmp_path / "run"
+    assert main([*SMALL, *text, "--steps", "1", "--out", str(out)]) == 0
+    run = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**run, "card": {"choice": choice}}))
+    assert main(["--out", str(out), "--resume"]) == 2
+    assert "run.json: is damaged: its choice of preset and corpus is" in capsys.readouterr().err

@@ -1,11 +1,14 @@
 """Two processes see what one sees: the same batch, the same gradient, the same loss curve."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
+from tensorlm.training import load_checkpoint
 from tensorlm.training.__main__ import main
 from tensorlm.training.distributed import World
 from tensorlm.training.log import read_csv
@@ -37,6 +40,28 @@ def test_two_processes_follow_the_loss_curve_of_one(tmp_path):
         assert abs(a["loss"] - b["loss"]) < 1e-4
     assert abs(one[-1]["loss_valid"] - two[-1]["loss_valid"]) < 1e-4
     assert max(abs(a["loss"] - b["loss"]) for a, b in zip(one, other)) > 1e-3  # the tolerance means something
+
+
+def test_a_killed_process_ends_the_other_with_one_sentence(tmp_path):
+    """Two processes by hand, as torchrun starts them; the last checkpoint stays good."""
+    out = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    arguments = [*run_of(tmp_path), "--steps", "100000", "--checkpoint-every", "5", "--out", str(out)]
+    first, second = (subprocess.Popen([sys.executable, "-W", "ignore", "-m", "tensorlm.training", *arguments], stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.PIPE, text=True, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01")
+    while not list(out.glob("checkpoints/step_*.safetensors")):
+        assert first.poll() is None and second.poll() is None, first.communicate()[1] + second.communicate()[1]
+        time.sleep(0.01)
+    second.kill()
+    said = first.communicate()[1]
+    second.communicate()
+    [line] = [line for line in said.splitlines() if line.startswith("tensorlm")]
+    assert first.returncode == 1 and "Traceback" not in said
+    assert "rank 0: another process of this run has ended or cannot be reached" in line and "last checkpoint: " in line
+    assert load_checkpoint(out).state["step"] >= 5
 
 
 def test_rows_are_shared_out_equally_or_not_at_all():

@@ -1,5 +1,7 @@
 """The loop: exact accumulation, the log, resuming bit for bit, stopping when the loss is no number."""
 
+import json
+import multiprocessing as mp
 import os
 import signal
 
@@ -21,8 +23,10 @@ from tensorlm.training import (
     train,
     trainer as trainer_module,
 )
+from tensorlm.training.checkpoint import source_of
+from tensorlm.training.folder import Run, RunFolder
 from tensorlm.training.log import COLUMNS, read_csv
-from tensorlm.training.trainer import Trainer
+from tensorlm.training.trainer import Trainer, count_parameters, require_memory
 
 MODEL = ModelConfig(vocab_size=11, context=8, width=16, layers=2, head_dim=8, bigram="table")
 ANNEAL = ModelConfig(vocab_size=11, context=8, width=16, layers=2, head_dim=8, norm="anneal")
@@ -130,11 +134,159 @@ def test_a_half_written_checkpoint_and_row_are_no_obstacle(tmp_path):
         train(MODEL, FAST, data, out=tmp_path, progress=stop_at(8))
     leftover = tmp_path / "checkpoints" / ".step_00000009.safetensors.77.tmp"
     leftover.write_bytes(b"half")
+    others = [tmp_path / ".notes.txt.77.tmp", tmp_path / ".log.csv.tmp", tmp_path / "mine" / ".run.json.77.tmp"]
+    others[-1].parent.mkdir()
+    for other in others:
+        other.write_text("not ours")
     with open(tmp_path / "log.csv", "a") as file:
         file.write("12,768,1.9")
     resumed = train(MODEL, FAST, data, out=tmp_path, resume=True)
     assert same_weights(resumed.model, train(MODEL, FAST, data).model) and not leftover.exists()
+    assert all(other.read_text() == "not ours" for other in others)
     assert [row["step"] for row in read_csv(tmp_path / "log.csv")] == [4, 8, 12, 14]
+
+
+def test_resume_deletes_nothing_where_there_is_no_run(tmp_path):
+    file = tmp_path / ".log.csv.77.tmp"
+    file.write_text("not ours")
+    with pytest.raises(ValueError, match="no run to resume"):
+        train(MODEL, FAST, corpus(), out=tmp_path, resume=True)
+    assert file.read_text() == "not ours" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("state, message", [
+    (dict(step=9999), "step = 9999: must be a whole number from 0 to 14"),
+    (dict(step=5), "step = 5, the name of the file says another one"),
+    (dict(step="6"), "step = '6': must be"), (dict(step=True), "step = True"), (dict(step=6.5), "step = 6.5"),
+    (dict(clock=[1.0, float("nan")]), "clock = nan"), (dict(clock=[1.0]), "unpack"), (dict(clock=3), "not iterable"),
+    (dict(recent=[None]), "recent = None"), (dict(guard=[]), "no attribute"), (dict(guard={"mean": 1.0}), "has no 'seen'"),
+    (dict(guard={"mean": -1.0, "seen": 1, "skipped": 0, "in_a_row": 0}), "mean = -1.0: must be a number from 0"),
+    (dict(precision=["float32"]), "has precision"), (dict(precision="fp8"), "has precision 'fp8'"),
+])
+def test_resume_believes_no_state_that_cannot_be(tmp_path, state, message):
+    with pytest.raises(Stop):
+        train(MODEL, FAST, corpus(), out=tmp_path, progress=stop_at(8))
+    c = load_checkpoint(tmp_path)
+    save_checkpoint(c.path, c.model, train_config=c.train_config, source=c.source, state={**c.state, **state},
+                    optimizer=c.optimizer, rng=c.rng)
+    with pytest.raises(CheckpointError, match=f"step_00000006.safetensors: its state .*{message}"):
+        train(MODEL, FAST, corpus(), out=tmp_path, resume=True)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_resume_misses_the_rows_of_a_log_that_is_gone_or_shortened(tmp_path):
+    with pytest.raises(Stop):
+        train(MODEL, FAST.replace(log_every=2), corpus(), out=tmp_path, progress=stop_at(8))
+    log = tmp_path / "log.csv"
+    lines = log.read_text().splitlines(keepends=True)
+    for text, message in ((None, "has no row of step 2, though the run has taken 6 steps"),
+                          ("".join(lines[:2] + lines[3:]), "has no row of step 4"),
+                          (lines[0] + lines[1].replace("2,", "two,", 1), "is not the log of a run")):
+        log.unlink(missing_ok=True)
+        if text is not None:
+            log.write_text(text)
+        with pytest.raises(ValueError, match=f"log.csv: {message}"):
+            train(MODEL, FAST.replace(log_every=2), corpus(), out=tmp_path, resume=True)
+    log.write_text("".join(lines))
+    train(MODEL, FAST.replace(log_every=2), corpus(), out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda run: [], "indices must be integers"), (lambda run: "x", "indices must be"), (lambda run: {}, "'model_config'"),
+    (lambda run: {**run, "source": []}, "source = "), (lambda run: {**run, "card": "x"}, "card = 'x': must be a JSON object"),
+    (lambda run: {**run, "model_config": "x"}, "model_config = 'x'"), (lambda run: {**run, "train_config": None}, "train_config = None"),
+    (lambda run: {**run, "model_config": {**run["model_config"], "width": "16"}}, "width must be a whole number"),
+    (lambda run: {**run, "model_config": {**run["model_config"], "mlp": ["relu"]}}, "mlp must be one of"),
+    (lambda run: {**run, "train_config": {**run["train_config"], "anneal": {"a": 1}}}, "TrainConfig.anneal"),
+])
+def test_a_damaged_run_file_is_one_sentence(tmp_path, change, message):
+    with pytest.raises(Stop):
+        train(MODEL, FAST, corpus(), out=tmp_path, progress=stop_at(8))
+    run = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(change(run)))
+    with pytest.raises(CheckpointError, match=f"run.json: is damaged: .*{message}"):
+        train(MODEL, FAST, corpus(), out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "9" * 6000, "\xff"])
+def test_a_run_file_that_is_no_json_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointError, match="run.json: is damaged"):
+        train(MODEL, FAST, corpus(), out=tmp_path, resume=True)
+
+
+def test_batch_norms_keep_the_size_of_a_forward_pass(tmp_path):
+    def config(**changes):
+        return ModelConfig.from_dict({**MODEL.to_dict(), **changes})
+    for number, (model, kept) in enumerate([(MODEL, True), (config(norm="batch"), False), (config(qk_norm="batch"), False)]):
+        out = tmp_path / str(number)
+        with pytest.raises(Stop):
+            train(model, FAST, corpus(), out=out, progress=stop_at(8))
+        if kept:
+            train(model, FAST.replace(micro_batch=2), corpus(), out=out, resume=True)
+            continue
+        with pytest.raises(ValueError, match="had 8 sequences a forward pass, now it would have 2 .micro_batch, processes."):
+            train(model, FAST.replace(micro_batch=2), corpus(), out=out, resume=True)
+        resumed = train(model, FAST.replace(micro_batch=8), corpus(), out=out, resume=True)
+        assert same_weights(resumed.model, train(model, FAST, corpus()).model)
+
+
+def test_a_folder_has_one_owner_at_a_time(tmp_path):
+    def second(row):
+        for resume, message in ((True, "another process trains in this folder"), (False, "holds a run already")):
+            with pytest.raises(ValueError, match=message):
+                train(MODEL, FAST, corpus(), out=tmp_path / "run", resume=resume)
+        tried.append(row["step"])
+
+    tried = []
+    result = train(MODEL, FAST, corpus(), out=tmp_path / "run", progress=second)
+    assert tried == [4, 8, 12, 14] and same_weights(result.model, train(MODEL, FAST, corpus()).model)
+    train(MODEL, FAST, corpus(), out=tmp_path / "run", resume=True)  # given back at the end
+
+
+def test_of_two_starts_at_once_exactly_one_succeeds(tmp_path):
+    """Processes that wait for one another and then begin in the same folder, many times."""
+    fork = mp.get_context("fork")
+    folders, barrier, outcomes = [tmp_path / str(n) for n in range(25)], fork.Barrier(2), fork.Queue()
+
+    def work():
+        for folder in folders:
+            barrier.wait(60)
+            try:
+                with RunFolder(folder).started(Run(MODEL, FAST, source_of(corpus()), {})):
+                    barrier.wait(60)  # held until the other one has been refused
+                    outcomes.put((folder.name, "begun"))
+            except ValueError as error:
+                barrier.wait(60)
+                outcomes.put((folder.name, str(error).partition(": ")[2][:12]))
+
+    workers = [fork.Process(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [outcomes.get(timeout=60) for _ in range(2 * len(folders))]
+    for worker in workers:
+        worker.join()
+    for folder in folders:
+        said = sorted(what for name, what in found if name == folder.name)
+        assert said in (["another proc", "begun"], ["begun", "holds a run "]), said
+        assert json.loads((folder / "run.json").read_text())["train_config"]["steps"] == 14
+
+
+def test_memory_is_counted_before_anything_is_built():
+    cpu, token = torch.device("cpu"), 8 * 11 + 2 * 2 * (2 * 16 + MODEL.hidden)
+    needed = 12 * TensorTransformer(MODEL).parameter_count() + 16 * 8 * 9 + 4 * 8 * token
+    require_memory(MODEL, 8, 4, cpu, limit=needed)
+    with pytest.raises(ValueError, match="memory: this run needs at least .* GB .weights, .*, cpu has .*choose a smaller"):
+        require_memory(MODEL, 8, 4, cpu, limit=needed - 1)
+    for kinds in (dict(layers=3, value_residual="learned", shortcut="learned"), dict(mlp="full"), dict(mlp="product", encoders=5)):
+        model = ModelConfig.from_dict({**MODEL.to_dict(), **kinds})
+        assert count_parameters(model) == TensorTransformer(model).parameter_count()
+    huge = [dict(mlp="full", width=10**5, head_dim=8), dict(layers=1000, width=10**6), dict(width=16 * 10**9), dict(context=10**12)]
+    for changes in huge:
+        with pytest.raises(ValueError, match="memory: "):
+            Trainer(ModelConfig.from_dict({**MODEL.to_dict(), "bigram": "none", **changes}), FAST, corpus())
+    with pytest.raises(ValueError, match="memory: .*a batch 1.44e.05"):
+        Trainer(MODEL, FAST.replace(batch_size=10**12), corpus())
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch():
@@ -163,7 +315,10 @@ def test_a_loss_that_is_no_number_stops_the_run_by_name(tmp_path, monkeypatch):
     assert (good.name[5:13], spoilt.name[5:13]) == ("00000006", "00000008")
     assert f"last good checkpoint: {good}" in str(caught.value)
     windows = corpus().valid_windows(8)
-    assert evaluate(load_model(good), windows) < 3 and not evaluate(load_model(spoilt), windows) < 3
+    assert evaluate(load_model(good), windows) < 3
+    with pytest.raises(CheckpointError, match=f"{spoilt.name}: tensor 'model.bigram' has 2,112 numbers of 2,112 that are NaN"):
+        load_model(spoilt)
+    assert not evaluate(load_model(spoilt, allow_nonfinite=True), windows) < 3
     assert not (tmp_path / "model.safetensors").exists()
 
 
@@ -295,19 +450,20 @@ def test_an_interrupt_from_progress_saves_the_row_s_step(tmp_path):
     assert interrupted(tmp_path, progress, FAST.replace(checkpoint_every=None)) == ["00000008"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step, saved", [(5, "00000006"), (13, "00000014")])
-def test_control_c_within_a_step_saves_at_its_end(tmp_path, monkeypatch, step, saved):
+def test_control_c_or_sigterm_within_a_step_saves_at_its_end(tmp_path, monkeypatch, step, saved, number):
     backward = Trainer._backward
 
     def press(self, batch):
         if self.done == step and not pressed:
-            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+            pressed.append(os.kill(os.getpid(), number))
         return backward(self, batch)
 
     pressed = []
     monkeypatch.setattr(Trainer, "_backward", press)
     assert interrupted(tmp_path, None, FAST.replace(checkpoint_every=None)) == [saved]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_second_control_c_stops_at_once(tmp_path, monkeypatch):
@@ -321,8 +477,23 @@ def test_a_second_control_c_stops_at_once(tmp_path, monkeypatch):
         train(MODEL, FAST, corpus(), out=tmp_path)
 
 
-def test_an_evaluation_that_fails_gives_the_mode_back():
+def test_an_evaluation_that_fails_gives_the_mode_back(monkeypatch):
     model = TensorTransformer(MODEL)
-    with pytest.raises((IndexError, ValueError)):
-        evaluate(model, torch.full((2, 9), 99))
+    monkeypatch.setattr(model, "unembed", lambda x: (_ for _ in ()).throw(Stop()))
+    with pytest.raises(Stop):
+        evaluate(model, torch.full((2, 9), 1))
     assert model.training
+
+
+@pytest.mark.parametrize("windows, message", [
+    (torch.full((2, 9), 11), "token ids from 0 to 10; got 11 to 11"), (torch.full((2, 9), -1), "token ids from 0 to 10; got -1"),
+    (torch.ones(2, 9), "whole numbers; got torch.float32"), (torch.ones(9, dtype=torch.long), "got torch.int64 .9,."),
+    ([[1, 2]], "got list"), (torch.ones(2, 9, dtype=torch.bool), "got torch.bool"),
+])
+def test_windows_that_are_no_tokens_of_the_model_are_refused(windows, message):
+    for measure in (evaluate, evaluate_worst):
+        with pytest.raises(ValueError, match=f"windows must .*{message}"):
+            measure(TensorTransformer(MODEL), windows)
+        for size in (0, -1, 2.0):
+            with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1, got {size}"):
+                measure(TensorTransformer(MODEL), torch.ones(2, 9, dtype=torch.long), batch_size=size)

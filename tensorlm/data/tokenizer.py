@@ -16,10 +16,14 @@ from collections.abc import Iterable
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .source import checked_ids
+from .source import checked_ids, checked_text, decode_utf8
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 COMMITTED = ("bpe1024", "bpe4096")
@@ -37,7 +41,7 @@ class CharTokenizer:
     """
 
     def __init__(self, alphabet: str) -> None:
-        self.alphabet = "".join(sorted(set(alphabet)))
+        self.alphabet = "".join(sorted(set(checked_text(alphabet))))
         if not self.alphabet:
             raise ValueError("alphabet='': must have at least one character")
         self.vocab_size = len(self.alphabet)
@@ -52,7 +56,7 @@ class CharTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; ValueError names the characters that the alphabet lacks."""
-        return self.encode_array(text).tolist()
+        return self.encode_array(checked_text(text)).tolist()
 
     def encode_array(self, text: str) -> np.ndarray:
         """The same ids as an int64 array, (characters,)."""
@@ -71,7 +75,7 @@ class BpeTokenizer:
     """Byte-level BPE, exact on any text: ``decode(encode(text)) == text``.
 
     ``end_of_text`` is the id of the token that stands before each document; no text encodes to it, its own
-    spelling included.
+    spelling included. Raises ValueError, with ``name``, for a ``table`` that is no such JSON or is damaged.
 
     >>> bpe = open_tokenizer("bpe4096")
     >>> bpe.decode(bpe.encode("To be, or not to be: 🎭")), bpe.vocab_size, bpe.end_of_text
@@ -79,17 +83,18 @@ class BpeTokenizer:
     """
 
     def __init__(self, table: str, name: str = "bpe") -> None:
-        from tokenizers import Tokenizer
-
-        self._inner = Tokenizer.from_str(table)
+        self._inner = _opened(table, name)
         self._inner.encode_special_tokens = True
-        self.vocab_size = self._inner.get_vocab_size()
-        self.end_of_text = self._inner.token_to_id(END_OF_TEXT)
+        vocabulary = self._inner.get_vocab()
+        self.vocab_size = len(vocabulary)
+        if END_OF_TEXT not in vocabulary or sorted(vocabulary.values()) != list(range(self.vocab_size)):
+            raise ValueError(f"tokenizer {name!r}: its table must number its entries from 0 on and have {END_OF_TEXT!r}")
+        self.end_of_text = vocabulary[END_OF_TEXT]
         self.id = f"{name}-{_short_hash(canonical_table(table))}"
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+        """Ids of a text; ValueError for one that UTF-8 cannot spell."""
+        return self._inner.encode(checked_text(text), add_special_tokens=False).ids
 
     def encode_array(self, text: str) -> np.ndarray:
         """The same ids as an int64 array, (tokens,)."""
@@ -123,26 +128,55 @@ def train_bpe(texts: Iterable[str], entries: int) -> str:
     >>> BpeTokenizer(table).vocab_size
     260
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import pre_tokenizers, trainers
 
     if entries < 257:
         raise ValueError(f"entries={entries}: must be at least 257, 256 bytes and one end-of-text token")
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
+    inner = _untrained()
     trainer = trainers.BpeTrainer(vocab_size=entries, special_tokens=[END_OF_TEXT], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    inner.train_from_iterator(texts, trainer)
+    inner.train_from_iterator(map(checked_text, texts), trainer)
     if inner.get_vocab_size() != entries:
         raise ValueError(f"entries={entries}: these texts give no more than {inner.get_vocab_size()}")
     return inner.to_str()
 
 
 def canonical_table(table: str) -> str:
-    """What decides an encoding, in one spelling for all versions of the JSON: the entries in order, and the merges."""
-    model = json.loads(table)["model"]
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    return json.dumps([sorted(model["vocab"], key=model["vocab"].get), merges])
+    """What decides an encoding, in one spelling for all versions of the JSON: the entries in order, and the merges.
+
+    What stands around them (normaliser, pre-tokeniser, decoder, options) joins only where it is not that of
+    `train_bpe`, so that the ids of its tables stay what they were before it counted.
+    """
+    inner = json.loads(_opened(table).to_str())
+    vocab, merges = inner["model"].pop("vocab"), inner["model"].pop("merges")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    plain = _untrained()
+    plain.add_special_tokens([END_OF_TEXT])
+    around = json.loads(plain.to_str())
+    del around["model"]["vocab"], around["model"]["merges"]
+    entries = [sorted(vocab, key=vocab.__getitem__), merges]
+    return json.dumps(entries if inner == around else [*entries, json.dumps(inner, sort_keys=True)])
+
+
+def _untrained() -> Tokenizer:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return inner
+
+
+def _opened(table: str, name: str = "bpe") -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        inner = Tokenizer.from_str(table)
+        if json.loads(inner.to_str())["model"]["type"] != "BPE":
+            raise ValueError("its model is no BPE")
+        return inner
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"tokenizer {name!r}: its table is damaged or of another kind: {error}") from None
 
 
 def _code_points(text: str) -> np.ndarray:
@@ -163,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     train.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
     if options.text:
-        texts = [path.read_bytes().decode("utf-8") for path in options.text]
+        texts = [decode_utf8(path.read_bytes(), path) for path in options.text]
     else:
         from tensorlm.data.shakespeare import training_plays
 

@@ -165,7 +165,7 @@ class ToyData:
     def __post_init__(self) -> None:
         if not isinstance(self.language, ToyLanguage):
             raise ValueError(f"language={self.language!r}: must be a ToyLanguage")
-        check_arguments(valid_documents=(self.valid_documents, 1))
+        check_arguments(valid_documents=(self.valid_documents, 1, 2**20))       # they are held in memory
 
     @property
     def tokenizer(self) -> str:

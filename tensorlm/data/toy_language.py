@@ -99,13 +99,16 @@ class ToyLanguage:
     def __post_init__(self) -> None:
         for name in ("p_name", "p_and", "p_near", "p_open", "stickiness"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
                 raise ValueError(f"{name}={value!r}: must be a probability, 0 to 1")
-        if not isinstance(self.max_depth, int) or not 0 <= self.max_depth <= 99:
+        if not isinstance(self.max_depth, int) or isinstance(self.max_depth, bool) or not 0 <= self.max_depth <= 99:
             raise ValueError(f"max_depth={self.max_depth!r}: must be an integer from 0 to 99")
         for name, shape in (("verb_table", (6, 4)), ("adjective_table", (2, 6)), ("animal_table", (4, 8))):
-            table = np.array(getattr(self, name), dtype=float)
-            if table.shape != shape or (table < 0).any() or abs(table.sum(-1) - 1).max() > 1e-9:
+            try:
+                table = np.array(getattr(self, name), dtype=float)
+            except (TypeError, ValueError):  # rows of several lengths, or no numbers
+                table = np.empty(0)
+            if table.shape != shape or not ((table >= 0).all() and abs(table.sum(-1) - 1).max() <= 1e-9):  # so that NaN fails
                 raise ValueError(f"{name}: must be {shape[0]} rows of {shape[1]} probabilities that sum to 1")
             object.__setattr__(self, name, tuple(map(tuple, table.tolist())))
 

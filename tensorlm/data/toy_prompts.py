@@ -62,8 +62,11 @@ def next_words(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> t
     {'near': 0.5, 'are': 0.5}
     """
     documents = np.asarray(tokens)
-    if documents.ndim != 2 or documents.shape[1] < 1 or (documents[:, 0] != INDEX["<doc>"]).any():
-        raise ValueError(f"tokens: shape {documents.shape}, must be (documents, length), each beginning with <doc>")
+    if documents.ndim != 2 or documents.shape[1] < 1 or documents.dtype.kind not in "iu" or (documents[:, 0] != INDEX["<doc>"]).any():
+        raise ValueError(f"tokens: shape {documents.shape}, {documents.dtype}, must be whole numbers (documents, length), each "
+                         f"document beginning with <doc>")
+    if documents.size and not (0 <= documents.min() and documents.max() < len(WORDS)):
+        raise ValueError(f"tokens: from {documents.min()} to {documents.max()}, must lie from 0 to {len(WORDS) - 1}")
     registers = Registers(language, len(documents))
     for t, words in enumerate(documents.T):
         if t:
@@ -157,8 +160,8 @@ def _noun_clause(draw: _Draws, language: ToyLanguage) -> list[np.ndarray]:
 
 
 def _pairs(before: list, word: np.ndarray, twin: np.ndarray, after: list, language: ToyLanguage) -> PromptPairs:
-    both = [torch.from_numpy(np.stack([*before, column, *after], axis=1).astype(np.int64)) for column in (word, twin)]
-    return PromptPairs(*both, len(before), language)
+    tokens, twins = (torch.from_numpy(np.stack([*before, column, *after], axis=1).astype(np.int64)) for column in (word, twin))
+    return PromptPairs(tokens, twins, len(before), language)
 
 
 def _require_words(allowed: tuple[str, ...], **words: str) -> None:

@@ -11,6 +11,7 @@ from tensorlm.layers.positions import POSITIONS, ROW_SCALES
 
 BLOCK_PARAMETERS = 12  # of every block, in units of width^2, whatever its kinds
 BIGRAM_LIMIT = 1 << 26  # numbers in a full bigram table
+MOST_PIECES = 1000  # layers or encoders, which are built one by one
 
 CHOICES = {
     "mlp": (*MLP_KINDS, "none"),
@@ -108,6 +109,9 @@ class ModelConfig:
             raise ValueError(f"positions must be distinct names among {POSITIONS}, got {self.positions!r}")
 
     def _check_sizes(self) -> None:
+        for name in ("layers", "encoders"):
+            if getattr(self, name) > MOST_PIECES:
+                raise ValueError(f"{name} must be at most {MOST_PIECES:,}, got {getattr(self, name)}")
         if self.width % self.head_dim:
             raise ValueError(f"head_dim must divide width, got head_dim={self.head_dim}, width={self.width}")
         if self.head_dim % 2 and {"rope", "key_offset"} & set(self.positions):

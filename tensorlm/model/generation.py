@@ -95,9 +95,10 @@ def _require_finite(logits: Tensor, position: int | None = None) -> None:
 
 
 def _check(model, prompt: Tensor, count: int, temperature: float, top_k: int | None) -> None:
-    if prompt.ndim != 2 or prompt.numel() == 0 or prompt.dtype not in (torch.int64, torch.int32):
+    kind = prompt.dtype if isinstance(prompt, Tensor) else type(prompt).__name__
+    if kind not in (torch.int64, torch.int32) or prompt.ndim != 2 or prompt.numel() == 0:
         raise ValueError(f"prompt must be whole numbers of shape (batch, time) with at least one token, got "
-                         f"{prompt.dtype} {tuple(prompt.shape)}")
+                         f"{kind} {tuple(getattr(prompt, 'shape', ()))}")
     if int(prompt.min()) < 0 or int(prompt.max()) >= model.config.vocab_size:
         raise ValueError(f"prompt tokens must lie in [0, {model.config.vocab_size}), got {int(prompt.min())} to "
                          f"{int(prompt.max())}")

@@ -59,6 +59,8 @@ class TensorTransformer(nn.Module):
 
     `model(tokens)` maps tokens (batch, time) to logits (batch, time, vocab_size). Parameters are float32 masters;
     `dtype` is the precision of the activations (None: that of the parameters). `time` may exceed config.context.
+    Raises ValueError for tokens that are no whole numbers (batch, time) or lie on another device, and, on a CPU, for ids
+    outside 0 .. vocab_size - 1 (looking at them on a GPU would make the host wait).
     With norm "anneal" (or "none"), no qk_norm "rms", attention bilinear or squared and a polynomial MLP, the logits at
     evaluation are one polynomial in the input rows: `polynomial_degree()`.
 
@@ -66,6 +68,8 @@ class TensorTransformer(nn.Module):
     >>> model(torch.zeros(1, 10, dtype=torch.long)).shape, int(model.polynomial_degree())
     (torch.Size([1, 10, 65]), 100)
     """
+
+    input_scale: Tensor
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
@@ -84,7 +88,6 @@ class TensorTransformer(nn.Module):
         init_weights(self, torch.Generator().manual_seed(seed), config.output_init)
 
     def forward(self, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        self._check_tokens(tokens)
         x = self.embed(tokens, dtype)
         x = self.input_site(self.shift_in(x))
         x0, first_values = x, None
@@ -99,6 +102,7 @@ class TensorTransformer(nn.Module):
         `previous` (batch, 1) is the token before the first one. Without it the first position takes the bigram row
         of "no token before", which has the number vocab_size.
         """
+        self._check_tokens(tokens, dtype)
         x = F.embedding(tokens, self.embedding)
         if self.config.bigram == "table":
             first = torch.full_like(tokens[:, :1], self.config.vocab_size) if previous is None else previous
@@ -173,10 +177,19 @@ class TensorTransformer(nn.Module):
             self.input_scale = self.input_scale.new_ones(scale.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _check_tokens(self, tokens: Tensor) -> None:
-        if tokens.ndim != 2 or tokens.dtype not in (torch.int64, torch.int32) or tokens.shape[1] == 0:
-            raise ValueError(f"tokens must be whole numbers of shape (batch, time), time > 0; got {tokens.dtype} "
-                             f"{tuple(tokens.shape)}")
+    def _check_tokens(self, tokens: Tensor, dtype: torch.dtype | None) -> None:
+        kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
+        if kind not in (torch.int64, torch.int32) or tokens.ndim != 2 or tokens.shape[1] == 0:
+            shape = tuple(getattr(tokens, "shape", ()))
+            raise ValueError(f"tokens must be whole numbers of shape (batch, time), time > 0; got {kind} {shape}")
+        if tokens.device != self.embedding.device:
+            raise ValueError(f"tokens must be on the model's device, {self.embedding.device}; got them on {tokens.device}")
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point dtype or None, got {dtype}")
+        if tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling():
+            low, high = (int(end) for end in tokens.aminmax())
+            if low < 0 or high >= self.config.vocab_size:
+                raise ValueError(f"tokens must lie in 0 .. {self.config.vocab_size - 1}, the rows of the embedding; got {low} to {high}")
 
 
 def _group_of(name: str, parameter: nn.Parameter) -> str:

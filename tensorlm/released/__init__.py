@@ -23,8 +23,12 @@ def checkpoint(name: str) -> Path:
 
 
 def card(name: str) -> dict[str, Any]:
-    """How a released model was trained: corpus, tokens, seconds, loss, seed, command."""
-    return json.loads(_find("checkpoints", name, ".json").read_text(encoding="utf-8"))
+    """How a released model was trained: corpus, tokens, seconds, loss, seed, command. ValueError where its file is damaged."""
+    path = _find("checkpoints", name, ".json")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: is not the card of a model: {error}") from None
 
 
 def results(name: str) -> list[dict[str, Any]]:

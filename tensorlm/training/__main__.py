@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import shlex
 import sys
 import typing
-from collections.abc import Callable
 from typing import Any, NoReturn
 
+import torch
+
 from tensorlm.data import TokenData, load
+from tensorlm.data.source import read_options
 from tensorlm.model import PRESETS, ModelConfig, preset
 from tensorlm.training import distributed
 from tensorlm.training.checkpoint import checkpoints_in
 from tensorlm.training.config import TrainConfig, recipe
 from tensorlm.training.device import resolve_device
 from tensorlm.training.folder import RunFolder
+from tensorlm.training.log import say
 from tensorlm.training.loop import TrainResult, train
 from tensorlm.training.trainer import TrainingError
 
 PAD_FROM, PAD_TO = 8192, 64
-DEFAULTS = {"preset": "micro", "data": "shakespeare", "options": {}}
+NO_MEMORY = ("out of memory", "can't allocate memory")  # in the words of CUDA and of the CPU's allocator
+DEFAULTS: dict[str, Any] = {"preset": "micro", "data": "shakespeare", "options": {}}
 COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
           "batch_size": "sequences a step, over all processes", "micro_batch": "sequences a forward pass",
           "threads": "CPU threads", "checkpoint_every": "steps between checkpoints",
@@ -34,22 +37,36 @@ COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 (training had to stop), 2 (arguments) or 130 (interrupted)."""
+    """Run the command line.
+
+    The exit code is 0, 1 (training had to stop), 2 (arguments, files), 130 (interrupted) or 143 (asked to end by SIGTERM).
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     command = "python -m tensorlm.training " + shlex.join(arguments)
-    with distributed.joined(options.device) as world:
-        try:
+    folder, leads = RunFolder(options.out), True
+    try:
+        with distributed.joined(options.device) as world:
+            leads = world.leads
             run(options, world, command)
-            return 0
-        except (TrainingError, ValueError, ImportError, OSError) as error:
-            if world.leads:
-                print(f"tensorlm.training: {error}", file=sys.stderr)
-            return 1 if isinstance(error, TrainingError) else 2
-        except KeyboardInterrupt:
-            if world.leads:
-                print(f"tensorlm.training: interrupted; {prospects(RunFolder(options.out))}", file=sys.stderr)
-            return 130
+        return 0
+    except KeyboardInterrupt as stop:
+        why, code = ("ended by SIGTERM", 143) if stop.args == ("SIGTERM",) else ("interrupted", 130)
+        words = f"{why}; {prospects(folder)}"
+    except (TrainingError, ValueError, ImportError) as error:
+        words, code = str(error), 1 if isinstance(error, TrainingError) else 2
+    except OSError as error:
+        words, code = f"{error}; {prospects(folder)}" if folder.exists() else str(error), 2
+    except distributed.LostPeerError as error:
+        words, code, leads = f"{error}; {prospects(folder)}", 1, True  # whoever is left says so
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(mark in str(error) for mark in NO_MEMORY)):
+            raise
+        reason = str(error).partition("\n")[0]
+        words, code = f"out of memory: choose a smaller model or batch ({reason}); {prospects(folder)}", 1
+    if leads:
+        print(f"tensorlm.training: {words}", file=sys.stderr)
+    return code
 
 
 def prospects(folder: RunFolder) -> str:
@@ -71,13 +88,14 @@ def run(options: argparse.Namespace, world: distributed.World, command: str) -> 
     data = open_data(**choice)
     model_config, train_config = configurations(options, changes, data)
     if world.leads:
-        print(f"{data.describe()}\n{choice['preset']}: {model_config.layers} layers of width {model_config.width}, "
-              f"context {model_config.context}; {train_config.steps} steps of {train_config.batch_size} sequences",
-              flush=True)
+        say(f"{data.describe()}\n{choice['preset']}: {model_config.layers} layers of width {model_config.width}, "
+            f"context {model_config.context}; {train_config.steps} steps of {train_config.batch_size} sequences")
     result = train(model_config, train_config, data, out=options.out, resume=options.resume, progress="auto",
                    device=options.device, card={"command": command, "choice": choice})
     if world.leads:
-        print(report(result, data, options.sample), flush=True)
+        say(report(result, data))
+        if options.sample:
+            say("-" * 40 + "\n" + sample_text(result, data, options.sample, train_config.seed))
 
 
 class OneSentence(argparse.ArgumentParser):
@@ -113,15 +131,16 @@ def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
     A preset with a table of token pairs is a character model; its Shakespeare comes in characters unless the
     options say otherwise.
     """
+    stored = RunFolder(options.out).choice(DEFAULTS) if options.resume else None
+    data = options.data or (stored or DEFAULTS)["data"]
     given = {"preset": options.preset, "data": options.data, "tokenizer": options.tokenizer,
-             "options": _pairs(options.data_option, "--data-option") if options.data_option else None}
+             "options": read_options(data, _pairs(options.data_option, "--data-option")) if options.data_option else None}
     given = {name: value for name, value in given.items() if value is not None}
     if "tokenizer" in given.get("options", {}):
         tokenizer = given["options"].pop("tokenizer")
         if given.setdefault("tokenizer", tokenizer) != tokenizer:
             raise ValueError(f"--data-option tokenizer={tokenizer}: --tokenizer says {options.tokenizer}")
-    if options.resume:
-        stored = RunFolder(options.out).stored().card.get("choice", DEFAULTS)
+    if stored is not None:
         for name in given:
             if given[name] != stored.get(name):
                 raise ValueError(f"resume: the run has {name} {stored.get(name)!r}, not {given[name]!r}")
@@ -172,7 +191,7 @@ def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
     """
     kinds = {"model": typing.get_type_hints(ModelConfig), "train": typing.get_type_hints(TrainConfig)}
     found: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
-    for name, text in _pairs(items, "--set", str).items():
+    for name, text in _pairs(items, "--set").items():
         owners = [owner for owner, hints in kinds.items() if name in hints]
         if not owners:
             fields = sorted({*kinds["model"], *kinds["train"]})
@@ -181,18 +200,19 @@ def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def report(result: TrainResult, data: TokenData, sample: int = 0) -> str:
+def report(result: TrainResult, data: TokenData) -> str:
     """The last words: corpus, tokenizer, tokens, seconds, loss, where the model lies."""
     text = result.summary()
     if data.bytes_per_token:
         text += f" ({result.loss_valid / math.log(2) / data.bytes_per_token:.3f} bits per byte)"
-    text += f"\nmodel: {result.path}"
-    if sample:
-        start = data.valid_windows(1)[:1, :1].to(next(result.model.parameters()).device)
-        tokens = result.model.generate(start, sample, generator=None)
-        known = tokens[0][tokens[0] < data.vocab_size]  # the table of a model may be larger than its corpus needs
-        text += "\n" + "-" * 40 + "\n" + data.decode(known.cpu())
-    return text
+    return text + f"\nmodel: {result.path}"
+
+
+def sample_text(result: TrainResult, data: TokenData, count: int, seed: int) -> str:
+    """``count`` tokens of text that the model makes, the same for one model and seed."""
+    start = data.valid_windows(1)[:1, :1].to(device := next(result.model.parameters()).device)
+    tokens = result.model.generate(start, count, generator=torch.Generator(device).manual_seed(seed))[0]
+    return data.decode(tokens[tokens < data.vocab_size].cpu())  # the table of a model may be larger than its corpus needs
 
 
 def _count(text: str) -> int:
@@ -201,21 +221,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _pairs(items: list[str], argument: str, read: Callable[[str], Any] | None = None) -> dict[str, Any]:
+def _pairs(items: list[str], argument: str) -> dict[str, str]:
     pairs = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not (name and equals):
             raise ValueError(f"{argument} {item!r}: must be NAME=VALUE")
-        pairs[name] = (read or _number_or_text)(value)
+        pairs[name] = value
     return pairs
-
-
-def _number_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _convert(name: str, text: str, hint: Any) -> Any:
@@ -229,7 +242,7 @@ def _convert(name: str, text: str, hint: Any) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"--set {name}={text}: must be {hint if kinds else kind.__name__}") from None
+        raise ValueError(f"--set {name}={text[:40]}: must be {hint if kinds else kind.__name__}") from None
 
 
 if __name__ == "__main__":

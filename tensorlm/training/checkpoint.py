@@ -2,11 +2,13 @@
 
 Layout of the file: tensors ``model.<name>``, ``optimizer.<parameter>.<key>``, ``rng.<device>``; metadata (strings):
 ``format``, ``version``, and JSON under ``model_config``, ``train_config``, ``source`` (corpus, tokenizer, sha256),
-``state`` (step, clocks, guard, loss scaler) and ``card`` (released models). Nothing is ever unpickled.
+``state`` (step, clocks, guard, loss scaler) and ``card`` (released models); ``sha256`` is that of all the rest
+(:func:`content_hash`). Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -21,12 +23,13 @@ from torch import Tensor
 from tensorlm.data import load
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.files import write_atomically, write_json
+from tensorlm.training.files import parse_json, write_atomically, write_json
 
 FORMAT, VERSION = "tensorlm-checkpoint", "1"
 SUFFIX, FINAL = ".safetensors", "model.safetensors"
 FOLDER = "checkpoints"
 SECTIONS = ("model_config", "train_config", "source", "state", "card")
+HASH = "sha256"
 
 
 class CheckpointError(ValueError):
@@ -89,18 +92,32 @@ def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_
     metadata = {"format": FORMAT, "version": VERSION}
     metadata |= {name: json.dumps(value) for name, value in sections.items() if value is not None}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata[HASH] = content_hash(metadata, tensors)
     return write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def content_hash(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a checkpoint's metadata (but for the hash), and of names, dtypes, shapes and bytes of its tensors."""
+    found = hashlib.sha256(json.dumps(sorted((k, v) for k, v in metadata.items() if k != HASH)).encode())
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> Checkpoint:
     """Read a checkpoint file, or the newest one of a run's folder, and check all of it before use.
 
-    Raises CheckpointError where there is none, or the file is cut off, of another kind, from a newer version, or
-    disagrees with its own configuration; each names the file and the defect. No code in a file is ever run.
+    Raises CheckpointError where there is none, or the file is cut off, damaged, of another kind, from a newer version, or
+    disagrees with its own configuration, and where a weight is NaN or infinite (unless ``allow_nonfinite``); each
+    names the file and the defect. No code in a file is ever run.
     """
     path = find_checkpoint(Path(path))
     metadata, tensors = _read(path)
-    sections = _sections(path, metadata)
+    _check_hash(path, metadata, tensors)
+    sections = {name: _object(metadata[name], f"{path}: its metadata {name!r}") for name in SECTIONS if name in metadata}
+    if "model_config" not in sections:
+        raise CheckpointError(f"{path}: its metadata has no 'model_config'")
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
@@ -110,16 +127,20 @@ def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
     try:
         model_config = ModelConfig.from_dict(sections["model_config"])
         train_config = TrainConfig.from_dict(sections["train_config"]) if "train_config" in sections else None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its configuration is not valid here: {error}") from None
+    for name, value in parts["model"].items():
+        if (bad := int((~torch.isfinite(value)).sum())) and not allow_nonfinite:
+            raise CheckpointError(f"{path}: tensor 'model.{name}' has {bad:,} numbers of {value.numel():,} that are NaN or "
+                                  f"infinite; allow_nonfinite=True loads it all the same")
     model = _build(path, model_config, parts["model"])
     return Checkpoint(path, model, model_config, train_config, sections.get("source", {}), sections.get("state", {}),
                       sections.get("card", {}), parts["optimizer"], parts["rng"])
 
 
-def load_model(path: str | os.PathLike) -> TensorTransformer:
+def load_model(path: str | os.PathLike, allow_nonfinite: bool = False) -> TensorTransformer:
     """The model of a checkpoint (a file, or a run's folder), in evaluation mode, float32 whatever the file stores."""
-    return load_checkpoint(path).model.eval()
+    return load_checkpoint(path, allow_nonfinite).model.eval()
 
 
 def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[str, Any], source: dict | None = None,
@@ -177,19 +198,25 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                               f"{error}") from None
 
 
-def _sections(path: Path, metadata: dict[str, str]) -> dict[str, dict]:
-    sections = {}
-    for name in SECTIONS:
-        if name in metadata:
-            try:
-                sections[name] = json.loads(metadata[name])
-            except json.JSONDecodeError as error:
-                raise CheckpointError(f"{path}: its metadata {name!r} is not JSON: {error}") from None
-            if not isinstance(sections[name], dict):
-                raise CheckpointError(f"{path}: its metadata {name!r} must be a JSON object")
-    if "model_config" not in sections:
-        raise CheckpointError(f"{path}: its metadata has no 'model_config'")
-    return sections
+def _check_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+    """Compare with the hash in the header, or in the card of a model that was released before headers had one."""
+    if unknown := sorted(set(metadata) - {"format", "version", HASH, *SECTIONS}):
+        raise CheckpointError(f"{path}: has metadata {unknown[0]!r}, which no {FORMAT} has: the file is damaged")
+    stated, card = metadata.get(HASH), path.with_suffix(".json")
+    if stated is None and card.is_file():
+        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"{path}: its card {card.name}").get(HASH)
+    if stated is not None and stated != content_hash(metadata, tensors):
+        raise CheckpointError(f"{path}: is damaged: its content does not have the sha256 that was noted when it was written")
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = parse_json(text, where)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    if isinstance(value, dict):
+        return value
+    raise CheckpointError(f"{where} must be a JSON object")
 
 
 def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
@@ -200,8 +227,8 @@ def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> Tenso
     try:
         with torch.device("meta"):  # shapes only: no memory, however large the configuration claims to be
             expected = TensorTransformer(config).state_dict()
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: no model can be built from its model_config: {error}") from None
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{path}: no model can be built from its model_config: {str(error).splitlines()[0]}") from None
     for name in sorted(set(expected) ^ set(weights)):
         raise CheckpointError(f"{path}: tensor 'model.{name}' is {'missing' if name in expected else 'not expected'}")
     for name, value in weights.items():

@@ -16,8 +16,10 @@ MOST = {"seed": 2**63 - 1, "threads": 1024}
 STABLE_NORMS = ("rms",)
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "nano": dict(steps=300, batch_size=16, lr_matrix=0.02, lr_embedding=0.1, lr_bigram=0.2, lr_head=0.025),
-    "micro": dict(steps=500, batch_size=32, lr_matrix=0.016, lr_embedding=0.1, lr_bigram=0.1, lr_head=0.008),
+    "nano": dict(steps=300, batch_size=16, lr_matrix=0.02, lr_embedding=0.1, lr_bigram=0.2, lr_head=0.025,
+                 checkpoint_every=100),
+    "micro": dict(steps=500, batch_size=32, lr_matrix=0.016, lr_embedding=0.1, lr_bigram=0.1, lr_head=0.008,
+                  checkpoint_every=50),
     "small": dict(optimizer="muon", steps=3000, batch_size=64, micro_batch=16, lr_matrix=0.02, lr_embedding=0.3,
                   lr_bigram=0.1, lr_head=0.004, lr_scalar=0.02, validate_every=500, checkpoint_every=250),
     "base": dict(optimizer="muon", steps=4000, batch_size=128, micro_batch=16, lr_matrix=0.02, lr_embedding=0.3,

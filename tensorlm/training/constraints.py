@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tensorlm.model import TensorTransformer
 from tensorlm.training.config import TrainConfig
 
 OUTPUTS = ("D", "o")  # matrices that write into the residual stream and start at zero
@@ -26,7 +27,7 @@ class Constraints:
     Nothing is kept between steps, so a checkpoint needs nothing from here.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, model: TensorTransformer, config: TrainConfig) -> None:
         self.kind, self.size, self.sparsity = config.constraint, config.constraint_size, config.sparsity
         named = [(name.split("."), p) for name, p in model.parameter_groups()["matrix"]]
         self.matrices = [p for parts, p in named if self.kind == "spectral" or parts[-1] not in OUTPUTS]
@@ -49,8 +50,8 @@ class Constraints:
         for p in self.matrices:
             by_shape.setdefault(p.shape, []).append(p)
         for params in by_shape.values():
-            for p, new in zip(params, function(torch.stack(params), self.size)):
-                p.copy_(new)
+            for old, new in zip(params, function(torch.stack(params), self.size)):
+                old.copy_(new)
 
 
 def soft_threshold(x: Tensor, amount: float) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -16,6 +18,7 @@ BF16_CAPABILITY = (8, 0)
 FP16_CAPABILITY = (7, 0)
 PROBE_SECONDS = 1.0
 PROBE_GAIN = 1.15
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,23 @@ def _time_layer(dtype: torch.dtype, tokens: int = 1024, width: int = 64) -> floa
     start = time.perf_counter()
     ((x @ left) * (x @ right)).sum().backward()
     return time.perf_counter() - start
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of memory of a GPU, or of this machine (at most what its container may use); None where it is not told.
+
+    >>> memory_of(torch.device("cpu")) > 2**28
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return None
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in map(Path, CONTAINER_LIMITS):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(path.read_text()))
+    return min(limits)
 
 
 @contextlib.contextmanager

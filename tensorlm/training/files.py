@@ -1,12 +1,34 @@
-"""Files that are either the old one or the complete new one, whenever the process dies."""
+"""Files that are either the old one or the complete new one, whenever the process dies; and folders with one owner."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+LOCK = "lock"
+DRAFT = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of a JSON text; ValueError with ``where`` for any that cannot be read (too deep and too long ones too).
+
+    >>> parse_json("[" * 100_000, "run.json")
+    Traceback (most recent call last):
+    ValueError: run.json is not JSON that can be read: maximum recursion depth exceeded ...
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON that can be read: {error}") from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -15,18 +37,65 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write(temporary)`` make a file, force it to disk, then give it the name ``path`` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let ``write(temporary)`` make a file, force it to disk, then give it the name ``path`` in one step.
+
+    Raises OSError, which names ``path``, where that fails (a full disk); what stood there stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.chmod(temporary, 0o666 & ~_umask())
         _force_to_disk(temporary)
         os.replace(temporary, path)
+        _force_to_disk(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise not_written(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
-    _force_to_disk(path.parent)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
+
+
+def not_written(path: Path, error: Exception) -> OSError:
+    """An OSError that says which file could not be written, and why."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return OSError(f"{path}: could not be written: {reason} (what stood there before is whole)")
+
+
+def drafts_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """What :func:`write_atomically` leaves in ``folder`` where it is killed: (name of the file meant, its draft)."""
+    for path in folder.glob(".*.tmp"):
+        if match := DRAFT.fullmatch(path.name):
+            yield match["name"], path
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Be the only owner of an existing ``folder`` for the body, by a lock that the system gives back when a process dies.
+
+    Raises ValueError where another process (or another call in this one) is its owner. The file ``lock`` stays.
+    """
+    with open(folder / LOCK, "a") as file:
+        try:
+            _lock(file.fileno())
+        except (BlockingIOError, PermissionError):
+            raise ValueError(f"out {str(folder)!r}: another process trains in this folder; wait until it has ended, or "
+                             f"name another folder (nothing was changed)") from None
+        except OSError as error:
+            warnings.warn(f"{folder}: cannot be locked here ({error.strerror}); nothing keeps a second process out", stacklevel=3)
+        yield
+
+
+def _lock(handle: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _umask() -> int:

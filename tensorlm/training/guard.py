@@ -45,13 +45,13 @@ class GradientGuard:
             self.norm = norm
             torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
             return True
-        self.norm = norm.item()
-        if self._outlier(self.norm):
-            self._skip()
+        size = self.norm = norm.item()
+        if self._outlier(size):
+            self._skip(size)
             return False
-        self._accept(self.norm)
-        if self.clip is not None and self.norm > self.clip:
-            torch._foreach_mul_(grads, self.clip / self.norm)
+        self._accept(size)
+        if self.clip is not None and size > self.clip:
+            torch._foreach_mul_(grads, self.clip / size)
         return True
 
     def state(self) -> dict[str, Any]:
@@ -68,10 +68,10 @@ class GradientGuard:
             return True
         return self.factor is not None and self.seen >= GRACE and norm > self.factor * self.mean
 
-    def _skip(self) -> None:
+    def _skip(self, norm: float) -> None:
         self.skipped += 1
         self.in_a_row += 1
-        if self.factor is not None and self.seen and math.isfinite(self.norm):
+        if self.factor is not None and self.seen and math.isfinite(norm):
             self._move(self.factor * self.mean)
 
     def _accept(self, norm: float) -> None:

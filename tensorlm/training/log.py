@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from tensorlm.training.files import write_atomically
+from tensorlm.training.files import not_written, write_atomically
 
 Row = dict[str, Any]
 COLUMNS = {"step": int, "tokens": int, "loss": float, "loss_valid": float, "grad_norm": float, "lr_scale": float,
@@ -25,35 +26,56 @@ class CsvLog:
         """Start the file, keeping the rows up to step ``keep_until`` of a former attempt (``.rows``)."""
         self.rows = [row for row in read_csv(path) if row["step"] <= keep_until] if path.exists() else []
         write_atomically(path, self._write_kept)
-        self._file = open(path, "a", newline="")
+        self.path, self._file = path, open(path, "a", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
 
     def _write_kept(self, path: Path) -> None:
-        with open(path, "w", newline="") as file:
+        with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(COLUMNS)
             csv.writer(file).writerows(_cells(row) for row in self.rows)
 
     def append(self, row: Row) -> None:
         """Add one row."""
-        self._writer.writerow(_cells(row))
-        self._file.flush()
+        try:
+            self._writer.writerow(_cells(row))
+            self._file.flush()
+        except OSError as error:
+            raise not_written(self.path, error) from None
 
     def sync(self) -> None:
         """Force all rows to the disk, before a checkpoint relies on them."""
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise not_written(self.path, error) from None
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; every row was flushed when it came, so a failure here has been told already."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a log; a line that was cut off while being written is left out."""
-    with open(path, newline="") as file:
-        lines = [line for line in file.read().split("\n")[:-1] if line]
-    cells = [dict(zip(COLUMNS, values)) for values in csv.reader(lines[1:])]
-    return [{name: COLUMNS[name](text) if text else None for name, text in row.items()}
-            for row in cells if len(row) == len(COLUMNS)]
+    """The rows of a log; a line that was cut off while being written is left out. ValueError for what is no log."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = [line for line in file.read().split("\n")[:-1] if line]
+        cells = [dict(zip(COLUMNS, values)) for values in csv.reader(lines[1:])]
+        return [{name: COLUMNS[name](text) if text or name == "step" else None for name, text in row.items()}
+                for row in cells if len(row) == len(COLUMNS)]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: is not the log of a run: {error}") from None
+
+
+def say(text: str) -> None:
+    """Print a text at once, as far as the terminal can."""
+    print(printable(text), flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with a question mark for each character that standard output cannot print."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def progress_for(steps: int, progress: str | Callable[[Row], None] | None, done: int = 0) -> Callable[[Row], None]:

@@ -12,14 +12,14 @@ from typing import Any
 
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training import distributed
-from tensorlm.training.checkpoint import Checkpoint, source_of
+from tensorlm.training.checkpoint import source_of
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.device import cpu_threads
 from tensorlm.training.folder import Run, RunFolder
 from tensorlm.training.log import Row, progress_for
 from tensorlm.training.optim import anneal_at
 from tensorlm.training.recorder import Recorder, restore
-from tensorlm.training.trainer import Trainer, TrainingError
+from tensorlm.training.trainer import Trainer, TrainingError, due
 
 Progress = str | Callable[[Row], None] | None
 
@@ -50,12 +50,14 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
 
     With ``out`` the run keeps a log and checkpoints in that folder; ``resume`` continues the run that lies there,
     on a CPU bit for bit. ``progress`` gets every row of the log: None (silent), "auto", "bar", "plain", or a function
-    of one row. Ctrl-C is put off to the end of the step, which is saved (one process with ``out``; a second Ctrl-C
-    stops at once), and a ``progress`` that raises KeyboardInterrupt leaves a checkpoint too. ``card`` adds entries to the card of the released model. Under ``torchrun`` (inside
+    of one row. Ctrl-C and SIGTERM are put off to the end of the step, which is saved, and end in KeyboardInterrupt (one
+    process with ``out``; a second one stops at once); a ``progress`` that raises KeyboardInterrupt leaves a checkpoint
+    too. ``card`` adds entries to the card of the released model. Under ``torchrun`` (inside
     :func:`tensorlm.training.distributed.joined`) the processes share each batch.
 
-    Raises ValueError for settings that do not fit, CheckpointError for a checkpoint that does not, and TrainingError
-    when a loss is not finite: it names the step, the batch and the last good checkpoint.
+    Raises ValueError for settings that do not fit, a run that the machine's memory cannot hold, or a folder in which
+    another process trains, CheckpointError for a checkpoint that does not fit, and TrainingError when a loss is not
+    finite: it names the step, the batch and the last good checkpoint.
 
     >>> import numpy as np
     >>> from tensorlm.data import TokenData
@@ -69,13 +71,16 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
     leads = distributed.current().leads
     with cpu_threads(train_config.threads), contextlib.ExitStack() as stack:
         run = Run(model_config, train_config, source_of(data), card or {})
-        folder, checkpoint = _open(out, resume, run, leads)
-        trainer = Trainer(model_config, train_config, data, device, checkpoint and checkpoint.state.get("precision"))
+        folder = _folder(out, resume)
+        if folder is not None and leads:
+            folder.require_free() if not resume else stack.enter_context(folder.continued())
+        checkpoint = folder.resume(run) if folder is not None and resume else None
+        trainer = Trainer(model_config, train_config, data, device, checkpoint.state.get("precision") if checkpoint else None)
         if checkpoint is not None:
             restore(trainer, checkpoint)
         show = progress_for(train_config.steps, progress if leads else None, trainer.done)
         if folder is not None and leads and not resume:
-            folder.start(run)
+            stack.enter_context(folder.started(run))
         recorder = stack.enter_context(contextlib.closing(Recorder(trainer, folder, checkpoint is not None)))
         try:
             with _putting_off_interrupts(folder is not None and trainer.world.size == 1) as interrupt:
@@ -86,42 +91,37 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
         return _result(trainer, recorder, card or {})
 
 
-def _open(out: str | Path | None, resume: bool, run: Run,
-          leads: bool) -> tuple[RunFolder | None, Checkpoint | None]:
-    if out is None:
-        if resume:
-            raise ValueError("resume=True: needs out, the folder of the run")
-        return None, None
-    folder = RunFolder(out)
-    if leads:
-        folder.tidy() if resume else folder.require_free()
-    return folder, folder.resume(run) if resume else None
+def _folder(out: str | Path | None, resume: bool) -> RunFolder | None:
+    if out is None and resume:
+        raise ValueError("resume=True: needs out, the folder of the run")
+    return None if out is None else RunFolder(out)
 
 
 class _Interrupt:
-    """A Ctrl-C that was put off; the second one is not."""
+    """A Ctrl-C or a polite request to end (SIGTERM) that was put off; the second one is not."""
 
-    asked = False
+    asked: str | None = None
 
     def __call__(self, number: int, frame: Any) -> None:
+        name = signal.Signals(number).name
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+            raise KeyboardInterrupt(name)
+        self.asked = name
 
 
 @contextlib.contextmanager
 def _putting_off_interrupts(wanted: bool) -> Iterator[_Interrupt]:
-    """Take SIGINT for the body, where it would raise KeyboardInterrupt; the loop asks between two steps."""
-    interrupt = _Interrupt()
-    in_charge = threading.current_thread() is threading.main_thread()
-    if not (wanted and in_charge and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
-        yield interrupt
-        return
-    signal.signal(signal.SIGINT, interrupt)
+    """Take SIGINT and SIGTERM for the body, where nobody else handles them; the loop asks between two steps."""
+    interrupt, defaults = _Interrupt(), {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    in_charge = wanted and threading.current_thread() is threading.main_thread()
+    taken = {number: old for number, old in defaults.items() if in_charge and signal.getsignal(number) is old}
+    for number in taken:
+        signal.signal(number, interrupt)
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, old in taken.items():
+            signal.signal(number, old)
 
 
 def _loop(trainer: Trainer, recorder: Recorder, show: Callable[[Row], None], interrupt: _Interrupt) -> None:
@@ -142,23 +142,19 @@ def _rows(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> Iterat
         last = trainer.done == config.steps
         if last and trainer.anneals:
             trainer.model.set_anneal(anneal_at(config.steps, config))
-        validates = _due(config.validate_every, trainer.done)
-        if not last and (validates or _due(config.log_every, trainer.done)):
+        validates = due(config.validate_every, trainer.done)
+        if not last and (validates or due(config.log_every, trainer.done)):
             yield trainer.row(validates)
         stop = interrupt.asked
-        if last or stop or _due(config.checkpoint_every, trainer.done):
+        if last or stop or due(config.checkpoint_every, trainer.done):
             with trainer.clock.paused():
                 recorder.save()
         if stop:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(stop)
     if not recorder.complete():  # the weights are on the disk before the last validation
         yield trainer.row(validates=True)
     if interrupt.asked:
-        raise KeyboardInterrupt
-
-
-def _due(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0
+        raise KeyboardInterrupt(interrupt.asked)
 
 
 def _result(trainer: Trainer, recorder: Recorder, card: dict[str, Any]) -> TrainResult:

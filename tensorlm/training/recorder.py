@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tensorlm.training.checkpoint import FINAL, Checkpoint, CheckpointError, exp
 from tensorlm.training.files import write_json
 from tensorlm.training.folder import LOG, RESULT, RunFolder
 from tensorlm.training.log import CsvLog, Row, read_csv
-from tensorlm.training.trainer import Trainer
+from tensorlm.training.trainer import Trainer, due
 
 STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
 
@@ -28,11 +29,10 @@ class Recorder:
         """``resumed``: a checkpoint of ``folder`` was restored into the trainer."""
         self.trainer, self.folder, self.log = trainer, folder, None
         self.history: list[Row] = []
+        if folder is not None and resumed:
+            self.history = _rows_so_far(folder.path / LOG, trainer)
         if folder is not None and trainer.world.leads:
             self.log = CsvLog(folder.path / LOG, keep_until=trainer.done)
-            self.history = list(self.log.rows)
-        elif folder is not None and resumed:
-            self.history = [row for row in read_csv(folder.path / LOG) if row["step"] <= trainer.done]
 
     def add(self, row: Row) -> None:
         """Note one row."""
@@ -43,7 +43,7 @@ class Recorder:
     def save(self) -> None:
         """Write a checkpoint of this moment, unless the loss of a step before it is not finite."""
         self.trainer.settle()
-        if self.log is None:
+        if self.log is None or self.folder is None:
             return
         self.log.sync()
         trainer = self.trainer
@@ -58,7 +58,7 @@ class Recorder:
 
     def release(self, card: dict[str, Any]) -> Path | None:
         """Write the weights with their card, and the result of the run."""
-        if self.log is None:
+        if self.log is None or self.folder is None:
             return None
         path = export_model(self.trainer.model, self.folder.path / FINAL, card, source_of(self.trainer.data))
         write_json(self.folder.path / RESULT, {**card, "history": self.history})
@@ -74,16 +74,29 @@ class Recorder:
             self.log.close()
 
 
+def _rows_so_far(path: Path, trainer: Trainer) -> list[Row]:
+    """The rows of the steps taken; CheckpointError unless the log has each that came before the checkpoint."""
+    config = trainer.config
+    rows = [row for row in read_csv(path) if row["step"] <= trainer.done] if path.exists() else []
+    wanted = [step for step in range(1, min(trainer.done, config.steps - 1) + 1)
+              if due(config.log_every, step) or due(config.validate_every, step)]
+    missing = sorted(set(wanted) - {row["step"] for row in rows})
+    if missing:
+        raise CheckpointError(f"{path}: has no row of step {missing[0]}, though the run has taken {trainer.done} steps; put the "
+                              f"file back, or begin anew in another folder (load_model still reads the weights)")
+    return rows
+
+
 def run_state(trainer: Trainer) -> dict[str, Any]:
     """The small state of a run, JSON-safe: step, clocks, losses since the last row, guard, loss scaler."""
     return {"step": trainer.done, "clock": list(trainer.clock.read()), "recent": trainer.recent,
             "precision": trainer.precision.name, "guard": trainer.guard.state(),
-            "scaler": trainer.scaler.state_dict() if trainer.scaler else None}
+            "scaler": trainer.scaler.state_dict() if trainer.scaler else None, "rows": trainer.rows}
 
 
 def optimizer_state(trainer: Trainer) -> dict[str, Tensor]:
     """All tensors of the optimisers, named ``<parameter>.<key>``."""
-    names = {p: name for name, p in trainer.model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in trainer.model.named_parameters()}
     return {f"{names[p]}.{key}": value for member in trainer.optimizers.members
             for p, state in member.state.items() for key, value in state.items()}
 
@@ -98,23 +111,39 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Bring a fresh trainer to the moment of ``checkpoint``; CheckpointError where its state does not fit."""
     state = checkpoint.state
     try:
-        trainer.done = int(state["step"])
-        trainer.clock.before = tuple(float(seconds) for seconds in state["clock"])
-        trainer.recent = [float(loss) for loss in state["recent"]]
-        trainer.guard.load(state["guard"])
+        trainer.done = _number("step", state["step"], int, trainer.config.steps)
+        if checkpoint.path.stem != f"step_{trainer.done:08d}":
+            raise ValueError(f"step = {trainer.done}, the name of the file says another one")
+        seconds, cpu_seconds = (_number("clock", value, float) for value in state["clock"])
+        trainer.clock.before = seconds, cpu_seconds
+        trainer.recent = [_number("recent", loss, float) for loss in state["recent"]]
+        trainer.guard.load({name: _number(name, value, float if name == "mean" else int) for name, value in state["guard"].items()})
         if trainer.scaler is not None:
             trainer.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(checkpoint.rng["cpu"])
         if "cuda" in checkpoint.rng and trainer.device.type == "cuda":
             torch.cuda.set_rng_state(checkpoint.rng["cuda"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: its state cannot be resumed: {error!r}") from None
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{checkpoint.path}: its state cannot be resumed: {reason}") from None
+    before = state.get("rows", checkpoint.train_config and (checkpoint.train_config.micro_batch or trainer.rows))
+    if "batch" in (trainer.model.config.norm, trainer.model.config.qk_norm) and before != trainer.rows:
+        raise ValueError(f"resume: the run had {before} sequences a forward pass, now it would have {trainer.rows} (micro_batch, "
+                         f"processes); norms of kind 'batch' depend on them")
     trainer.model.load_state_dict(checkpoint.model.state_dict())
     if trainer.done > trainer.guard.skipped:  # a step was taken, and every step gives each parameter its state
         for name in _state_names(trainer):
             if name not in checkpoint.optimizer:
                 raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{name}' is missing")
     _restore_optimizers(trainer, checkpoint)
+
+
+def _number(name: str, value: Any, kind: type, most: float = float("inf")) -> Any:
+    """``value`` if it is a finite number of ``kind`` from 0 to ``most``; ValueError otherwise."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole or kind is float and isinstance(value, float) and math.isfinite(value)) or not 0 <= value <= most:
+        raise ValueError(f"{name} = {value!r}: must be {'a whole number' if kind is int else 'a number'} from 0 to {most}")
+    return kind(value)
 
 
 def _state_names(trainer: Trainer) -> list[str]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel as DDP
 
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training import distributed
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.constraints import Constraints
-from tensorlm.training.device import choose_precision, resolve_device
+from tensorlm.training.device import choose_precision, memory_of, resolve_device
 from tensorlm.training.evaluation import window_losses
 from tensorlm.training.guard import MAX_SKIPS_IN_A_ROW, GradientGuard
 from tensorlm.training.log import Row
@@ -30,6 +33,11 @@ class TrainingError(RuntimeError):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+
+
+def due(every: int | None, step: int) -> bool:
+    """Whether something that happens every so many steps happens after ``step`` steps."""
+    return every is not None and step % every == 0
 
 
 class Clock:
@@ -54,6 +62,39 @@ class Clock:
             self._start = (time.perf_counter(), time.process_time())
 
 
+def require_memory(model: ModelConfig, share: int, rows: int, device: torch.device, limit: int | None = None) -> None:
+    """Raise ValueError where training surely needs more bytes than ``device`` has (``limit``), before anything is built.
+
+    ``share`` sequences a step and ``rows`` a forward pass in this process. What is counted, at least: weights, gradients
+    and one number of optimiser state (12 bytes a parameter); the batch and the indices that pick it (16 bytes a token);
+    of a forward pass the logits in float32 twice and in each layer the stream twice and the hidden units in 16 bits.
+    """
+    limit = memory_of(device) if limit is None else limit
+    tokens = rows * model.context
+    parts = {"weights, gradients and optimiser": 12 * count_parameters(model),
+             "a batch": 16 * share * (model.context + 1),
+             "a forward pass": tokens * (8 * model.vocab_size + 2 * model.layers * (2 * model.width + model.hidden))}
+    if limit is not None and sum(parts.values()) > limit:
+        listed = ", ".join(f"{part} {size / 1e9:.3g}" for part, size in parts.items())
+        raise ValueError(f"memory: this run needs at least {sum(parts.values()) / 1e9:.3g} GB ({listed}), {device} has "
+                         f"{limit / 1e9:.3g}; choose a smaller model, context, batch_size or micro_batch")
+
+
+def count_parameters(model: ModelConfig) -> int:
+    """The parameters of a model without building it: all layers but the first have the size of the second.
+
+    >>> count_parameters(ModelConfig(layers=5)) == TensorTransformer(ModelConfig(layers=5)).parameter_count()
+    True
+    """
+    try:
+        with torch.device("meta"):
+            one, two = (TensorTransformer(replace(model, layers=layers)).parameter_count() for layers in (1, 2))
+    except (RuntimeError, TypeError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"memory: no model of width {model.width} and vocab_size {model.vocab_size} can be built: {reason}") from None
+    return one + (model.layers - 1) * (two - one)
+
+
 class Trainer:
     """Model, optimisers and all state of one run; :meth:`step` takes one optimiser step."""
 
@@ -62,15 +103,18 @@ class Trainer:
         """``precision`` overrules the configured one: a resumed run keeps what "auto" once meant."""
         if data.vocab_size > model_config.vocab_size:
             raise ValueError(f"ModelConfig.vocab_size = {model_config.vocab_size}: the data needs {data.vocab_size}")
-        self.windows = data.valid_windows(model_config.context)[: config.validate_windows]
-        self.clock = Clock()
         self.config, self.data, self.world = config, data, distributed.current()
         self.batch_rows = self.world.rows(config.batch_size)
-        data.train_batch(0, 1, model_config.context, config.seed)  # a text too short is found here, not at step 0
+        share = config.batch_size // self.world.size
+        self.rows = min(config.micro_batch or share, share)  # of a forward pass
         self.device = resolve_device(device, self.world.local_rank)
+        require_memory(model_config, share, self.rows, self.device)
+        self.windows = data.valid_windows(model_config.context)[: config.validate_windows]
+        self.clock = Clock()
+        data.train_batch(0, 1, model_config.context, config.seed)  # a text too short is found here, not at step 0
         self.model = TensorTransformer(model_config, seed=config.seed).to(self.device)
         self.precision = choose_precision(precision or config.precision, self.device)
-        module = torch.compile(self.model, dynamic=False) if config.compile == "on" else self.model
+        module = cast(nn.Module, torch.compile(self.model, dynamic=False)) if config.compile == "on" else self.model
         self.forward = self.world.wrap(module, self.device)
         self.parameters = list(self.model.parameters())
         self.optimizers = optimizers(self.model, config, self.precision.newton_schulz)
@@ -117,17 +161,15 @@ class Trainer:
 
     def _backward(self, batch: Tensor) -> Tensor:
         """Gradients of the mean loss over ``batch``, in micro-batches; the mean cross-entropy comes back."""
-        pieces = batch.split(self.config.micro_batch or len(batch))
-        total: Tensor | None = None
+        pieces, losses = batch.split(self.config.micro_batch or len(batch)), []
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
-            with contextlib.nullcontext() if last or self.world.size == 1 else self.forward.no_sync():
-                loss = self._backward_piece(piece, len(piece) / len(batch))
-            total = loss if total is None else total + loss
+            with contextlib.nullcontext() if last or self.world.size == 1 else cast(DDP, self.forward).no_sync():
+                losses.append(self._backward_piece(piece, len(piece) / len(batch)))
         if self.scaler is not None:
             for member in self.optimizers.members:
                 self.scaler.unscale_(member)
-        return total
+        return functools.reduce(torch.add, losses)
 
     def _backward_piece(self, piece: Tensor, share: float) -> Tensor:
         logits = self.forward(piece[:, :-1], dtype=self.precision.dtype)

@@ -15,27 +15,29 @@ from tensorlm.training.compare.experiment import SPLITS, Experiment, open_data
 from tensorlm.training.compare.plan import plan, read_runs
 from tensorlm.training.compare.runs import RUNNING, compare
 from tensorlm.training.compare.table import rows_of, summary
+from tensorlm.training.log import printable, say
+from tensorlm.training.trainer import TrainingError
 
 
 def main(arguments: list[str] | None = None, experiments: Mapping[str, Experiment] = EXPERIMENTS) -> int:
-    """Run the command line; the exit code is 0, 2 (arguments) or 130 (interrupted)."""
+    """Run the command line; the exit code is 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
     options = parser(experiments).parse_args(sys.argv[1:] if arguments is None else arguments)
     try:
         if options.experiment is None:
-            print("\n".join(f"{name:>16}  {found.question}" for name, found in experiments.items()))
+            say("\n".join(f"{name:>16}  {found.question}" for name, found in experiments.items()))
             return 0
         experiment = dataclasses.replace(experiments[options.experiment], split=options.split, steps_scale=options.steps_scale)
         if options.list:
-            print(describe(experiment))
+            say(describe(experiment))
             return 0
         run(experiment, options)
         return 0
-    except (ValueError, ImportError, OSError) as error:
+    except (TrainingError, ValueError, ImportError, OSError) as error:
         print(f"tensorlm.training.compare: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+        return 1 if isinstance(error, TrainingError) else 2
+    except KeyboardInterrupt as stop:
         print("tensorlm.training.compare: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 143 if stop.args == ("SIGTERM",) else 130
 
 
 def run(experiment: Experiment, options: argparse.Namespace) -> None:
@@ -48,12 +50,12 @@ def run(experiment: Experiment, options: argparse.Namespace) -> None:
             raise ValueError(f"--table: there are no finished runs in {options.out / experiment.name}")
     else:
         rows = compare(experiment, options.out, options.arms, options.seeds, device=options.device, told=tell)
-    print(summary(rows, experiment))
+    say(summary(rows, experiment))
 
 
 def tell(line: str) -> None:
     """Print a line above the bar, at once."""
-    tqdm.write(line)
+    tqdm.write(printable(line))
     sys.stdout.flush()
 
 

@@ -12,6 +12,7 @@ from tensorlm.model import ModelConfig
 from tensorlm.training.checkpoint import source_of
 from tensorlm.training.compare.experiment import Experiment
 from tensorlm.training.config import TrainConfig
+from tensorlm.training.files import parse_json
 
 RUNS = "runs"
 Record = dict[str, Any]
@@ -44,8 +45,8 @@ def plan(experiment: Experiment, vocab_size: int, arms: Sequence[str] | None = N
 
 
 def settings_of(run: Planned, experiment: Experiment, data: Any) -> dict[str, Any]:
-    """What decides a run's numbers, as JSON values."""
-    settings = dict(model=run.model.to_dict(), train=run.train.to_dict(), source=source_of(data),
+    """What decides a run's numbers, as JSON values (checkpoints do not)."""
+    settings = dict(model=run.model.to_dict(), train={**run.train.to_dict(), "checkpoint_every": None}, source=source_of(data),
                     curve_windows=experiment.curve_windows)
     return json.loads(json.dumps(settings))
 
@@ -55,10 +56,10 @@ def read_runs(home: Path) -> list[Record]:
     records = []
     for path in sorted((home / RUNS).glob("*.json")):
         try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
+            records.append(parse_json(path.read_text(encoding="utf-8"), "it"))
             if records[-1]["name"] != path.stem:
                 raise KeyError(f"name {records[-1]['name']!r}")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: is not the file of a finished run: {error}") from None
     return records
 

@@ -9,27 +9,28 @@ import torch
 from torch import Tensor
 
 from tensorlm.data import kl_by_rule
+from tensorlm.model import TensorTransformer
 from tensorlm.tensors import CPTensor
 from tensorlm.training.evaluation import evaluate, evaluate_worst
 
 RANDOM_WINDOWS = 32
-Probe = Callable[[torch.nn.Module, Any], dict[str, float]]
+Probe = Callable[[TensorTransformer, Any], dict[str, float]]
 
 
-def tails(model: torch.nn.Module, data: Any) -> dict[str, float]:
+def tails(model: TensorTransformer, data: Any) -> dict[str, float]:
     """`worst batch`: the largest mean loss of 16 held-out windows in random order, minus the mean of all, in nats."""
     windows = data.valid_windows(model.config.context)
     return {"worst batch": evaluate_worst(model, windows) - evaluate(model, windows)}
 
 
-def lengths(model: torch.nn.Module, data: Any) -> dict[str, float]:
+def lengths(model: TensorTransformer, data: Any) -> dict[str, float]:
     """`loss at 2x`, `loss at 4x`: change of the loss when the same text is cut into windows of so many contexts."""
     context = model.config.context
     base = evaluate(model, data.valid_windows(context))
     return {f"loss at {times}x": evaluate(model, data.valid_windows(times * context)) - base for times in (2, 4)}
 
 
-def random_tokens(model: torch.nn.Module, data: Any) -> dict[str, float]:
+def random_tokens(model: TensorTransformer, data: Any) -> dict[str, float]:
     """`random logit`: the largest absolute logit on uniformly random tokens, at the trained context and at four times it."""
     generator = torch.Generator().manual_seed(0)
     sizes = [_largest_logit(model, torch.randint(data.vocab_size, (RANDOM_WINDOWS, times * model.config.context),
@@ -37,14 +38,14 @@ def random_tokens(model: torch.nn.Module, data: Any) -> dict[str, float]:
     return {"random logit": sizes[0], "random logit at 4x": sizes[1]}
 
 
-def rules(model: torch.nn.Module, data: Any) -> dict[str, float]:
+def rules(model: TensorTransformer, data: Any) -> dict[str, float]:
     """`rule NAME`: mean exact divergence from the toy language's distribution where that rule applies, in nats."""
     batch = data.annotated_batch(step=10**6, batch_size=512, context=model.config.context, seed=123)
     with torch.no_grad():
         return {f"rule {name}": float(value) for name, value in kl_by_rule(model(batch.tokens[:, :-1]), batch).items()}
 
 
-def weights(model: torch.nn.Module, data: Any) -> dict[str, float]:
+def weights(model: TensorTransformer, data: Any) -> dict[str, float]:
     """Of the bilinear MLPs, the mean over layers: share of zeros in the factors, their Hoyer sparsity, effective ranks.
 
     Hoyer's measure of a vector of n entries is (sqrt(n) - |w|_1 / |w|_2) / (sqrt(n) - 1): 0 for equal entries, 1 for a single one
@@ -79,7 +80,7 @@ def effective_rank(sizes: Tensor) -> float:
     return torch.special.entr(shares).sum().exp().item()
 
 
-def _largest_logit(model: torch.nn.Module, tokens: Tensor) -> float:
+def _largest_logit(model: TensorTransformer, tokens: Tensor) -> float:
     with torch.no_grad():
         return max(model(part).abs().max().item() for part in tokens.split(4))
 

@@ -86,10 +86,9 @@ def compare(experiment: Experiment, folder: str | Path, arms: Sequence[str] | No
     with contextlib.closing(meter.bar):
         for run in pending:
             meter.begin(run)
-            record = twin_of(run, experiment, data, Path(folder))
-            if record is None:
-                record = execute(run, experiment, data, home / RUNNING / run.name, device, meter.show)
-                record["environment"] = {**code, "threads": run.train.threads, "device": str(resolve_device(device))}
+            record = twin_of(run, experiment, data, Path(folder)) or {
+                **execute(run, experiment, data, home / RUNNING / run.name, device, meter.show),
+                "environment": {**code, "threads": run.train.threads, "device": str(resolve_device(device))}}
             write_json(home / RUNS / f"{run.name}.json", record)
             shutil.rmtree(home / RUNNING / run.name, ignore_errors=True)
             write_table(read_runs(home), experiment, data, Path(folder))
@@ -102,7 +101,8 @@ def execute(run: Planned, experiment: Experiment, data: Any, folder: Path | None
     """Train and evaluate one run; the record of it. With ``folder``, a run that lies there is continued."""
     thinned = SpreadWindows(data, experiment.curve_windows)
     resume = folder is not None and RunFolder(folder).exists()
-    failure, probed = None, {}
+    failure: dict[str, Any] | None = None
+    probed: dict[str, float] = {}
     try:
         result = train(run.model, run.train, thinned, out=folder, resume=resume, progress=show, device=device)
         history, final = result.history, evaluate(result.model, data.valid_windows(run.model.context))
@@ -115,8 +115,8 @@ def execute(run: Planned, experiment: Experiment, data: Any, folder: Path | None
         probed = {key: round(value, 5) for name in experiment.probes for key, value in PROBES[name](result.model.eval(), data).items()}
     rows = [_row("curve", row, row["loss_valid"]) for row in history if row["loss_valid"] is not None]
     rows.append(_row("final", history[-1], final) if failure is None else _failed(run, history, failure["step"]))
-    return dict(name=run.name, arm=run.arm, seed=run.seed, steps=run.train.steps, rows=rows, failure=failure, probes=probed, probed=list(experiment.probes),
-                parameters=experiment.parameters(experiment.arm(run.arm), data.vocab_size),
+    return dict(name=run.name, arm=run.arm, seed=run.seed, steps=run.train.steps, rows=rows, failure=failure, probes=probed,
+                probed=list(experiment.probes), parameters=experiment.parameters(experiment.arm(run.arm), data.vocab_size),
                 settings=settings_of(run, experiment, data))
 
 

@@ -130,7 +130,9 @@ def _target(rows: Sequence[Row], arm: str, target: float) -> str:
         found = list(analysis.to_target(rows, arm, target).values())
     except ValueError:
         return "before the first point"
-    return f"{statistics.fmean(found):.0f}" if None not in found else f"{found.count(None)} of {len(found)} never"
+    reached = [steps for steps in found if steps is not None]
+    never = len(found) - len(reached)
+    return f"{never} of {len(found)} never" if never else f"{statistics.fmean(reached):.0f}"
 
 
 def _ratio(rows: Sequence[Row], arm: str, base: str) -> str:

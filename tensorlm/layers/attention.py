@@ -116,7 +116,7 @@ class Attention(nn.Module):
 
     def _softmax(self, query: Tensor, key: Tensor, values: Tensor) -> Tensor:
         if query.device.type != "cpu" and not {"decay", "toeplitz"} & set(self.positions.features):
-            return F.scaled_dot_product_attention(query, key, values, is_causal=True, scale=1.0)  # a bias would keep it from its fastest kernel
+            return F.scaled_dot_product_attention(query, key, values, is_causal=True, scale=1.0)  # a bias rules out its fastest kernel
         bias = self.positions.bias(values.shape[-2], query.dtype, query.device)
         if use_fused_softmax(query):
             return F.scaled_dot_product_attention(query, key, values, attn_mask=bias, scale=1.0)

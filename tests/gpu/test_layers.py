@@ -102,7 +102,7 @@ def test_every_algorithm_is_the_quadratic_one(algorithm, head_dim, branches, win
 
 
 MODELS = [
-    *({"attention": attention, "mlp": mlp} for attention, mlp in itertools.product(("softmax", "squared", "bilinear"), ("relu2", "bilinear"))),
+    *({"attention": attention, "mlp": mlp} for attention, mlp in itertools.product(ATTENTION_KINDS, ("relu2", "bilinear"))),
     {"bigram": "table", "value_residual": "learned", "shortcut": "learned", "head": "tied"}, {"norm": "none", "layers": 1},
     {"attention": "softmax", "positions": ("rope",), "qk_norm": "rms"},
 ]

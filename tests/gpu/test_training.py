@@ -104,7 +104,8 @@ def test_the_host_never_waits_between_two_rows_of_the_log(device):
     assert trainer.done == 4
 
 
-@pytest.mark.parametrize("choices", [{}, {"attention": "squared", "positions": ("rope",)}, {"attention": "softmax", "bigram": "table"}], ids=str)
+@pytest.mark.parametrize("choices", [{}, {"attention": "squared", "positions": ("rope",)}, {"attention": "softmax", "bigram": "table"}],
+                         ids=str)
 def test_generation_is_that_of_the_full_forward_pass(choices, device):
     model = TensorTransformer(ModelConfig(vocab_size=17, context=32, width=32, output_init="normal", **choices), seed=0).to(device).eval()
     prompt = torch.arange(8, device=device).view(2, 4)

@@ -3,14 +3,14 @@
     python -m benchmarks.gpu --out DIR [--corpus tinyshakespeare.txt] [--parts step attention ...]
     python -m benchmarks.gpu --out DIR --rehearse        # every part from end to end on a CPU, at tiny sizes
 
-| part | what is measured | expected on an H100 |
+| part | what is measured | on an H100, estimated |
 | --- | --- | --- |
 | tests | `tests/gpu`: how many passed, failed, were skipped, and the names of those that failed | 60 s |
-| step | a training step of the presets: tokens/s, peak memory, share of the card's peak, compiled and not | 170 s |
+| step | a training step of the presets: tokens/s, peak memory, share of the card's peak, compiled and not | 190 s |
 | attention | attention alone by each algorithm, forward and with backward, beside torch's fused softmax | 65 s |
 | loss | seconds to nanoGPT's documented loss on tiny-shakespeare characters, its recipe beside two of our arms | 85 s |
-| language | preset `small` on Shakespeare's BPE tokens and on the toy language: loss, tokens/s, a sample of text | 35 s |
-| notebook | chapter 03 from top to bottom | 45 s |
+| language | preset `small` on Shakespeare's BPE tokens and on the toy language: loss, tokens/s, a sample of text | 30 s |
+| notebook | chapter 03 from top to bottom | 40 s |
 
 Each part writes DIR/gpu_PART.csv, each row at once, and DIR/gpu_PART.json says how it came about. A row that is there for this card is not
 measured again, one that failed is. "out of memory" is a result. Card, driver, versions and the clock of the busy card stand in every row,

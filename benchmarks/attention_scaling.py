@@ -72,20 +72,21 @@ def fits(algorithm: str, time: int, head_dim: int, branches: int, way: str) -> b
 class Side:
     """One thing to time: fixed random queries, keys and values, and a call that maps them to an output or to gradients."""
 
-    def __init__(self, head_dim: int, time: int, way: str, branches: int, algorithm: str | None, window: int = 0):
-        self.head_dim, self.time, self.way = head_dim, time, way
+    def __init__(self, head_dim: int, time: int, way: str, branches: int, algorithm: str | None, window: int = 0, batch: int = 1,
+                 heads: int = HEADS, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, decay: bool = True):
+        self.head_dim, self.time, self.way, self.heads, self.decay = head_dim, time, way, heads, decay
         self.branches, self.algorithm, self.window = branches, algorithm, window
-        generator = torch.Generator().manual_seed(0)
-        self.parts = [torch.randn(1, HEADS, time, head_dim, generator=generator) for _ in range(2 * branches + 1)]
-        self.table = torch.randn(HEADS, window, generator=generator) / 10 if window else None
-        self.weight = torch.randn(1, HEADS, time, head_dim, generator=generator)
+        random = partial(torch.randn, generator=torch.Generator(device).manual_seed(0), device=device)
+        self.parts = [random(batch, heads, time, head_dim, dtype=dtype) for _ in range(2 * branches + 1)]
+        self.table = random(heads, window) / 10 if window else None
+        self.weight = random(batch, heads, time, head_dim, dtype=dtype)
         self.function = self.build(self.table, algorithm)
         self.leaves = [part.requires_grad_(way != "forward") for part in self.parts]
 
     def build(self, table: Tensor | None, algorithm: str | None) -> Callable[..., Tensor]:
         if algorithm is None:
             return partial(F.scaled_dot_product_attention, is_causal=True, scale=self.head_dim**-0.5)
-        slopes = 2.0 ** (-8.0 * torch.arange(HEADS, dtype=torch.float64) / HEADS)
+        slopes = 2.0 ** (-8.0 * torch.arange(self.heads, dtype=torch.float64, device=self.weight.device) / self.heads) * self.decay
         pattern = Pattern(slopes, 0.5, table, kept={})
 
         def function(*parts: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def write_table(path: Path, fields: list[str], rows: list[dict]) -> None:
 
 def write_provenance(table: Path, command: str, data: Any = None, **more: Any) -> None:
     """Write `table` with the suffix .json: command, commit, versions, threads, processor features, corpus."""
-    record = dict(command=command, **environment(), **more)
+    record = {"command": command, **environment(), **more}
     if data is not None:
         record.update(corpus=data.name, corpus_sha256=data.sha256, tokenizer=data.tokenizer)
     write_json(table.with_suffix(".json"), record)

@@ -121,10 +121,11 @@ def run_baseline(job: dict, windows, train, data) -> dict:
     from tensorlm.training import evaluate
 
     tokens, valid = (torch.from_numpy(np.asarray(part).astype(np.int64)) for part in (train, data.valid))
-    model, loop = gpt2_baseline.train_baseline(tokens, valid, data.vocab_size, job["seed"])
-    characters = gpt2_baseline.ITERATIONS * gpt2_baseline.BATCH * gpt2_baseline.CONTEXT
-    return dict(loss=round(evaluate(model, windows, batch_size=256), 4), loop=round(loop, 2), steps=gpt2_baseline.ITERATIONS,
-                characters=characters, parameters=sum(p.numel() for p in model.parameters()), precision="float32")
+    recipe = gpt2_baseline.CPU
+    run = gpt2_baseline.Run(recipe, tokens, valid, data.vocab_size, job["seed"]).train()
+    return dict(loss=round(evaluate(run.model, windows, batch_size=256), 4), loop=round(run.seconds, 2), steps=recipe.iterations,
+                characters=recipe.iterations * recipe.batch * recipe.context,
+                parameters=sum(p.numel() for p in run.model.parameters()), precision="float32")
 
 
 def run_arm(job: dict, windows, train, data) -> dict:

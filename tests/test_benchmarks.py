@@ -1,5 +1,6 @@
 """The benchmarks: their floor is right, their arms are of equal size, and each of them runs for a few steps."""
 
+import dataclasses
 import itertools
 import math
 
@@ -11,7 +12,9 @@ from benchmarks import ablation, gpt2_baseline, recipes, time_to_loss, training_
 from benchmarks.ngrams import DISCOUNT, ngram_loss
 from tensorlm.data import TokenData
 from tensorlm.model import TensorTransformer
-from tensorlm.training import train
+from tensorlm.training import evaluate, train
+
+SMALL_GPU = dataclasses.replace(gpt2_baseline.GPU, layers=2, width=48, context=16, batch=8)
 
 
 def corpus(count=4000, vocab=5):
@@ -66,11 +69,16 @@ def test_every_ablation_changes_something_and_trains(change):
     assert math.isfinite(train(config, plan.replace(steps=2, batch_size=2, precision="float32"), corpus()).loss_valid)
 
 
-def test_the_peer_learns():
+@pytest.mark.parametrize("recipe, iterations", [(gpt2_baseline.CPU, 30), (SMALL_GPU, 60)], ids=["CPU", "GPU"])
+def test_the_peer_learns_and_reads_its_losses(recipe, iterations):
     tokens = torch.from_numpy(corpus().train.astype(np.int64))
-    model, loop = gpt2_baseline.train_baseline(tokens, tokens, 5, seed=0, iterations=30)
-    batch = tokens[:650].view(10, 65)
-    assert gpt2_baseline._loss(model, batch).item() < math.log(5) - 0.1 and loop > 0
+    windows = tokens[:650].view(10, 65)[:, : recipe.context + 1]
+    run = gpt2_baseline.Run(recipe, tokens, tokens, 5, seed=0, windows=windows).train(iterations)
+    assert [place for place, _, _ in run.losses] == [0, iterations] and run.losses[0][1] == 0 < run.losses[1][1] == run.seconds
+    assert run.losses[1][2] < run.losses[0][2] - 0.03
+    assert run.losses[1][2] == pytest.approx(evaluate(run.model, windows))  # without dropout
+    own = gpt2_baseline.Run(dataclasses.replace(recipe, evaluate_batches=2), tokens, tokens, 5, seed=0).train(1)
+    assert [place for place, _, _ in own.losses] == [0, 1] and all(1 < loss < 2 for _, _, loss in own.losses)
 
 
 def test_jobs_are_interleaved_by_seed():

@@ -1,6 +1,9 @@
 """The fused kernel, in Triton's interpreter: equal to the quadratic algorithm, values and gradients, in every precision."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -103,3 +106,31 @@ def test_the_cost_table_takes_it_where_it_can_be_had_and_a_cpu_never_does():
     assert choose(1024, 16, 2) != "fused"
     x = torch.ones(1, 200, 16)
     torch.testing.assert_close(attend([x], [x], x, Pattern(torch.zeros(1))), quadratic([x], [x], x, Pattern(torch.zeros(1))))
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tensorlm.tensors import kernels
+
+capability, kind = int(sys.argv[1]), sys.argv[2]
+constants = dict(HEAD_DIM=16, VALUE_DIM=16, D=16, V=16, ROWS=64, TWO=True, TABLE=True, EXACT="ieee", FADED_AT=kernels.FADED)
+wide = {"SLOPES", "SCALE", "LEARNED", "OF_TABLE", "SCRATCH"}
+for name in ("_forward", "_backward_queries", "_backward_keys"):
+    kernel = getattr(kernels, name)
+    signature = {argument: "constexpr" if argument in constants else "i32" if argument.islower() else "*fp32" if argument in wide else kind
+                 for argument in kernel.arg_names}
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
+    print(name, compiled.metadata.shared)
+"""
+
+
+@pytest.mark.parametrize("capability, kind, room", [(75, "*fp16", 64), (90, "*bf16", 227)])
+def test_compiles_for_colab_s_oldest_card_and_for_a_new_one_without_either(capability, kind, room):
+    command, environment = [sys.executable, "-c", COMPILE, str(capability), kind], {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    shared = [int(line.split()[1]) for line in done.stdout.splitlines()]
+    assert len(shared) == 3 and max(shared) <= room * 1024  # bytes of fast memory that a block of threads may take there

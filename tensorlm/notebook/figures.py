@@ -14,8 +14,11 @@ import numpy as np
 from cycler import cycler
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+
+from tensorlm.notebook.arguments import entries, finite, finite_array, require, require_drawable
 
 palette = {
     "blue": "#0072B2",
@@ -26,6 +29,7 @@ palette = {
     "sky": "#56B4E9",
     "black": "#000000",
 }
+INCHES = 500  # of a figure's side at most: matplotlib draws 65,536 pixels
 dashes = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
 
 
@@ -49,17 +53,19 @@ def diverging(ax: Axes, matrix: Any, label: str = "", limit: float | None = None
     """Draw ``matrix`` (rows, columns) as a heat map, blue below zero, white at zero, red above, with a labelled colour bar.
 
     The scale runs from ``-limit`` to ``limit`` (default: the largest absolute entry). Returns the image.
-    Raises ``ValueError`` unless ``matrix`` has two axes and finite entries.
+    Raises ``ValueError`` unless ``matrix`` has two axes and finite entries, and ``limit`` is above 0.
 
     >>> _, ax = plt.subplots()
     >>> diverging(ax, [[1.0, -3.0]], "weight").get_clim()
     (-3.0, 3.0)
     >>> plt.close("all")
     """
-    values = np.asarray(matrix.detach().cpu() if hasattr(matrix, "detach") else matrix, dtype=float)
-    if values.ndim != 2 or not np.isfinite(values).all():
-        raise ValueError(f"matrix: got shape {values.shape}, allowed: two axes and finite entries")
-    bound = float(np.abs(values).max() or 1.0) if limit is None else limit
+    require(isinstance(ax, Axes), "ax", ax, "matplotlib Axes")
+    require_drawable("label", label)
+    values = finite_array(matrix, "matrix")
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"matrix: got shape {values.shape}, allowed: two axes, not empty")
+    bound = _bound("matrix", values, limit)
     image = ax.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)
@@ -78,14 +84,18 @@ def images(pictures: Any, titles: Sequence[str] = (), names: Sequence[str] = (),
     ['a', 'b']
     >>> plt.close(fig)
     """
-    values = np.asarray(pictures.detach().cpu() if hasattr(pictures, "detach") else pictures, dtype=float)
-    if values.ndim != 4 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"pictures: got shape {values.shape}, allowed: (rows, columns, height, width), not empty, finite")
+    values = finite_array(pictures, "pictures")
+    titles, names = entries("titles", titles), entries("names", names)
+    if values.ndim != 4 or not values.size:
+        raise ValueError(f"pictures: got shape {values.shape}, allowed: (rows, columns, height, width), not empty")
     rows, columns = values.shape[:2]
     for name, words, count in (("titles", titles, columns), ("names", names, rows)):
         if len(words) not in (0, count):
             raise ValueError(f"{name}: got {len(words)}, allowed: {count} or none")
-    bound = float(np.abs(values).max() or 1.0) if limit is None else limit
+        for each in words:
+            require_drawable(name, each)
+    finite("size", size, above=0, most=INCHES / max(rows, columns))
+    bound = _bound("pictures", values, limit)
     fig, axes = plt.subplots(rows, columns, figsize=(size * columns + 0.3 * bool(names), size * rows + 0.25 * bool(titles)), squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
         ax.imshow(values[row, column], cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
@@ -106,5 +116,21 @@ def show(fig: Figure) -> None:
     >>> plt.get_fignums()
     []
     """
+    require(isinstance(fig, Figure), "fig", fig, "a matplotlib Figure")
     display(fig)
     plt.close(fig)
+
+
+def tint(colour: str, strength: float = 0.22) -> tuple[float, ...]:
+    """``colour`` on white paper, as light as black letters need it.
+
+    >>> tint("#000000", 0.5)
+    (0.5, 0.5, 0.5)
+    """
+    return tuple(round(1 - strength * (1 - part), 4) for part in to_rgb(colour))
+
+
+def _bound(name: str, values: np.ndarray, limit: float | None) -> float:
+    """The end of a colour scale; matplotlib needs room above it."""
+    largest = finite(f"{name}: the largest entry", np.abs(values).max(), most=1e300)
+    return largest or 1.0 if limit is None else finite("limit", limit, above=0, most=1e300)

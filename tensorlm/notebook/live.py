@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from IPython.display import display
 
+from tensorlm.notebook.arguments import finite, real, require, require_text
 from tensorlm.notebook.page_numbers import exact
 
 
@@ -38,12 +40,16 @@ def slider(function: Callable[[float], str | float], variable: str = "a", low: f
     >>> control.value = 2.0; shown.value
     'square of a = 4'
     """
-    if not low <= start <= high or low == high:
+    require(callable(function), "function", function, "a function of one number")
+    require_text(variable=variable, description="" if description is None else description)
+    low, high, start = real("low", low), real("high", high), real("start", start)
+    each = (high - low) / 100 if step is None else finite("step", step, above=0)
+    if not (low <= start <= high and 0 < high - low < math.inf):
         raise ValueError(f"start: got {start}, allowed: a value from low={low} to high={high}, low below high")
     import ipywidgets
 
     what = description or f"f({variable})"
-    control = ipywidgets.FloatSlider(value=start, min=low, max=high, step=step or (high - low) / 100, description=variable)
+    control = ipywidgets.FloatSlider(value=start, min=low, max=high, step=each, description=variable)
     shown = ipywidgets.HTML(value=_shown(what, function(start)))
     control.observe(lambda change: setattr(shown, "value", _shown(what, function(change["new"]))), names="value")
     sentence = f"Live view, in Jupyter or Colab: run this cell,\nthen move {variable} from {exact(low)} to {exact(high)} and see {what}."
@@ -52,4 +58,4 @@ def slider(function: Callable[[float], str | float], variable: str = "a", low: f
 
 def _shown(what: str, result: str | float) -> str:
     """HTML strings as they are, numbers with their name and four digits."""
-    return result if isinstance(result, str) else f"{what} = {float(result):.4g}"
+    return result if isinstance(result, str) else f"{what} = {real('result of the function', result):.4g}"

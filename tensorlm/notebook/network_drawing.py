@@ -10,16 +10,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib import patches
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.path import Path
 from matplotlib.text import Text
 
-from tensorlm.notebook.figures import palette
+from tensorlm.notebook.arguments import finite, instances, mapping, point, real, require, require_drawable, require_text, texts
+from tensorlm.notebook.figures import palette, tint
 
 DIRECTIONS = {"right": 0, "up-right": 60, "up": 90, "up-left": 120, "left": 180, "down-left": 240, "down": 270, "down-right": 300}
 SIZES = {"circle": 0.32, "box": 0.3, "isometry": 0.4, "dot": 0.08}
 COLOURS = {"D": "blue", "L": "orange", "R": "green", "T": "sky", "Q": "orange", "K": "green", "V": "pink", "O": "blue", "C": "amber"}
+ANCHORS = ("center", "top", "bottom", "baseline", "center_baseline")
 INCH, LEG = 0.62, 0.42                               # inches a unit of a canvas; units that an open line reaches beyond its shape
 Point = tuple[float, float]
 
@@ -34,6 +35,10 @@ class Wire:
     bend: float = 0.0
     dashed: bool = False
 
+    def __post_init__(self) -> None:
+        require_text(**{"Wire.start": self.start, "Wire.end": self.end})
+        _check_line(self, self.bend, "bend")
+
 
 @dataclass(frozen=True)
 class Leg:
@@ -43,6 +48,10 @@ class Leg:
     direction: str | float
     label: str = ""
     dashed: bool = False
+
+    def __post_init__(self) -> None:
+        require_text(**{"Leg.node": self.node})
+        _check_line(self, 0.0 if isinstance(self.direction, str) else self.direction, "direction")
 
     @property
     def angle(self) -> float:
@@ -79,12 +88,17 @@ def draw(ax: Axes, nodes: Mapping[str, Point], wires: Iterable[Wire | Sequence[A
     2
     >>> plt.close("all")
     """
-    wires, legs = _lines("wires", Wire, wires), _lines("legs", Leg, legs)
-    kinds = {name: (kinds or {}).get(name, "circle") for name in nodes} | dict(kinds or {})
-    groups = groups or {}
-    _check(nodes, wires, legs, kinds, labels or {}, groups, at)
-    place = {name: (float(x) + at[0], float(y) + at[1]) for name, (x, y) in nodes.items()}
-    captions = {name: "" if kinds[name] == "dot" else f"${name.split(' ')[0]}$" for name in nodes} | dict(labels or {})
+    require(isinstance(ax, Axes), "ax", ax, "matplotlib Axes")
+    wires, legs = instances("wires", Wire, wires), instances("legs", Leg, legs)
+    nodes = {name: point(f"nodes: position of {name!r}", place) for name, place in mapping("nodes", nodes).items()}
+    at = point("at", at)
+    kinds, labels, groups = (mapping(name, {} if each is None else each)
+                             for name, each in (("kinds", kinds), ("labels", labels), ("groups", groups)))
+    kinds = dict.fromkeys(nodes, "circle") | kinds
+    groups = {caption: texts(f"groups: nodes of {caption!r}", members) for caption, members in groups.items()}
+    _check(nodes, wires, legs, kinds, labels, groups)
+    place = {name: (x + at[0], y + at[1]) for name, (x, y) in nodes.items()}
+    captions = {name: "" if kinds[name] == "dot" else f"${name.split(' ')[0]}$" for name in nodes} | labels
     middle = tuple(sum(axis) / len(place) for axis in zip(*place.values()))
     ax.set_axis_off()
     ax.set_aspect("equal")
@@ -104,8 +118,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     [6.2, 3.1]
     >>> plt.close(fig)
     """
-    if not (0 < width < math.inf and 0 < height < math.inf):
-        raise ValueError(f"canvas: got width={width}, height={height}, allowed: finite numbers above 0")
+    width, height = (finite(f"{name} of the canvas", side, above=0.001, most=500) for name, side in (("width", width), ("height", height)))
     fig = plt.figure(figsize=(INCH * width, INCH * height), facecolor="white", layout="none")
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
@@ -115,42 +128,31 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 def say(ax: Axes, x: float, y: float, words: str, size: float = 14, va: str = "center") -> Text:
     """Words or a sign such as ``"$=$"`` between two networks, centred at (x, y), or hanging from there with ``va="top"``."""
+    require(isinstance(ax, Axes), "ax", ax, "matplotlib Axes")
+    require(isinstance(va, str) and va in ANCHORS, "va", va, ", ".join(ANCHORS))
+    x, y, size = finite("x", x), finite("y", y), finite("size", size, above=0, most=1000)
+    require_drawable("words", words)
     return ax.text(x, y, words, fontsize=size, ha="center", va=va, color="#1a1a1a", linespacing=1.35, zorder=5)
 
 
-def tint(colour: str, strength: float = 0.22) -> tuple[float, ...]:
-    """``colour`` on white paper, as light as black letters need it.
-
-    >>> tint("#000000", 0.5)
-    (0.5, 0.5, 0.5)
-    """
-    return tuple(round(1 - strength * (1 - part), 4) for part in to_rgb(colour))
-
-
-def _lines(argument: str, line: type, entries: Iterable[Any]) -> list[Any]:
-    """Each entry as the line that it is or whose arguments it holds."""
-    lines = []
-    for entry in entries:
-        try:
-            lines.append(entry if isinstance(entry, line) else line(*entry))
-        except TypeError:
-            what = f"{line.__name__} or its arguments {tuple(line.__annotations__)}"
-            raise ValueError(f"{argument}: got {entry!r}, allowed: {what}") from None
-    return lines
+def _check_line(line: Wire | Leg, number: Any, name: str) -> None:
+    kind = type(line).__name__
+    require(getattr(line.label, "shape", ()) == (), f"{kind}.label", line.label, "text")
+    require(getattr(line.dashed, "shape", ()) == (), f"{kind}.dashed", line.dashed, "True or False")
+    real(f"{kind}.{name}", number)
 
 
 def _check(nodes: Mapping[str, Point], wires: list[Wire], legs: list[Leg], kinds: Mapping[str, str], labels: Mapping[str, str],
-           groups: Mapping[str, Sequence[str]], at: Point) -> None:
+           groups: Mapping[str, Sequence[str]]) -> None:
     if not nodes:
         raise ValueError("nodes: got none, allowed: at least one name with its position (x, y)")
-    for what, place in [*((f"nodes: got position {place} of {name!r}", place) for name, place in nodes.items()), (f"at: got {at}", at)]:
-        if len(place) != 2 or not all(map(math.isfinite, place)):
-            raise ValueError(f"{what}, allowed: two finite numbers (x, y)")
-    if unknown := [(name, kind) for name, kind in kinds.items() if kind not in SIZES]:
+    if unknown := [(name, kind) for name, kind in kinds.items() if not isinstance(kind, str) or kind not in SIZES]:
         raise ValueError(f"kinds: got {unknown[0][1]!r} for {unknown[0][0]!r}, allowed: {', '.join(SIZES)}")
     for leg in legs:
         if leg.direction not in DIRECTIONS if isinstance(leg.direction, str) else not math.isfinite(leg.direction):
             raise ValueError(f"legs: got direction {leg.direction!r} at {leg.node!r}, allowed: {', '.join(DIRECTIONS)}, or finite degrees")
+    for name, label in labels.items():
+        require(isinstance(label, str), f"labels: that of {name!r}", label, "text")
     if empty := [caption for caption, members in groups.items() if not members]:
         raise ValueError(f"groups: got no node for {empty[0]!r}, allowed: one at least")
     used = {"wires": [end for wire in wires for end in (wire.start, wire.end)], "legs": [leg.node for leg in legs], "kinds": kinds,

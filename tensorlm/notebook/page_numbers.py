@@ -44,13 +44,6 @@ def decimals(number: float) -> int:
     return max(0, -int(Decimal(repr(float(number))).normalize().as_tuple().exponent))
 
 
-def finite_array(values: Any, name: str = "weights") -> np.ndarray:
-    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=float)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: got an entry that is not finite, allowed: finite numbers")
-    return array
-
-
 def plain(array: np.ndarray, weights: Any = 1.0, digits: int = 12) -> Any:
     """Nested lists without what rounding decides, which differs between processors: ``digits`` of the largest entry, all cut at one place.
 

@@ -6,8 +6,9 @@ reader sees 1.59, and a test compares it with the stored line.
 
 from __future__ import annotations
 
-import math
 import re
+
+from tensorlm.notebook.arguments import finite, require, require_text, whole
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 LINE = re.compile(rf"({NAME.pattern}) = ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
@@ -35,12 +36,9 @@ def line(name: str, value: float, digits: int = 3) -> str:
     >>> line("share", 0.25, digits=2)
     'share = 0.25'
     """
-    if not NAME.fullmatch(name):
-        raise ValueError(f"name: got {name!r}, allowed: a letter, then letters, digits, '_', '.' or '-'")
-    number = value.item() if hasattr(value, "item") else value
-    if not math.isfinite(number):
-        raise ValueError(f"value of {name!r}: got {number}, allowed: finite numbers")
-    return f"{name} = {written(number, digits)}"
+    require(isinstance(name, str) and NAME.fullmatch(name), "name", name, "a letter, then letters, digits, '_', '.' or '-'")
+    finite(f"value of {name!r}", value)
+    return f"{name} = {written(value.item() if hasattr(value, 'item') else value, whole('digits', digits, 0, 100))}"
 
 
 def written(number: float, digits: int) -> str:
@@ -63,6 +61,7 @@ def read(text: str) -> dict[str, str]:
     >>> read("loss = 1.587\\nsome words\\nparameters = 12345")
     {'loss': '1.587', 'parameters': '12345'}
     """
+    require_text(text=text)
     found: dict[str, str] = {}
     for row in text.splitlines():
         match = LINE.fullmatch(row.strip())

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook import slider_page
-from tensorlm.notebook.page_numbers import decimals, finite_array, plain, powers
+from tensorlm.notebook.arguments import finite_array, mapping, real, require, require_text, whole
+from tensorlm.notebook.page_numbers import decimals, plain, powers
 
 SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
 
@@ -58,6 +59,7 @@ def bilinear(name: str, D: Any, L: Any, R: Any, point: Sequence[float], low: flo
     5.0
     """
     D, L, R, x = _factors(D, L, R, point, most_inputs=3)
+    require_text(title=title)
     inputs = [range_input(f"x{i + 1}", f"x{SUBSCRIPTS[i + 1]}", low, high, step, start) for i, start in enumerate(x)]
     corners = np.array(np.meshgrid(*[[low, high]] * L.shape[1])).reshape(L.shape[1], -1)
     products = (L @ corners) * (R @ corners)
@@ -78,10 +80,11 @@ def scale(name: str, D: Any, L: Any, R: Any, point: Sequence[float], output: int
     (True, 0.14285714285714285)
     """
     D, L, R, x = _factors(D, L, R, point)
-    if output not in range(len(D)):
-        raise ValueError(f"output: got {output}, allowed: 0 to {len(D) - 1}, the rows of D")
+    output = whole("output", output, 0, len(D) - 1)
+    require_text(title=title)
+    inputs = [range_input("a", "a", low, high, step, start)]
     contributions = D[output] * (L @ x) * (R @ x) * max(abs(low), abs(high)) ** 2
-    data = {"kind": "scale", "title": title, "inputs": [range_input("a", "a", low, high, step, start)], "point": plain(x),
+    data = {"kind": "scale", "title": title, "inputs": inputs, "point": plain(x),
             "D": plain(D[output]), "L": plain(L), "R": plain(R),
             "bounds": {"c": _bound(contributions), "s": 1.0, "f": _bound(np.abs(contributions).sum())}}
     return Slider(checked_name(name), data)
@@ -99,13 +102,16 @@ def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "
     >>> polynomial("demo", {"square": [0, 0, 1], "bounded": ([0, 1], [1, 0, 1])}, start=1.0).evaluate([2.0])
     {'y1': 4.0, 'y2': 0.4}
     """
+    curves = mapping("curves", curves)
     if not 1 <= len(curves) <= 7:
         raise ValueError(f"curves: got {len(curves)}, allowed: 1 to 7")
-    if y is not None and not (len(y) == 2 and -math.inf < y[0] < y[1] < math.inf):
-        raise ValueError(f"y: got {y}, allowed: two finite numbers, the lower one first")
-    drawn = [{"label": label, **_fraction(label, coefficients, low, high)} for label, coefficients in curves.items()]
+    if y is not None:
+        ends = finite_array(y, "y")
+        require(ends.shape == (2,) and ends[0] < ends[1], "y", y, "two finite numbers, the lower one first")
+    require_text(variable=variable, title=title)
     key = variable if re.fullmatch(r"[^\W\d][\w-]*", variable) else "variable"
-    inputs = [range_input(key, variable, low, high, (high - low) / 80 if step is None else step, start)]
+    inputs = [range_input(key, variable, low, high, (real("high", high) - real("low", low)) / 80 if step is None else step, start)]
+    drawn = [{"label": label, **_fraction(label, coefficients, low, high)} for label, coefficients in curves.items()]
     data = {"kind": "polynomial", "title": title, "inputs": inputs, "curves": drawn}
     return Slider(checked_name(name), {**data, "box": slider_page.box(data, y, evaluate)})
 
@@ -116,7 +122,10 @@ def evaluate(data: Mapping[str, Any], values: Sequence[float]) -> dict[str, floa
     >>> evaluate({"kind": "polynomial", "curves": [{"numerator": [1, 2], "denominator": [1]}]}, [3.0])
     {'y1': 7.0}
     """
-    return {"bilinear": _bilinear, "scale": _scale, "polynomial": _polynomial}[data["kind"]](data, np.asarray(values, dtype=float))
+    inputs = finite_array(values, "values")
+    count = len(data["L"][0]) if data["kind"] == "bilinear" else 1
+    require(inputs.shape == (count,), "values", values, f"{count} numbers, one an input")
+    return {"bilinear": _bilinear, "scale": _scale, "polynomial": _polynomial}[data["kind"]](data, inputs)
 
 
 def _bilinear(data: Mapping[str, Any], x: np.ndarray) -> dict[str, float | None]:
@@ -149,15 +158,18 @@ def _named(**groups: Any) -> dict[str, float | None]:
 
 def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) -> dict[str, list[float]]:
     """A polynomial or a pair of polynomials as numerator and denominator."""
-    pair = np.iterable(coefficients) and len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
-    above, below = map(finite_array, coefficients if pair else (coefficients, [1.0]))
+    try:
+        pair = len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
+    except (TypeError, ValueError, RuntimeError):
+        pair = False
+    above, below = (finite_array(side, f"curves: {label!r}") for side in (coefficients if pair else (coefficients, [1.0])))
     if not (above.ndim == 1 and above.size and below.any()):
         raise ValueError(f"curves: got {coefficients!r} for {label!r}, allowed: one coefficient at least, and a denominator other than 0")
     return {key: plain(side, powers(len(side), low, high)) for key, side in (("numerator", above), ("denominator", below))}
 
 
 def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None) -> tuple[np.ndarray, ...]:
-    D, L, R, x = map(finite_array, (D, L, R, point))
+    D, L, R, x = (finite_array(values, name) for name, values in (("D", D), ("L", L), ("R", R), ("point", point)))
     if not (D.ndim == L.ndim == 2 and L.shape == R.shape and D.shape[1] == L.shape[0] and x.shape == L.shape[1:] and D.size and L.size):
         raise ValueError(f"shapes: got D {D.shape}, L {L.shape}, R {R.shape}, point {x.shape}, allowed: (o, h), (h, d), (h, d), (d,), "
                          "not empty")
@@ -172,9 +184,10 @@ def range_input(key: str, label: str, low: float, high: float, step: float, star
     Browsers add steps in decimal: a step whose multiple would miss ``high`` by rounding is cut after 15 digits.
     ``decimals`` of the value shown tell one step from the next.
     """
-    low, high, step = float(low), float(high), float(step)
-    if not (-math.inf < low < high < math.inf and 0 < step < math.inf):
-        raise ValueError(f"range of {key}: got low={low}, high={high}, step={step}, allowed: finite, low < high, step above 0")
+    low, high, step, start = real("low", low), real("high", high), real("step", step), real("start", start)
+    if not (-math.inf < low < high < math.inf and 0 < step < math.inf and (high - low) / step < 1e15):
+        raise ValueError(f"range of {key}: got low={low}, high={high}, step={step}, allowed: finite, low < high, step above 0, below "
+                         "1e15 steps")
     steps = (start - low) / step
     if not low <= start <= high or abs(steps - round(steps)) > 1e-6:
         raise ValueError(f"start of {key}: got {start}, allowed: {low} plus a whole number of steps of {step}, up to {high}")
@@ -191,6 +204,6 @@ def _bound(values: Any) -> float:
 
 
 def checked_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        raise ValueError(f"name: got {name!r}, allowed: lower-case letters, digits and '-', starting with a letter")
+    fits = isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9-]*", name)
+    require(fits, "name", name, "lower-case letters, digits and '-', starting with a letter")
     return name

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook import stacked_parts_page
-from tensorlm.notebook.page_numbers import finite_array, plain, powers
+from tensorlm.notebook.arguments import finite, finite_array, mapping, options, require_text, texts, whole
+from tensorlm.notebook.page_numbers import plain, powers
 from tensorlm.notebook.sliders import checked_name, range_input
 
 
@@ -50,14 +51,18 @@ def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[st
     >>> demo.evaluate(2.0, [0]), demo.evaluate(-2.0, [1])["sum"]
     ({'p1': 6.0, 'p2': 4.0, 'sum': 10.0}, -4.0)
     """
-    if not 1 <= len(parts) <= 6 or any(power not in range(7) for power in parts.values()):
-        raise ValueError(f"parts: got {dict(parts)}, allowed: 1 to 6 names, each with a power from 0 to 6")
+    parts = {label: whole(f"parts: power of {label!r}", power, 0, 6) for label, power in mapping("parts", parts).items()}
+    if not 1 <= len(parts) <= 6:
+        raise ValueError(f"parts: got {parts}, allowed: 1 to 6 names, each with a power from 0 to 6")
+    choices = {label: texts(f"choices: options of {label!r}", options) for label, options in mapping("choices", choices).items()}
+    require_text(variable=variable, total=total, title=title)
+    control = range_input("strength", variable, low, high, step, start)
     coefficients = finite_array(values, "values")
     shape = (*(len(options) for options in choices.values()), len(parts))
     if not 1 <= len(choices) <= 3 or 0 in shape or coefficients.shape != shape:
         raise ValueError(f"values: got shape {coefficients.shape}, allowed: {shape} for 1 to 3 lists of choices and {len(parts)} parts")
     lists = [{"label": label, "options": list(options)} for label, options in choices.items()]
-    data = {"kind": "stacked", "title": title, "total": total, "inputs": [range_input("strength", variable, low, high, step, start)],
+    data = {"kind": "stacked", "title": title, "total": total, "inputs": [control],
             "parts": [{"label": label, "power": power} for label, power in parts.items()], "choices": lists,
             "values": plain(coefficients, powers(7, low, high)[list(parts.values())])}
     data["scales"] = [_scale(data, coefficients[..., option, :].reshape(-1, len(parts))) for option in range(shape[-2])]
@@ -70,8 +75,8 @@ def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[st
 
 def evaluate(data: Mapping[str, Any], strength: float, chosen: Sequence[int]) -> dict[str, float]:
     """What a page with ``data`` shows at ``strength`` when the lists stand at the options with the numbers ``chosen``."""
-    row = data["values"]
-    for option in chosen:
+    row, strength = data["values"], finite("strength", strength, -1e50, 1e50)
+    for option in options(chosen, [len(each["options"]) for each in data["choices"]]):
         row = row[option]
     shown = [coefficient * strength ** part["power"] for coefficient, part in zip(row, data["parts"])]
     return {**{f"p{i}": float(value) for i, value in enumerate(shown, 1)}, "sum": float(sum(shown))}

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from tensorlm.notebook import steered_words_page
-from tensorlm.notebook.page_numbers import finite_array, plain, powers
+from tensorlm.notebook.arguments import entries, finite, finite_array, mapping, options, require, require_text, texts, whole
+from tensorlm.notebook.page_numbers import plain, powers
 from tensorlm.notebook.sliders import checked_name, range_input
 
 DIGITS = 9  # kept of the largest term: coefficients that were fitted are not known better on every processor
@@ -60,11 +61,15 @@ def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: 
     >>> {key: round(value, 3) for key, value in demo.evaluate(0.5, (0, 0)).items()}
     {'w1': 0.5, 'w2': 0.5, 'p1': 1.0, 'sum': 1.0}
     """
+    prompts, vectors, labels = entries("prompts", prompts), texts("vectors", vectors), texts("labels", labels)
+    for each in prompts:
+        _check_prompt(each)
     if not prompts or not vectors or not 1 <= len(labels) <= 5:
         raise ValueError(f"prompts, vectors, labels: got {len(prompts)}, {len(vectors)} and {len(labels)}, allowed: 1 or more, labels up "
                          "to 5")
-    grids = [[finite_array(rows, kind) for rows in row] for kind, table in (("logits", logits), ("paths", paths)) for row in table]
-    head, tail = grids[: len(logits)], grids[len(logits):]
+    head, tail = ([[finite_array(rows, kind) for rows in entries(kind, row)] for row in entries(kind, table)]
+                  for kind, table in (("logits", logits), ("paths", paths)))
+    require_text(variable=variable, title=title)
     _require_shapes(prompts, len(vectors), head, tail, len(labels))
 
     def stored(rows: np.ndarray) -> Any:
@@ -86,7 +91,8 @@ def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: 
 
 def evaluate(data: Mapping[str, Any], strength: float, chosen: Sequence[int]) -> dict[str, float]:
     """What a page with ``data`` shows at ``strength`` for the prompt and the vector with the numbers ``chosen``."""
-    prompt, vector = chosen
+    strength = finite("strength", strength)
+    prompt, vector = options(chosen, [len(data["prompts"]), len(data["vectors"])])
     logits = [horner(row, strength) for row in data["logits"][prompt][vector]]
     largest = max(logits)
     total = sum(math.exp(value - largest) for value in logits)
@@ -105,6 +111,13 @@ def horner(coefficients: Sequence[float], strength: float) -> float:
     for coefficient in reversed(coefficients):
         value = value * strength + coefficient
     return value
+
+
+def _check_prompt(prompt: Any) -> None:
+    require(isinstance(prompt, Prompt), "prompts: an entry", prompt, "a Prompt")
+    require_text(**{"text of a prompt": prompt.text, f"contest of {prompt.text!r}": prompt.contest})
+    for word, token in mapping(f"words of {prompt.text!r}", prompt.words).items():
+        whole(f"words of {prompt.text!r}: token of {word!r}", token, 0, 2**53)
 
 
 def _require_shapes(prompts: Sequence[Prompt], vectors: int, logits: list, paths: list, labels: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tensorlm.notebook.figures import palette
-from tensorlm.notebook.network_drawing import tint
+from tensorlm.notebook.arguments import finite, mapping, require, require_text, whole
+from tensorlm.notebook.figures import palette, tint
 
 COLOURS = {"readout": "black", "vector": "orange", "attention": "blue", "head": "sky", "mlp": "green", "unit": "green",
            "eigenvector": "green", "rest": "black"}
@@ -48,7 +48,8 @@ class Line:
         letters = round((WORDS - INDENT * self.depth) / LETTER)
         steps = [step.replace(" ", GLUE) if len(step) <= letters - 2 else step for step in self.label.split(ARROW)]
         glued = (GLUE + ARROW[1:]).join(steps)
-        return [piece.replace(GLUE, " ") for piece in textwrap.wrap(glued, letters, break_long_words=False, break_on_hyphens=False)]
+        pieces = textwrap.wrap(glued, letters, break_long_words=False, break_on_hyphens=False)
+        return [piece.replace(GLUE, " ") for piece in pieces or [""]]
 
     @property
     def height(self) -> float:
@@ -72,9 +73,13 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
     >>> plt.close(fig)
     """
     _check(tree)
+    require_text(unit=unit)
+    whole("digits", digits, 0, 100)
     if tree["value"] == 0:
         raise ValueError("tree: got a whole of 0, allowed: a change to draw shares of")
     lines = trace_lines(tree)
+    if not all(math.isfinite(line.value / tree["value"]) for line in lines):
+        raise ValueError(f"tree: got a whole of {tree['value']}, allowed: one that its parts have finite shares of")
     words = max(INDENT * line.depth + LETTER * max(map(len, line.wrapped)) for line in lines) + 0.15
     width, height = max(WIDTH, words + BARS + NUMBERS), sum(line.height for line in lines)
     fig = plt.figure(figsize=(width, ROW * (height + 1.2)), facecolor="white", layout="none")
@@ -82,9 +87,10 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
     ax.set(xlim=(0, width), ylim=(height - 0.4, -1.4))
     ax.set_axis_off()
     low, high = (edge([0.0, *(line.value / tree["value"] for line in lines)]) for edge in (min, max))
-    scale = (width - NUMBERS - words) / (high - low)
+    scale = (width - NUMBERS - words) / ((high - low) or 1.0)
     zero = words - low * scale
-    ax.text(zero, -0.9, f"contribution ({unit})", fontsize=9, va="center", ha="center" if low < -0.3 else "left", color="#1a1a1a")
+    ax.text(zero, -0.9, f"contribution ({unit})", fontsize=9, va="center", ha="center" if low < -0.3 else "left", color="#1a1a1a",
+            parse_math=False)
     ax.plot([zero, zero], [-0.5, height - 0.5], color="#6a6a6a", linewidth=0.8, zorder=3)
     rows = list(accumulate((line.height for line in lines[:-1]), initial=0.0))
     for row, line in zip(rows, lines):
@@ -124,17 +130,20 @@ def _draw_branch(ax: Axes, line: Line, row: float, below: float) -> None:
 def _draw_line(ax: Axes, line: Line, row: float, zero: float, length: float) -> None:
     colour = palette[COLOURS[line.kind]]
     for place, words in enumerate(line.wrapped):
-        ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, words, fontsize=9, va="center", ha="left", color="#1a1a1a")
+        ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, words, fontsize=9, va="center", ha="left", color="#1a1a1a",
+                parse_math=False)
     ax.barh(row, length, left=zero, height=0.62, facecolor="white" if line.kind == "rest" else tint(colour, 0.6), edgecolor=colour,
             linewidth=0.9, linestyle=":" if line.kind == "rest" else "-", hatch="////" if length < 0 else None, zorder=2)
 
 
-def _check(node: Mapping[str, Any]) -> None:
+def _check(node: Any) -> None:
+    mapping("tree: a node", node)
     if missing := [key for key in KEYS if key not in node]:
         raise ValueError(f"tree: a node lacks {missing[0]!r}, allowed: mappings with {', '.join(KEYS)}")
+    require_text(**{"tree: label": node["label"], "tree: kind": node["kind"]})
     if node["kind"] not in COLOURS:
         raise ValueError(f"tree: got kind {node['kind']!r} of {node['label']!r}, allowed: {', '.join(COLOURS)}")
-    if not math.isfinite(node["value"]):
-        raise ValueError(f"tree: got value {node['value']} of {node['label']!r}, allowed: finite numbers")
+    finite(f"tree: value of {node['label']!r}", node["value"])
+    require(isinstance(node["children"], Sequence), f"tree: children of {node['label']!r}", node["children"], "a list of nodes")
     for child in node["children"]:
         _check(child)

@@ -5,7 +5,7 @@ the factors; a dense tensor is built only where it is asked for and small.
 """
 
 from tensorlm.tensors.als import CPFit, cp_als
-from tensorlm.tensors.attention import attend, features, quadratic, recurrent, row_blocks
+from tensorlm.tensors.attention import attend, features, fused, fused_obstacle, quadratic, recurrent, row_blocks
 from tensorlm.tensors.composition import ComposedTensor, compose
 from tensorlm.tensors.costs import ALGORITHMS, choose, multiply_adds, working_memory
 from tensorlm.tensors.cp import CPTensor
@@ -50,7 +50,8 @@ __all__ = [
     "CPFit", "ODT", "Tucker", "cp_als", "hosvd", "odt",
     "counterexample", "function_cosine", "function_inner", "function_inner_sampled", "network_cosine", "network_inner",
     "symmetrise", "tree_permutations",
-    "ALGORITHMS", "Pattern", "attend", "choose", "features", "multiply_adds", "quadratic", "recurrent", "row_blocks", "working_memory",
+    "ALGORITHMS", "Pattern", "attend", "choose", "features", "fused", "fused_obstacle",
+    "multiply_adds", "quadratic", "recurrent", "row_blocks", "working_memory",
     "head_output", "head_tensor", "head_weights",
     "RationalBlock", "RationalRay", "RationalStack", "along", "copy_tensor", "cubic_tensor", "final_norm", "rational_misfit",
     "rational_scores", "remaining_root",

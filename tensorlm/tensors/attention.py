@@ -1,4 +1,4 @@
-"""Polynomial attention: one function of queries, keys and values, and three algorithms that compute it.
+"""Polynomial attention: one function of queries, keys and values, and the algorithms that compute it.
 
 With one branch (q, k) or two (q1, k1), (q2, k2), and the constants c of a `Pattern`, head by head:
 
@@ -10,6 +10,8 @@ all past keys can be carried as a state of d^2 x d numbers (linear attention: Ka
 chunks: Hua et al. arXiv 2202.10447, section 3).
 """
 
+import importlib.util
+import os
 from collections.abc import Sequence
 
 import torch
@@ -19,14 +21,17 @@ from tensorlm.tensors.checks import DTYPES, require_counts, require_instance
 from tensorlm.tensors.costs import ALGORITHMS, CHUNK, choose, chunks_back
 from tensorlm.tensors.patterns import BLOCK, Pattern
 
+FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+FUSED_SIZE = 128  # of a head
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 Branches = Sequence[Tensor]  # one tensor (squared) or two (bilinear), each (..., heads, time, head_dim)
 
 
 def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, algorithm: str = "auto") -> Tensor:
-    """Polynomial attention by the named algorithm: "quadratic", "row_blocks", "recurrent", or "auto" for the cheapest.
+    """Polynomial attention by the named algorithm: "quadratic", "row_blocks", "recurrent", "fused", or "auto" for the cheapest.
 
     Shapes: queries and keys one or two tensors (..., heads, time, head_dim), values (..., heads, time, value_dim) ->
-    (..., heads, time, value_dim). The three are one function, gradients included: they differ in rounding, in time and
+    (..., heads, time, value_dim). All are one function, gradients included: they differ in rounding, in time and
     in memory (`choose`, `multiply_adds`, `working_memory`). In half precision "auto" leaves the recurrent one out, since
     it adds up a state over all tokens. Raises TypeError or ValueError naming the argument, its value and what fits.
 
@@ -35,12 +40,13 @@ def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, 
     tensor([[[1., 0.],
              [0., 1.]]])
     """
-    if algorithm not in ("auto", *ALGORITHMS):
-        raise ValueError(f"algorithm must be one of {('auto', *ALGORITHMS)}, got {algorithm!r}")
+    if algorithm not in ("auto", *ALGORITHMS, "fused"):
+        raise ValueError(f"algorithm must be one of {('auto', *ALGORITHMS, 'fused')}, got {algorithm!r}")
     _check(queries, keys, values, pattern)
     if algorithm == "auto":
         algorithm = _cheapest(queries, values, pattern)
-    return {"quadratic": quadratic, "row_blocks": row_blocks, "recurrent": recurrent}[algorithm](queries, keys, values, pattern)
+    named = {"quadratic": quadratic, "row_blocks": row_blocks, "recurrent": recurrent, "fused": fused}
+    return named[algorithm](queries, keys, values, pattern)
 
 
 def quadratic(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
@@ -98,6 +104,52 @@ def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Patter
     chunk = min(chunk, values.shape[-2])
     flat_queries, flat_keys = [query.flatten(0, -3) for query in queries], [key.flatten(0, -3) for key in keys]
     return _rows_scaled(_chunks(flat_queries, flat_keys, values.flatten(0, -3), pattern, chunk).view(values.shape), pattern)
+
+
+def fused(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
+    """One kernel on a GPU: nothing of time x time numbers is stored, forward or backward (`tensorlm.tensors.kernels`).
+
+    Shapes as in `attend`; float32, bfloat16 or float16, sizes of a head up to 128, slopes without gradient. Needs the package `triton`,
+    which comes with torch's CUDA builds. Raises ValueError that names what is missing.
+    """
+    _check(queries, keys, values, pattern)
+    if obstacle := fused_obstacle(queries[0], values, pattern):
+        raise ValueError(f"algorithm 'fused' needs {obstacle}")
+    from tensorlm.tensors.kernels import fused_attention
+
+    queries, keys = ([_as_batch(branch) for branch in branches] for branches in (queries, keys))
+    like = values.new_empty((), dtype=torch.float32)
+    z = fused_attention(queries, keys, _as_batch(values), pattern.rates(like), pattern.row_scale(values.shape[-2], like),
+                        None if pattern.table is None else pattern.table.float())
+    return z.view(values.shape)
+
+
+def fused_obstacle(query: Tensor, values: Tensor, pattern: Pattern) -> str:
+    """What the fused kernel lacks for these arguments, in words; empty if it can be had.
+
+    >>> q = torch.ones(1, 2, 16, dtype=torch.float64)
+    >>> fused_obstacle(q, q, Pattern(torch.zeros(1)))
+    'float32, bfloat16 or float16, got torch.float64'
+    """
+    if values.dtype not in FUSED_DTYPES:
+        return f"float32, bfloat16 or float16, got {values.dtype}"
+    if max(query.shape[-1], values.shape[-1]) > FUSED_SIZE:
+        return f"head_dim and value_dim of at most {FUSED_SIZE}, got {query.shape[-1]} and {values.shape[-1]}"
+    if pattern.slopes.requires_grad:
+        return "slopes without gradient"
+    if not (values.is_cuda or interprets_kernels()):
+        return f"a GPU, got tensors on {values.device}"
+    return "" if HAS_TRITON else "the package triton, which is not installed"
+
+
+def interprets_kernels() -> bool:
+    """Whether kernels run in Triton's interpreter, on a CPU, as TRITON_INTERPRET=1 asks for: slow, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _as_batch(x: Tensor) -> Tensor:
+    """(..., heads, time, size) as (batch, heads, time, size)."""
+    return x[None] if x.ndim == 3 else x.flatten(0, -4)
 
 
 def features(*branches: Tensor) -> Tensor:
@@ -188,7 +240,8 @@ def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cheapest(queries: Branches, values: Tensor, pattern: Pattern) -> str:
     time, head_dim = queries[0].shape[-2:]
-    chosen = choose(time, head_dim, len(queries), pattern.window)
+    fused_too = values.is_cuda and not fused_obstacle(queries[0], values, pattern)
+    chosen = choose(time, head_dim, len(queries), pattern.window, fused_too)
     return "row_blocks" if chosen == "recurrent" and values.dtype not in DTYPES else chosen
 
 

@@ -1,4 +1,4 @@
-"""What the three algorithms of polynomial attention cost, in multiply-adds and in memory, and which one to take."""
+"""What the algorithms of polynomial attention cost, in multiply-adds and in memory, and which one to take."""
 
 from tensorlm.tensors.checks import require_rank
 from tensorlm.tensors.patterns import BLOCK
@@ -9,6 +9,8 @@ ALGORITHMS = ("quadratic", "row_blocks", "recurrent")
 # Time of a multiply-add, in units of one of the row blocks, on one thread of a CPU (benchmarks/attention_scaling.py). The
 # quadratic one waits for memory; the recurrent one spends some of its time on forming features.
 TIME_PER_MULTIPLY_ADD = {"quadratic": 3.0, "row_blocks": 1.0, "recurrent": 1.25}
+# The fused kernel on a GPU, beside row blocks there: no tile leaves the chip, and all are taken at once. Not measured yet.
+FUSED_TIME = 0.05
 MOST = 1 << 40
 
 
@@ -43,8 +45,10 @@ def multiply_adds(algorithm: str, time: int, head_dim: int, branches: int, windo
     return pairs + through_state * 2 * feature_count(head_dim, branches) * (head_dim + 1)
 
 
-def choose(time: int, head_dim: int, branches: int, window: int = 0) -> str:
+def choose(time: int, head_dim: int, branches: int, window: int = 0, fused: bool = False) -> str:
     """The algorithm that should take the least time: multiply-adds times the time of one, `TIME_PER_MULTIPLY_ADD`.
+
+    `fused` says that the fused kernel can be had: it multiplies the pairs that row blocks multiply, at `FUSED_TIME` each.
 
     A sequence of up to 64 tokens is one block, so its whole pattern at once saves the blocks' bookkeeping. A table over
     the whole sequence leaves nothing for the recurrent state to save.
@@ -53,6 +57,9 @@ def choose(time: int, head_dim: int, branches: int, window: int = 0) -> str:
     ('quadratic', 'row_blocks', 'recurrent', 'row_blocks')
     """
     costs = {name: multiply_adds(name, time, head_dim, branches, window) * TIME_PER_MULTIPLY_ADD[name] for name in ALGORITHMS}
+    if fused:
+        costs["fused"] = costs["row_blocks"] * FUSED_TIME
+        return min(costs, key=costs.__getitem__)
     return "quadratic" if time <= BLOCK else min(costs, key=costs.__getitem__)
 
 

@@ -68,6 +68,10 @@ class Pattern:
         """r_h[i]^-power for i = 0 .. count - 1: (heads, count), in dtype and on device of `like`."""
         return self._kept("row scale", count, like, lambda: self.row_sums(count).pow(-self.row_power))
 
+    def rates(self, like: Tensor) -> Tensor:
+        """The slopes in dtype and on device of `like`: (heads,)."""
+        return self._kept("rates", self.heads, like, lambda: self.slopes)
+
     def rows(self, start: int, end: int, like: Tensor) -> Tensor:
         """c_h[i, j] for start <= i < end and j < end: (heads, end - start, end), in dtype and on device of `like`.
 

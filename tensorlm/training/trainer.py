@@ -127,15 +127,18 @@ class Trainer:
         self.done = 0
         self.recent: list[float] = []
         self.unsettled: list[Tensor] = []
+        self.ahead: Tensor | None = None
 
     def step(self) -> None:
         """One optimiser step on the batch of step ``self.done``."""
         step, config = self.done, self.config
-        batch = self.batch(step)
+        batch, self.ahead = self.ahead if self.ahead is not None else self.batch(step), None
         self.optimizers.set_scale(lr_scale(step, config))
         if self.anneals:
             self.model.set_anneal(anneal_at(step, config))
         loss = self._backward(batch)
+        if self.device.type == "cuda" and step + 1 < config.steps:
+            self.ahead = self.batch(step + 1)  # while the GPU works on this one
         self.unsettled.append(loss)
         if self.checks_every_step:
             self.settle()
@@ -157,7 +160,7 @@ class Trainer:
         """This process's rows of the batch of ``step``, on the device: (rows, context + 1)."""
         config, context = self.config, self.model.config.context
         batch = self.data.train_batch(step, config.batch_size, context, config.seed, self.batch_rows)
-        return batch.to(self.device, non_blocking=True)
+        return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device, non_blocking=True)
 
     def _backward(self, batch: Tensor) -> Tensor:
         """Gradients of the mean loss over ``batch``, in micro-batches; the mean cross-entropy comes back."""

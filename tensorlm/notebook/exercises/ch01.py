@@ -26,8 +26,10 @@ def _factors(answer: Any, inputs: int, outputs: int, most_units: int) -> tuple[T
     h = L.shape[0]
     wanted = ((outputs, h), (h, inputs), (h, inputs))
     got = tuple(tuple(factor.shape) for factor in (D, L, R))
-    assert got == wanted, f"The shapes (D, L, R) are {got}; with {h} units they must be {wanted}: one row of D an output, one row of L and R a unit."
-    assert h <= most_units, f"You use {h} hidden units, {most_units} are allowed: can one product of two different readings do the work of two?"
+    assert got == wanted, (f"The shapes (D, L, R) are {got}; with {h} units they must be {wanted}: one row of D an output, "
+                           "one row of L and R a unit.")
+    assert h <= most_units, (f"You use {h} hidden units, {most_units} are allowed: can one product of two different readings "
+                             "do the work of two?")
     return D, L, R
 
 
@@ -44,7 +46,8 @@ def _check_two_units(answer: Any) -> None:
     assert _near(first, product), "The first output is not x1 x2: one unit must read x1 on one side and x2 on the other."
     assert not _near(second, -squares), "The second output is x2^2 - x1^2: change the sign of one reading, or of one entry of D."
     assert not _near(second, (a - b) ** 2) and not _near(second, (a + b) ** 2), (
-        "The second output is a square: L and R read the same thing in that unit, and a difference of squares needs two different readings.")
+        "The second output is a square: L and R read the same thing in that unit, and a difference of squares needs two "
+        "different readings.")
     assert _near(second, squares), "The second output is not x1^2 - x2^2: multiply it out, and mind the signs of the cross terms."
 
 
@@ -99,12 +102,14 @@ def _check_symmetric(answer: Any) -> None:
         "the sum of T and its mirror image is symmetric, but gives 2 f(x)": T + mirror,
         "the difference of T and its mirror image is the part that does nothing at all": (T - mirror) / 2,
         "the entries below the diagonal were dropped, so the function changed": T.triu(),
-        "the entries below the diagonal were folded upwards: the function is right, but the table is not symmetric": T.triu() + mirror.triu(1),
+        "the entries below the diagonal were folded upwards: the function is right, but the table is not symmetric":
+            T.triu() + mirror.triu(1),
     }
     for mistake, table in likely.items():
         assert not _near(got, table), f"Likely mistake: {mistake}."
     assert _near(got, got.transpose(1, 2)), "The table is not symmetric in its last two indices: compare S[o, i, j] with S[o, j, i]."
-    assert _near(got, (T + mirror) / 2), "The table is symmetric, but it is not the table of this layer: contract it with x twice and compare with f(x)."
+    assert _near(got, (T + mirror) / 2), ("The table is symmetric, but it is not the table of this layer: contract it with x twice "
+                                          "and compare with f(x).")
 
 
 def _folded(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
@@ -139,7 +144,8 @@ def _check_images(answer: Any) -> None:
         got, expected = answer(p, e), p * (1 - p) / e**2
         likely = next((f" Likely mistake: {name}." for name, wrong in mistakes if abs(got - wrong(p, e)) <= 1), "")
         right = abs(got - math.ceil(expected)) <= 1e-9 * expected or abs(got - expected) <= 1 and got == int(got)
-        assert right, f"accuracy = {p}, error = {e}: got {got:g}, expected {math.ceil(expected - 1e-6)}.{likely or ' Is the result a whole number, rounded up?'}"
+        assert right, (f"accuracy = {p}, error = {e}: got {got:g}, expected {math.ceil(expected - 1e-6)}."
+                       f"{likely or ' Is the result a whole number, rounded up?'}")
 
 
 WRONG_IMAGE_COUNTS = (
@@ -172,11 +178,13 @@ def _check_lifted(answer: Any) -> None:
     assert not _near(got[:, 2], x.prod(1)), "The third output is AND, not NAND: it lacks 1 and a minus sign."
     assert not _near(got[:, 2], -x.prod(1)), "The third output is -x1 x2, so the 1 is missing: the unit 1 times 1 makes it."
     assert not _near(got[:, :2], x.flip(1)), "The first two outputs are swapped: swap two rows of D."
-    assert _near(got[:, :2], expected[:, :2]), "The first two outputs are not x1 and x2: each needs a unit that reads the constant on one side."
+    assert _near(got[:, :2], expected[:, :2]), ("The first two outputs are not x1 and x2: each needs a unit that reads the constant "
+                                                "on one side.")
     assert _near(got, expected), "The third output is not 1 - x1 x2: which unit gives 1, and which one x1 x2?"
 
 
-_D, _L, _R = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1]], [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]]
+_D, _L, _R = ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1]],
+              [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]])
 WRONG_LIFTS = (
     (_D, [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]], _R),                              # x1 x1 and x2 x2: bits only
     ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], _L, _R),                                # AND

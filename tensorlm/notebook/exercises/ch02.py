@@ -46,8 +46,9 @@ def _check_factors(answer: Any) -> None:
         assert _near(got, expected), (f"At x = {_rounded(x)} your factors give {got.item():.3f}, but x1^2 + x2^2 is {expected.item():.3f}. "
                                       "A share is worth comparing only between forms of the same function (is a factor one half missing?).")
     share = _shares(D, L, R, torch.tensor([1.0, 0.0], dtype=DTYPE)).sort().values
-    assert not _near(share, [0.0, 1.0]), ("The function is right, but at x = (1, 0) one unit still has the whole share. Swapping L and R, "
-                                          "rescaling and reordering units never change the set of shares: take other directions for the units.")
+    assert not _near(share, [0.0, 1.0]), (
+        "The function is right, but at x = (1, 0) one unit still has the whole share. Swapping L and R, "
+        "rescaling and reordering units never change the set of shares: take other directions for the units.")
     assert _near(share, [0.5, 0.5]), f"The function is right, but at x = (1, 0) the shares are {_rounded(share)}; wanted: one half each."
 
 

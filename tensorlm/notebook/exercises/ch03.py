@@ -140,7 +140,8 @@ def _check_rate(answer: Any) -> None:
     )
     for step, steps, cooldown, hint in cases:
         got, expected = answer(step, steps, cooldown), _rate(step, steps, cooldown)
-        assert abs(got - expected) < TOLERANCE, f"step {step} of {steps}, cooldown {cooldown}: got {got:.3f}, expected {expected:.3f}. {hint}"
+        assert abs(got - expected) < TOLERANCE, (f"step {step} of {steps}, cooldown {cooldown}: got {got:.3f}, expected {expected:.3f}. "
+                                                 f"{hint}")
 
 
 def _one_early(step: int, steps: int, cooldown: float) -> float:

@@ -20,12 +20,14 @@ def _faded(x: Tensor, c: float, a: float) -> Tensor:
 
 def _check_faded(answer: Any) -> None:
     x = _random(5, 4, seed=1) * torch.tensor([[1.0], [2.0], [0.5], [3.0], [1.0]])
-    assert _near(answer(x, 1.7, 0.0), _faded(x, 1.7, 0.0)), ("At a = 0 it is RMSNorm: each token (row) is divided by the root of the mean of its "
-                                                              "squares, and comes out with a mean square of 1.")
-    assert _near(answer(2 * x, 1.7, 1.0), 2 * answer(x, 1.7, 1.0)), ("At a = 1 nothing depends on the token any more: doubling x must double "
-                                                                     "the result.")
+    assert _near(answer(x, 1.7, 0.0), _faded(x, 1.7, 0.0)), (
+        "At a = 0 it is RMSNorm: each token (row) is divided by the root of the mean of its squares, and comes out with a mean "
+        "square of 1.")
+    assert _near(answer(2 * x, 1.7, 1.0), 2 * answer(x, 1.7, 1.0)), (
+        "At a = 1 nothing depends on the token any more: doubling x must double the result.")
     assert _near(answer(x, 1.7, 1.0), x / 1.7), "At a = 1 nothing but the division by c is left."
-    assert _near(answer(x, 1.7, 0.3), _faded(x, 1.7, 0.3)), "Right at both ends, wrong between: the two sizes are multiplied as powers, r^(1-a) c^a, not mixed."
+    assert _near(answer(x, 1.7, 0.3), _faded(x, 1.7, 0.3)), (
+        "Right at both ends, wrong between: the two sizes are multiplied as powers, r^(1-a) c^a, not mixed.")
 
 
 # 05.2 -----------------------------------------------------------------------------------------------------------------
@@ -40,9 +42,12 @@ def _check_folded(answer: Any) -> None:
     for c in (2.0, 0.3):
         result = answer(D, L, R, c)
         assert isinstance(result, (tuple, list)) and len(result) == 3, "Return three matrices: D, L, R."
-        assert all(new.shape == old.shape for new, old in zip(result, (D, L, R))), "The factors keep their shapes: a constant needs no room."
-        got, expected = _layer(*result, x), _layer(D, L, R, x / c)
-        hint = "The layer reads its input twice." if _near(got * c, expected) or _near(got / c, expected) else "Which power of c does f(x / c) carry?"
+        assert all(new.shape == old.shape for new, old in zip(result, (D, L, R))), (
+            "The factors keep their shapes: a constant needs no room.")
+        new_D, new_L, new_R = result
+        got, expected = _layer(new_D, new_L, new_R, x), _layer(D, L, R, x / c)
+        hint = ("The layer reads its input twice." if _near(got * c, expected) or _near(got / c, expected)
+                else "Which power of c does f(x / c) carry?")
         assert _near(got, expected), f"c = {c}: the new layer at x is not the old layer at x / c. {hint}"
 
 
@@ -50,8 +55,9 @@ def _check_folded(answer: Any) -> None:
 
 
 def _check_degree(answer: Any) -> None:
-    cases = [(1, 2, 10, "One layer: attention reads its input five times, the MLP squares that."), (2, 2, 100, "Layers multiply; they do not add."),
-             (2, 1, 25, "One encoder is a linear MLP."), (3, 2, 1000, "Three layers."), (2, 3, 225, "Three encoders multiply three inputs.")]
+    cases = [(1, 2, 10, "One layer: attention reads its input five times, the MLP squares that."),
+             (2, 2, 100, "Layers multiply; they do not add."), (2, 1, 25, "One encoder is a linear MLP."),
+             (3, 2, 1000, "Three layers."), (2, 3, 225, "Three encoders multiply three inputs.")]
     for layers, encoders, expected, hint in cases:
         got = int(answer(layers, encoders))
         assert got == expected, f"{layers} layers, {encoders} encoders: you said {got}, and it is {expected}. {hint}"
@@ -63,11 +69,13 @@ def _check_degree(answer: Any) -> None:
 def _check_measured(answer: Any) -> None:
     exact = torch.tensor([1.0, -0.5, 0.0, 1e-3, -1e-7, 1e-15, -2e-16], dtype=torch.float64)
     cases = [(exact, 4, "Entries of 1e-15 are rounding error, and one that happens to be 0 in between does not end the series."),
-             (1e12 * exact, 4, "Rounding error is relative: it grows with the largest coefficient."), (torch.tensor([3.0, 0.0]), 0, "A constant has degree 0."),
+             (1e12 * exact, 4, "Rounding error is relative: it grows with the largest coefficient."),
+             (torch.tensor([3.0, 0.0]), 0, "A constant has degree 0."),
              (torch.tensor([0.0, 0.0, -2.0]), 2, "The sign of a coefficient does not matter.")]
     for coefficients, expected, hint in cases:
         got = int(answer(coefficients, 1e-12))
-        assert got == expected, f"coefficients {[f'{value:.0e}' for value in coefficients.tolist()]}: you said {got}, and it is {expected}. {hint}"
+        assert got == expected, (f"coefficients {[f'{value:.0e}' for value in coefficients.tolist()]}: you said {got}, "
+                                 f"and it is {expected}. {hint}")
 
 
 EXERCISES = (

@@ -113,8 +113,8 @@ def _check_lost(answer: Any) -> None:
     Q = basis @ torch.diag(torch.tensor([1.0, -3.0, 2.0, 0.5], dtype=DTYPE)) @ basis.mT
     for k, expected in ((0, 1.0), (1, 5.25 / 14.25), (2, 1.25 / 14.25), (4, 0.0)):
         got = float(answer(Q, k))
-        assert abs(got - expected) < 1e-9, (f"Eigenvalues 1, -3, 2, 0.5 and k = {k}: got {got:.4f}, expected {expected:.4f}. Keep the largest "
-                                            "absolute values, negative ones too; the lost part is a ratio of sums of squares.")
+        assert abs(got - expected) < 1e-9, (f"Eigenvalues 1, -3, 2, 0.5 and k = {k}: got {got:.4f}, expected {expected:.4f}. Keep the "
+                                            "largest absolute values, negative ones too; the lost part is a ratio of sums of squares.")
 
 
 # 06.4 -----------------------------------------------------------------------------------------------------------------
@@ -133,8 +133,8 @@ def _check_loudest(answer: Any) -> None:
         assert x.shape == (3,), f"An input has 3 entries here, got shape {tuple(x.shape)}."
         assert abs(x.norm() - length) < 1e-9, f"The input must have length {length}, got {float(x.norm()):.3f}."
         got, expected = float((x @ Q @ x).abs()), length**2 * max(map(abs, spectrum))
-        assert abs(got - expected) < 1e-9, (f"Eigenvalues {spectrum}: your input reaches |x'Qx| = {got:.3f}, and {expected:.3f} is possible. "
-                                            "A large negative output counts as well.")
+        assert abs(got - expected) < 1e-9, (f"Eigenvalues {spectrum}: your input reaches |x'Qx| = {got:.3f}, and {expected:.3f} is "
+                                            "possible. A large negative output counts as well.")
 
 
 # 06.5 -----------------------------------------------------------------------------------------------------------------
@@ -164,7 +164,8 @@ EXERCISES = (
                       lambda D, L, R, u: 2 * _interaction(D, L, R, u),
                       lambda D, L, R, u: L.mT @ torch.diag(u @ D) @ L)),
     Exercise("06.2", "The same function?", _check_same,
-             mutants=(_same_tables, _same_factors, _same_sizes_of_outputs, _same_at_ones, _same_on_coordinates, lambda first, second: True)),
+             mutants=(_same_tables, _same_factors, _same_sizes_of_outputs, _same_at_ones, _same_on_coordinates,
+                      lambda first, second: True)),
     Exercise("06.3", "What truncation loses", _check_lost,
              mutants=(lambda Q, k: float(torch.linalg.eigvalsh(Q).sort(descending=True).values[k:].square().sum() / Q.square().sum()),
                       lambda Q, k: _lost(Q, k) ** 0.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def _check_contracted(answer: Any) -> None:
     assert got.shape == (4,), f"One number for each output, here 4: got shape {tuple(got.shape)}."
     assert not _near(got, torch.einsum("oijkl,i,j,k,l->o", _composed(T1, T2), *vectors[[0, 2, 1, 3]])), (
         "Legs i and j belong to one copy of the first layer, so a and b go into the same T1.")
-    assert _near(got, expected), "Another value: each copy of T1 takes two vectors, the first into leg i and the second into leg j, and T2 takes both results."
+    assert _near(got, expected), ("Another value: each copy of T1 takes two vectors, the first into leg i and the second into leg j, "
+                                  "and T2 takes both results.")
 
 
 def _first_twice(T1, T2, a, b, c, d):
@@ -59,15 +61,15 @@ def _first_twice(T1, T2, a, b, c, d):
 # 07.3 -----------------------------------------------------------------------------------------------------------------
 
 
-def _average(T: Tensor, orders: list[tuple[int, ...]]) -> Tensor:
-    return sum(T.permute(order) for order in orders) / len(orders)
+def _average(T: Tensor, orders: Sequence[tuple[int, ...]]) -> Tensor:
+    return sum((T.permute(order) for order in orders), start=torch.zeros_like(T)) / len(orders)
 
 
 TREE = [(0, 1, 2, 3), (1, 0, 2, 3), (0, 1, 3, 2), (1, 0, 3, 2), (2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 1, 0), (3, 2, 1, 0)]
 CYCLES = [(0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1), (3, 0, 1, 2)]
 
 
-def _equal_after(orders: list[tuple[int, ...]]):
+def _equal_after(orders: Sequence[tuple[int, ...]]):
     return lambda T, U: _near(_average(T, orders), _average(U, orders))
 
 
@@ -113,8 +115,9 @@ def _check_inner(answer: Any) -> None:
         T, U = (_composed(*(torch.einsum("ok,ki,kj->oij", *factors) for factors in network)) for network in (first, second))
         got, expected = float(answer(first, second)), float((T * U).sum())
         assert not _near(got, expected / float(T.norm() * U.norm())), "That is the cosine: the plain sum of products is wanted."
-        assert _near(got, expected), (f"Got {got:.2f}, expected {expected:.2f}. Carry the inner products of the first layers' outputs upwards, one row for "
-                                      "each output of the first network and one column for each of the second, through L on one side and R on the other.")
+        assert _near(got, expected), (
+            f"Got {got:.2f}, expected {expected:.2f}. Carry the inner products of the first layers' outputs upwards, one row for "
+            "each output of the first network and one column for each of the second, through L on one side and R on the other.")
 
 
 def _inner_without_middle(first: tuple, second: tuple) -> float:
@@ -142,9 +145,10 @@ def _check_wire_values(answer: Any) -> None:
     expected = torch.linalg.svdvals(upper @ lower)[:3]
     assert got.shape == expected.shape, f"A wire of size 3 has 3 singular values, got {tuple(got.shape)}."
     assert not _near(got, expected.square()), "These are the squares of the singular values."
-    assert _near(got, expected) or not _near(got.sort(descending=True).values, expected), "The right values, in another order: the largest first, please."
-    assert _near(got, expected), ("Checked on two matrices, upper @ lower, whose singular values are known: yours differ. Neither Gram matrix alone "
-                                  "knows them.")
+    assert _near(got, expected) or not _near(got.sort(descending=True).values, expected), (
+        "The right values, in another order: the largest first, please.")
+    assert _near(got, expected), ("Checked on two matrices, upper @ lower, whose singular values are known: yours differ. "
+                                  "Neither Gram matrix alone knows them.")
 
 
 def _roots(matrix: Tensor) -> Tensor:

@@ -28,13 +28,14 @@ def _attend(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, c: Tensor
 
 
 def _check_attend(answer: Any) -> None:
-    head = _head(5, 3, seed=1)
+    q1, k1, q2, k2, v = _head(5, 3, seed=1)
     c = torch.exp(-0.3 * (torch.arange(5)[:, None] - torch.arange(5)).clamp(min=0).to(DTYPE)).tril()
-    got, expected = _as_tensor(answer(*head, c)), _attend(*head, c)
+    got, expected = _as_tensor(answer(q1, k1, q2, k2, v, c)), _attend(q1, k1, q2, k2, v, c)
     assert got.shape == expected.shape, f"One output for each position: expected shape {tuple(expected.shape)}, got {tuple(got.shape)}."
-    assert not _near(got, _attend(*head, torch.ones_like(c))), "Position 0 sees the future: the constants c_ij are missing, and they are zero above the diagonal."
-    assert _near(got, expected), ("Not the bilinear head: the two scores are multiplied with each other and with c, entry by entry, and the "
-                                  "result multiplies the values. Nothing is exponentiated or divided.")
+    assert not _near(got, _attend(q1, k1, q2, k2, v, torch.ones_like(c))), (
+        "Position 0 sees the future: the constants c_ij are missing, and they are zero above the diagonal.")
+    assert _near(got, expected), ("Not the bilinear head: the two scores are multiplied with each other and with c, entry by entry, "
+                                  "and the result multiplies the values. Nothing is exponentiated or divided.")
 
 
 # 08.2 -----------------------------------------------------------------------------------------------------------------
@@ -54,9 +55,11 @@ def _check_step(answer: Any) -> None:
         result = answer(state, q1[i], k1[i], q2[i], k2[i], v[i], 0.8)
         assert isinstance(result, (tuple, list)) and len(result) == 2, "Return two things: the new state and the output."
         state, z = (_as_tensor(part) for part in result)
-        assert state.shape == (3, 3, 3), f"The state has one axis for k1, one for k2 and one for the values; got shape {tuple(state.shape)}."
+        assert state.shape == (3, 3, 3), ("The state has one axis for k1, one for k2 and one for the values; "
+                                          f"got shape {tuple(state.shape)}.")
         assert z.shape == (3,), f"The output has the size of a value, got shape {tuple(z.shape)}."
-        hint = "A token reads its own key too, and unfaded: write first, then read." if i == 0 else "Does the old state fade by the factor at each step, and only the old one?"
+        hint = ("A token reads its own key too, and unfaded: write first, then read." if i == 0
+                else "Does the old state fade by the factor at each step, and only the old one?")
         assert _near(z, expected[i]), f"Position {i}: not what attention over all keys so far gives. {hint}"
 
 
@@ -86,8 +89,8 @@ def _pays_from(size: int) -> int:
 def _check_pays_from(answer: Any) -> None:
     for size in (8, 16, 32, 64):
         got, expected = answer(size), _pays_from(size)
-        assert abs(got - expected) <= 1, (f"Head size {size}: got {got}, expected {expected}. Set n(2d^3 + 2d^2) equal to n^2 (3d + 1) / 2 and solve "
-                                          "for n.")
+        assert abs(got - expected) <= 1, (f"Head size {size}: got {got}, expected {expected}. "
+                                          "Set n(2d^3 + 2d^2) equal to n^2 (3d + 1) / 2 and solve for n.")
 
 
 # 08.4 -----------------------------------------------------------------------------------------------------------------
@@ -106,7 +109,8 @@ def _check_lifted(answer: Any) -> None:
     result = answer(D, L, R, b, c, e)
     assert isinstance(result, (tuple, list)) and len(result) == 3, "Give the three factors as a tuple (D, L, R)."
     D2, L2, R2 = (_as_tensor(factor) for factor in result)
-    assert L2.shape == R2.shape and L2.shape[1] == 4, f"The encoders read (1, x), 4 numbers here; got {tuple(L2.shape)} and {tuple(R2.shape)}."
+    assert L2.shape == R2.shape and L2.shape[1] == 4, (
+        f"The encoders read (1, x), 4 numbers here; got {tuple(L2.shape)} and {tuple(R2.shape)}.")
     assert D2.shape == (2, L2.shape[0]), f"D needs a column for each of your {L2.shape[0]} units, got shape {tuple(D2.shape)}."
     for x in _random(4, 3, seed=26):
         one_x = torch.cat([torch.ones(1, dtype=DTYPE), x])
@@ -141,8 +145,10 @@ def _check_bounded(answer: Any) -> None:
         q1, k1, q2, k2 = (_random(3, seed=seed + number) for number in range(4))
         got, expected = float(answer(q1, k1, q2, k2)), float(_bounded_score(q1, k1, q2, k2))
         rooted = float((q1 @ k1) * (q2 @ k2) / (q1.norm() * q2.norm() * k1.norm() * k2.norm()))
-        assert abs(got - rooted) > 1e-9 or abs(expected - rooted) < 1e-9, "This divides by norms, which are square roots: a ratio of polynomials has none."
-        assert abs(got - expected) < 1e-9, f"Got {got:.4f}, expected {expected:.4f}. N is the mean of the two squared lengths, one N for queries and one for keys."
+        assert abs(got - rooted) > 1e-9 or abs(expected - rooted) < 1e-9, (
+            "This divides by norms, which are square roots: a ratio of polynomials has none.")
+        assert abs(got - expected) < 1e-9, (f"Got {got:.4f}, expected {expected:.4f}. N is the mean of the two squared lengths, "
+                                            "one N for queries and one for keys.")
 
 
 # 08.6 -----------------------------------------------------------------------------------------------------------------
@@ -150,7 +156,8 @@ def _check_bounded(answer: Any) -> None:
 
 def _check_is_ratio(answer: Any) -> None:
     cases = [([2], "A bilinear layer."), ([2, 0], "A bilinear layer and a constant."), ([4, 2], "Even counts only."),
-             ([2, 1, 1, 0], "A bilinear layer with input biases has terms that read once."), ([2, 3], "One of the terms is odd."), ([5], "Five is odd.")]
+             ([2, 1, 1, 0], "A bilinear layer with input biases has terms that read once."), ([2, 3], "One of the terms is odd."),
+             ([5], "Five is odd.")]
     for reads, hint in cases:
         got, expected = bool(answer(reads)), all(count % 2 == 0 for count in reads)
         assert got == expected, f"reads = {reads}: you said {got}, and it is {expected}. {hint}"

@@ -60,10 +60,10 @@ def _check_return(answer: Any) -> None:
         got, expected = float(answer(D, L, R, x, s, u)), float(_return(D, L, R, x, s, u))
         assert got != 0, "At strength 0 nothing has changed yet: the other root is wanted."
         assert abs(got + expected) > 1e-9 * abs(expected), "The sign is turned: cross and self term must cancel, not agree."
-        assert abs(got - expected / 2) > 1e-9 * abs(expected), ("This is where the push is largest, half way to the return, or a factor 2 of the "
-                                                                "cross term is missing.")
-        assert abs(got - expected) <= 1e-9 * abs(expected), (f"Got {got:.4f}, expected {expected:.4f}. The change along u is 2a u.B(x, s) + "
-                                                             "a^2 u.f(s); divide by a and set it to 0.")
+        assert abs(got - expected / 2) > 1e-9 * abs(expected), (
+            "This is where the push is largest, half way to the return, or a factor 2 of the cross term is missing.")
+        assert abs(got - expected) <= 1e-9 * abs(expected), (
+            f"Got {got:.4f}, expected {expected:.4f}. The change along u is 2a u.B(x, s) + a^2 u.f(s); divide by a and set it to 0.")
 
 
 # 09.3 -----------------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def _check_pushes(answer: Any) -> None:
 
 def _five(run: Callable[[float], Tensor], alpha: float) -> Tensor:
     nodes = [-2.0, -1.0, 0.0, 1.0, 2.0]
-    total = 0
+    total = torch.zeros((), dtype=DTYPE)
     for i, node in enumerate(nodes):
         weight = 1.0
         for other in nodes[:i] + nodes[i + 1:]:
@@ -117,8 +117,9 @@ def _check_five(answer: Any) -> None:
         z = z + _apply(lower, z)
         expected = z + _apply(upper, z)
         assert got.shape == expected.shape, f"Return the whole output, shape {tuple(expected.shape)}; got {tuple(got.shape)}."
-        assert (got - expected).norm() <= 1e-7 * expected.norm(), ("Not the output at that strength: two layers are a polynomial of degree 4, with "
-                                                                   "five coefficients, so five different strengths are needed.")
+        assert (got - expected).norm() <= 1e-7 * expected.norm(), (
+            "Not the output at that strength: two layers are a polynomial of degree 4, with five coefficients, so five different "
+            "strengths are needed.")
 
 
 def _three(run: Callable[[float], Tensor], alpha: float) -> Tensor:

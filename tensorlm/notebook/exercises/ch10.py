@@ -27,9 +27,11 @@ def _check_carriers(answer: Any) -> None:
         values, pattern, both = (float(part) for part in got)
         expected = [float(part) for part in _carriers(p, v, p2, v2)]
         total = float(p2 @ v2 - p @ v)
-        assert abs(values + pattern + both - total) < 1e-9 * (1 + abs(total)), f"They sum to {values + pattern + both:.4f}, the change is {total:.4f}."
-        assert _near([values, pattern], expected[:2]), ("The sum is right, the split is not: for the part of the values, the pattern stays as it was "
-                                                        "before steering, and the other way round.")
+        assert abs(values + pattern + both - total) < 1e-9 * (1 + abs(total)), (
+            f"They sum to {values + pattern + both:.4f}, the change is {total:.4f}.")
+        assert _near([values, pattern], expected[:2]), (
+            "The sum is right, the split is not: for the part of the values, the pattern stays as it was before steering, "
+            "and the other way round.")
 
 
 # 10.2 -----------------------------------------------------------------------------------------------------------------
@@ -47,8 +49,9 @@ def _check_degree(answer: Any) -> None:
         got, expected = answer(blocks, same), _degree(blocks, same)
         where = "at the steered position" if same else "at a later one"
         assert got != expected / 2, f"{blocks} block(s), {where}: got {got}. This is before the MLP, which doubles it."
-        assert got == expected, (f"{blocks} block(s), {where}: got {got}, expected {expected}. Two queries of the reader, two keys and one value "
-                                 "of the place that is read, and a later position has steering in its own queries from the second block on.")
+        assert got == expected, (f"{blocks} block(s), {where}: got {got}, expected {expected}. Two queries of the reader, two keys and "
+                                 "one value of the place that is read, and a later position has steering in its own queries from the "
+                                 "second block on.")
 
 
 # 10.3 -----------------------------------------------------------------------------------------------------------------
@@ -71,7 +74,8 @@ def _check_tips(answer: Any) -> None:
     for roots, factor in cases:
         lead = np.polynomial.polynomial.polymul(np.polynomial.polynomial.polyfromroots(roots), factor)
         got, expected = [float(a) for a in answer(list(lead), -3.0, 3.0)], sorted(r for r in roots if -3 < r < 3)
-        assert len(got) == len(expected), f"With the real roots {sorted(roots)} between -3 and 3: expected {len(expected)} strengths, got {got}."
+        assert len(got) == len(expected), (f"With the real roots {sorted(roots)} between -3 and 3: expected {len(expected)} strengths, "
+                                           f"got {got}.")
         assert np.allclose(got, expected, atol=1e-6), f"Expected {expected} in rising order, got {got}."
     touching = np.polynomial.polynomial.polyfromroots([1.0, 1.0, -2.0])
     got = [float(a) for a in answer(list(touching), -3.0, 3.0)]
@@ -106,7 +110,8 @@ EXERCISES = (
                       lambda p, v, p2, v2: ((p2 - p) @ v, p @ (v2 - v), (p2 - p) @ (v2 - v)), lambda p, v, p2, v2: p2 @ v2 - p @ v)),
     Exercise("10.2", "Count the degree", _check_degree,
              mutants=(lambda blocks, same: 10**blocks, lambda blocks, same: 10**blocks if same else 6**blocks,
-                      lambda blocks, same: _degree(blocks, same) // 2, lambda blocks, same: 10**blocks if same else 6 * 10 ** (blocks - 1))),
+                      lambda blocks, same: _degree(blocks, same) // 2,
+                      lambda blocks, same: 10**blocks if same else 6 * 10 ** (blocks - 1))),
     Exercise("10.3", "Where it tips", _check_tips,
              mutants=(_roots, lambda lead, low, high: _tips(lead, low, high)[::-1], lambda lead, low, high: _tips(lead, -100.0, 100.0),
                       lambda lead, low, high: _tips(lead, 0.0, high))),

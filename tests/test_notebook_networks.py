@@ -195,6 +195,10 @@ def test_collisions_are_noticed(ax):
     (dict(nodes=PAIR, groups={"g": ["A", "Z"]}), "groups: got unknown node 'Z'"),
     (dict(nodes=PAIR, groups={"g": []}), "groups: got no node for 'g'"),
     (dict(nodes=PAIR, at=(0, math.inf)), "at: got"),
+    (dict(nodes={"A_": (1, 1)}), "nodes: a name: got '.A_.', allowed: text with mathematics"),
+    (dict(nodes=PAIR, labels={"A": "$A_$"}), "labels: that of 'A': got"),
+    (dict(nodes=PAIR, wires=[("A", "B", "k_")]), "Wire.label: got 'k_'"),
+    (dict(nodes=PAIR, wires=[("A", 3)]), "Wire.end: got 3, allowed: text"),
     (dict(nodes=PAIR, wires=[("A",)]), r"wires: got \('A',\), allowed: Wire or its arguments \('start'"),
     (dict(nodes=PAIR, legs=[("A",)]), r"legs: got \('A',\)"),
 ])

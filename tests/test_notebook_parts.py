@@ -111,9 +111,10 @@ def test_live_slider_refuses_a_start_outside():
 
 # Odd inputs -------------------------------------------------------------------------------------------------------------
 
-ODD = [None, "$T_$", "", -1, 0, 1.5, True, float("nan"), float("inf"), 1e308, 5e-324, 10**400, [], [[]], [None], ["a"], {}, {"a": 1}, 1j,
-       b"ab", object(), int, [[1.0], [1.0, 2.0]], np.array(["a", "b"]), np.array([[1j, 2.0]]), torch.tensor([[3, 1], [4, 1]]),
-       torch.ones(1, 2, 3), torch.ones(2, 2, dtype=torch.complex64), torch.empty(0), torch.eye(2).to_sparse()]
+ODD = [None, "$T_$", "", -1, 0, 1.5, True, float("nan"), float("inf"), 1e308, 5e-324, 10**400, 10**5000, [], [[]], [None], ["a"], {},
+       {"a": 1}, 1j, b"ab", object(), int, [[1.0], [1.0, 2.0]], np.array(["a", "b"]), np.array([[1j, 2.0]]),
+       torch.tensor([[3, 1], [4, 1]]), torch.ones(1, 2, 3), torch.ones(2, 2, dtype=torch.complex64), torch.empty(0),
+       torch.eye(2).to_sparse()]
 EYE, ROW = [[1, 0], [0, 1]], np.eye(8).ravel()[None] / 8
 RANGE = dict(low=-2.0, high=2.0, step=0.05, title="t")
 LEAF = {"label": "vector", "kind": "vector", "value": 1.5, "children": []}
@@ -226,6 +227,13 @@ def test_a_map_takes_any_real_numbers():
     for matrix in (torch.ones(1, 2, dtype=torch.bfloat16), [torch.tensor([1.0, 1.0])], np.array([[1, 1]], dtype=object), [[True, 1]]):
         assert figures.diverging(ax, matrix).get_array().tolist() == [[1.0, 1.0]]
     plt.close(fig)
+
+
+def test_drawing_says_nothing_beside_the_figure(caplog):
+    for drawn in (networks.layer, networks.two_layers, networks.attention_head):
+        drawn().draw_without_rendering()
+    plt.close("all")
+    assert not caplog.records
 
 
 def test_tokens_with_dollars_are_drawn_as_they_are():

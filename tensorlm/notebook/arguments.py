@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib.cbook import is_math_text
 from matplotlib.mathtext import MathTextParser
 
+REAL = "real numbers, in an array or in lists of equal lengths"
+
 
 def require(fits: Any, name: str, value: Any, allowed: str) -> None:
     """Raise ``ValueError`` unless ``fits``; an array is named by its shape.
@@ -22,9 +24,16 @@ def require(fits: Any, name: str, value: Any, allowed: str) -> None:
     ValueError: fig: got ndarray of shape (2, 3), allowed: a matplotlib Figure
     """
     if not fits:
-        shape = getattr(value, "shape", None)
+        raise unfit(name, value, allowed)
+
+
+def unfit(name: str, value: Any, allowed: str) -> ValueError:
+    shape = getattr(value, "shape", None)
+    try:
         got = f"{type(value).__name__} of shape {tuple(shape)}" if isinstance(shape, tuple) else reprlib.repr(value)
-        raise ValueError(f"{name}: got {got}, allowed: {allowed}")
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        got = type(value).__name__
+    return ValueError(f"{name}: got {got}, allowed: {allowed}")
 
 
 def require_text(**texts: Any) -> None:
@@ -39,13 +48,11 @@ def real(name: str, value: Any) -> float:
     Traceback (most recent call last):
     ValueError: limit: got '3', allowed: a number
     """
-    number = None
     try:
-        number = None if isinstance(value, str | bytes | complex) else float(value)
+        require(not isinstance(value, str | bytes | complex), name, value, "a number")
+        return float(value.detach() if hasattr(value, "detach") else value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        pass
-    require(number is not None, name, value, "a number")
-    return float(number or 0.0)
+        raise unfit(name, value, "a number") from None
 
 
 def finite(name: str, value: Any, above: float = -math.inf, most: float = sys.float_info.max) -> float:
@@ -81,8 +88,7 @@ def entries(name: str, values: Any) -> list[Any]:
     try:
         return list(values)
     except (TypeError, RuntimeError):
-        require(False, name, values, "a sequence")
-        raise
+        raise unfit(name, values, "a sequence") from None
 
 
 def texts(name: str, values: Any) -> list[str]:
@@ -105,34 +111,31 @@ def instances(name: str, kind: type, values: Any) -> list[Any]:
         try:
             made.append(value if isinstance(value, kind) else kind(*value))
         except TypeError:
-            require(False, name, value, f"{kind.__name__} or its arguments {tuple(kind.__annotations__)}")
+            raise unfit(name, value, f"{kind.__name__} or its arguments {tuple(kind.__annotations__)}") from None
     return made
 
 
 def point(name: str, place: Any) -> tuple[float, float]:
     """A position as two floats."""
-    x = y = math.nan
     try:
         x, y = map(float, finite_array(place).tolist())
     except (TypeError, ValueError):
-        require(False, name, place, "two finite numbers (x, y)")
+        raise unfit(name, place, "two finite numbers (x, y)") from None
     return x, y
 
 
-def require_drawable(name: str, words: Any) -> None:
-    """Raise ``ValueError`` where matplotlib does not know the mathematics between dollar signs.
+def require_drawable(name: str, words: Any, form: str = "{}") -> None:
+    """Raise ``ValueError`` where matplotlib does not know the mathematics between dollar signs, once ``words`` stand in ``form``.
 
     >>> require_drawable("words", "$T_$")
     Traceback (most recent call last):
     ValueError: words: got '$T_$', allowed: text with mathematics that matplotlib knows between its dollar signs
     """
-    fits = True
-    if is_math_text(str(words)):
-        try:
-            MathTextParser("path").parse(str(words))
-        except ValueError:
-            fits = False
-    require(fits, name, words, "text with mathematics that matplotlib knows between its dollar signs")
+    try:
+        for line in filter(is_math_text, form.format(str(words)).split("\n")):
+            MathTextParser("path").parse(line)
+    except ValueError:
+        raise unfit(name, words, "text with mathematics that matplotlib knows between its dollar signs") from None
 
 
 def options(chosen: Any, counts: Sequence[int]) -> list[int]:
@@ -149,18 +152,16 @@ def finite_array(values: Any, name: str = "weights") -> np.ndarray:
     Traceback (most recent call last):
     ValueError: D: got [[1.0], [1.0, 2.0]], allowed: real numbers, in an array or in lists of equal lengths
     """
-    array = None
     try:
         if hasattr(values, "detach"):
-            given = values.detach().cpu()
-            given = np.asarray(given.double() if given.is_floating_point() else given)
+            values = values.detach().cpu()
+            given = np.asarray(values.double() if values.is_floating_point() else values)
         else:
             given = np.asarray(values)
-        array = given.astype(float) if values is not None and given.dtype.kind in "biufO" else None
+        require(values is not None and given.dtype.kind in "biufO", name, values, REAL)
+        array = given.astype(float)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        pass
-    require(array is not None, name, values, "real numbers, in an array or in lists of equal lengths")
-    array = np.asarray(array)
+        raise unfit(name, values, REAL) from None
     if not np.isfinite(array).all():
         raise ValueError(f"{name}: got an entry that is not finite, allowed: finite numbers")
     return array

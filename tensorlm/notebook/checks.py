@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorlm.notebook.arguments import require
+from tensorlm.notebook.arguments import require, require_text
 from tensorlm.notebook.exercises import modules
 
 
@@ -42,6 +42,7 @@ class Exercise:
     mutants: tuple[Any, ...]
 
     def __post_init__(self) -> None:
+        require_text(id=self.id, title=self.title)
         require(isinstance(self.mutants, Sequence) and len(self.mutants) > 1, f"mutants of exercise {self.id}", self.mutants, "2 or more")
 
     def verdict(self, answer: Any) -> str:

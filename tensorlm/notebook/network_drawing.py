@@ -99,6 +99,8 @@ def draw(ax: Axes, nodes: Mapping[str, Point], wires: Iterable[Wire | Sequence[A
     _check(nodes, wires, legs, kinds, labels, groups)
     place = {name: (x + at[0], y + at[1]) for name, (x, y) in nodes.items()}
     captions = {name: "" if kinds[name] == "dot" else f"${name.split(' ')[0]}$" for name in nodes} | labels
+    for name, caption in captions.items():
+        require_drawable(f"labels: that of {name!r}" if name in labels else "nodes: a name", caption)
     middle = tuple(sum(axis) / len(place) for axis in zip(*place.values()))
     ax.set_axis_off()
     ax.set_aspect("equal")
@@ -138,6 +140,7 @@ def say(ax: Axes, x: float, y: float, words: str, size: float = 14, va: str = "c
 def _check_line(line: Wire | Leg, number: Any, name: str) -> None:
     kind = type(line).__name__
     require(getattr(line.label, "shape", ()) == (), f"{kind}.label", line.label, "text")
+    require_drawable(f"{kind}.label", line.label, "${}$" if line.label else "{}")
     require(getattr(line.dashed, "shape", ()) == (), f"{kind}.dashed", line.dashed, "True or False")
     real(f"{kind}.{name}", number)
 
@@ -146,13 +149,13 @@ def _check(nodes: Mapping[str, Point], wires: list[Wire], legs: list[Leg], kinds
            groups: Mapping[str, Sequence[str]]) -> None:
     if not nodes:
         raise ValueError("nodes: got none, allowed: at least one name with its position (x, y)")
-    if unknown := [(name, kind) for name, kind in kinds.items() if not isinstance(kind, str) or kind not in SIZES]:
+    for argument, words in (("kinds", kinds), ("labels", labels)):
+        require_text(**{f"{argument}: that of {name!r}": each for name, each in words.items()})
+    if unknown := [(name, kind) for name, kind in kinds.items() if kind not in SIZES]:
         raise ValueError(f"kinds: got {unknown[0][1]!r} for {unknown[0][0]!r}, allowed: {', '.join(SIZES)}")
     for leg in legs:
         if leg.direction not in DIRECTIONS if isinstance(leg.direction, str) else not math.isfinite(leg.direction):
             raise ValueError(f"legs: got direction {leg.direction!r} at {leg.node!r}, allowed: {', '.join(DIRECTIONS)}, or finite degrees")
-    for name, label in labels.items():
-        require(isinstance(label, str), f"labels: that of {name!r}", label, "text")
     if empty := [caption for caption, members in groups.items() if not members]:
         raise ValueError(f"groups: got no node for {empty[0]!r}, allowed: one at least")
     used = {"wires": [end for wire in wires for end in (wire.start, wire.end)], "legs": [leg.node for leg in legs], "kinds": kinds,

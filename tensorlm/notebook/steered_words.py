@@ -115,7 +115,8 @@ def horner(coefficients: Sequence[float], strength: float) -> float:
 
 def _check_prompt(prompt: Any) -> None:
     require(isinstance(prompt, Prompt), "prompts: an entry", prompt, "a Prompt")
-    require_text(**{"text of a prompt": prompt.text, f"contest of {prompt.text!r}": prompt.contest})
+    require_text(**{"text of a prompt": prompt.text})
+    require_text(**{f"contest of {prompt.text!r}": prompt.contest})
     for word, token in mapping(f"words of {prompt.text!r}", prompt.words).items():
         whole(f"words of {prompt.text!r}: token of {word!r}", token, 0, 2**53)
 

@@ -1,5 +1,6 @@
 """The form of every chapter: normalised, executed from top to bottom, within its budget, with alt text and no surprises."""
 
+import ast
 import copy
 import re
 
@@ -102,6 +103,16 @@ def test_every_figure_has_alt_text_that_says_its_finding(chapter):
 def test_outputs_name_no_place_on_a_machine(chapter):
     outputs = [str(output) for cell in book_files.code_cells(book_files.read(chapter)) for output in cell.outputs]
     assert not [match[0] for output in outputs for match in MACHINE.finditer(re.sub(r"'image/png': '[^']*'", "", output))]
+
+
+@chapters
+def test_training_names_its_device(chapter):
+    """Where there is a GPU, `train` takes it unless told otherwise, and what a chapter does with the model next expects it on the CPU."""
+    code = "\n".join(cell.source for cell in book_files.code_cells(book_files.read(chapter)))
+    trains = re.search(r"from tensorlm\.training import [^\n]*\btrain\b", code)
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and trains
+             and "train" in [getattr(place, "id", "") for place in (node.func, *node.args[:1])]]
+    assert not [ast.unparse(call) for call in calls if "device" not in [keyword.arg for keyword in call.keywords]]
 
 
 @chapters

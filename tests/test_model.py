@@ -52,7 +52,7 @@ def test_config_errors_name_field_value_and_what_is_allowed(change, message):
 
 
 def test_presets_and_unknown_names():
-    assert set(PRESETS) == {"nano", "micro", "small", "base", "gpt2"}
+    assert set(PRESETS) == {"nano", "micro", "colab", "small", "base", "gpt2"}
     with pytest.raises(ValueError, match="unknown preset 'tiny'"):
         preset("tiny")
     with pytest.raises(ValueError, match="unknown ModelConfig fields"):

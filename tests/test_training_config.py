@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tensorlm.data import load
 from tensorlm.model import PRESETS
 from tensorlm.training import TrainConfig, recipe
 
@@ -33,6 +34,11 @@ def test_every_preset_has_a_recipe_and_polynomial_models_are_guarded(name):
     assert recipe(name).micro_batch is None or recipe(name).batch_size % recipe(name).micro_batch == 0
     guarded = recipe(name, norm="anneal")
     assert (guarded.clip, guarded.skip_factor) == (1.0, 5.0)
+
+
+def test_colab_reads_shakespeare_twice_and_no_more():
+    plan = recipe("colab")
+    assert plan.steps * plan.batch_size * PRESETS["colab"].context == pytest.approx(2 * len(load("shakespeare").train), rel=0.01)
 
 
 def test_an_unknown_preset_is_refused():

@@ -1,4 +1,4 @@
-"""What a model is: a frozen configuration, checked when it is made, and five named presets."""
+"""What a model is: a frozen configuration, checked when it is made, and named presets."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -151,6 +151,7 @@ class ModelConfig:
 PRESETS = {
     "nano": ModelConfig(bigram="table"),
     "micro": ModelConfig(vocab_size=4096, context=128, width=128, layers=4),
+    "colab": ModelConfig(vocab_size=4096, context=256, width=512, layers=8, head_dim=32),
     "small": ModelConfig(vocab_size=50_304, context=512, width=384, layers=6, head_dim=32, value_residual="learned"),
     "base": ModelConfig(vocab_size=50_304, context=1024, width=512, layers=8, head_dim=32, value_residual="learned"),
     "gpt2": ModelConfig(vocab_size=50_304, context=1024, width=768, layers=12, head_dim=64, value_residual="learned"),
@@ -158,7 +159,7 @@ PRESETS = {
 
 
 def preset(name: str, **changes: Any) -> ModelConfig:
-    """A named configuration, with changes. Sizes follow the table of presets in chapter 03.
+    """A named configuration, with changes.
 
     >>> preset("nano", attention="softmax", mlp="relu2").hidden
     256

@@ -10,6 +10,7 @@
 | attention | attention alone by each algorithm, forward and with backward, beside torch's fused softmax | 65 s |
 | loss | seconds to nanoGPT's documented loss on tiny-shakespeare characters, its recipe beside two of our arms | 85 s |
 | language | preset `small` on Shakespeare's BPE tokens and on the toy language: loss, tokens/s, a sample of text | 30 s |
+| colab | what chapter 03 trains where there is a GPU, and shows where there is none | 15 s |
 | notebook | chapter 03 from top to bottom | 40 s |
 
 Each part writes DIR/gpu_PART.csv, each row at once, and DIR/gpu_PART.json says how it came about. A row that is there for this card is not
@@ -68,6 +69,8 @@ PARTS = {
     "language": Part(["data", "steps"],
                      ["loss", "tokens_per_second", "training_seconds", "tokens", "parameters", "peak_memory", "sample", "corpus"],
                      gpu_parts.plan_language, gpu_parts.run_language),
+    "colab": Part(["preset", "steps"], ["training_seconds", "loss", "tokens", "parameters", "peak_memory", "sample"], gpu_parts.plan_colab,
+                  gpu_parts.run_colab),
     "notebook": Part(["notebook"], ["cells", "text"], gpu_parts.plan_notebook, gpu_parts.run_notebook),
 }
 

@@ -28,7 +28,7 @@ from tensorlm.layers.attention import BRANCHES
 from tensorlm.model import ModelConfig, TensorTransformer, preset
 from tensorlm.tensors import Pattern, fused_obstacle
 from tensorlm.tensors.patterns import BLOCK
-from tensorlm.training import TrainConfig, TrainResult, recipe, train
+from tensorlm.training import TrainConfig, TrainResult, evaluate, recipe, train
 from tensorlm.training.device import choose_precision
 from tensorlm.training.trainer import Trainer
 
@@ -71,6 +71,7 @@ class Sizes:
     loss_steps: tuple[int, ...]
     language_steps: int
     language_plan: dict[str, Any]
+    colab_plan: dict[str, Any]
     sampled: int
     warm: int = 2
     repeats: int = 6
@@ -83,14 +84,15 @@ FULL = Sizes(
     compiled=(("small", "softmax"), ("small", "bilinear"), ("gpt2", "softmax"), ("gpt2", "bilinear")),
     attention_times={64: (1024, 4096, 16_384), 32: (1024, 2048, 4096, 8192, 16_384), 16: (1024, 4096, 16_384)}, attention_width=768,
     attention_tokens=16_384, peer=gpt2_baseline.GPU, peer_iterations=2500, loss_model={}, loss_steps=(300, 500), language_steps=150,
-    language_plan=dict(micro_batch=32), sampled=100)
+    language_plan=dict(micro_batch=32), colab_plan={}, sampled=100)
 REHEARSAL = Sizes(
     "rehearsal", model=dict(width=32, layers=2, head_dim=16, vocab_size=512), step_times=(32, 64, 128), step_tokens=128,
     compiled=(("small", "softmax"), ("small", "bilinear")),
     attention_times={16: (64, 128, 192)}, attention_width=32, attention_tokens=192,
     peer=dataclasses.replace(gpt2_baseline.GPU, layers=2, width=48, context=16, batch=8, iterations=300), peer_iterations=260,
     loss_model=dict(context=16, width=32, layers=2, head_dim=16), loss_steps=(6, 10), language_steps=4,
-    language_plan=dict(batch_size=4, micro_batch=2, validate_windows=4), sampled=8, repeats=2, cells=2,
+    language_plan=dict(batch_size=4, micro_batch=2, validate_windows=4), colab_plan=dict(steps=3, batch_size=2, validate_windows=4),
+    sampled=8, repeats=2, cells=2,
     tests=("-k", "test_mlp and relu2 or test_every and 64-1 or generation or half_precision"))
 
 
@@ -392,6 +394,21 @@ def run_language(row: dict, bench: Bench, rows: list[dict]) -> dict:
     return dict(loss=round(result.loss_valid, 4), tokens_per_second=round(result.tokens / result.seconds), tokens=result.tokens,
                 training_seconds=round(result.seconds, 2), parameters=result.model.parameter_count(), peak_memory=bench.peak_memory(),
                 sample=json.dumps(sample(result, data, bench)), corpus=data.describe())
+
+
+def plan_colab(bench: Bench) -> list[dict]:
+    return [dict(preset="colab", steps=recipe("colab", **bench.sizes.colab_plan).steps)]
+
+
+def run_colab(row: dict, bench: Bench, rows: list[dict]) -> dict:
+    """As chapter 03 does it; `loss` is on windows of the length of preset `micro`, which stands beside it there."""
+    data, plan = bench.data("bpe"), recipe("colab", precision=bench.precision, **bench.sizes.colab_plan)
+    config = preset("colab", **{**bench.sizes.model, "vocab_size": data.vocab_size})
+    bench.forget_peak()
+    result = train(config, plan, data, device=str(bench.device))
+    loss = evaluate(result.model, data.valid_windows(preset("micro").context)[: plan.validate_windows])
+    return dict(training_seconds=round(result.seconds, 1), loss=round(loss, 4), tokens=result.tokens,
+                parameters=result.model.parameter_count(), peak_memory=bench.peak_memory(), sample=sample(result, data, bench))
 
 
 def sample(result: TrainResult, data: TokenData, bench: Bench) -> str:

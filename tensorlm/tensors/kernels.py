@@ -21,7 +21,8 @@ from torch import Tensor
 
 FADED = 104.0  # exp(-104) is 0 in float32
 MIN_DOT = 16  # the smallest side of a tile that the matrix units take
-FAST_MEMORY = 8192  # bytes of one tile of queries, keys or values, at most: five of them and their gradients fit on a T4
+TILE_BYTES = 8192  # of one tile of queries, keys or values, at most: five of them and their gradients fit where a block has 99 KiB
+SMALL_TILE_BYTES = 4096  # before compute capability 8.0, where a block has 64 KiB
 
 
 @torch.library.custom_op("tensorlm::fused_attention", mutates_args=())
@@ -95,7 +96,7 @@ class _Call:
         queries, keys, values = _alike(queries), _alike(keys), _alike([values])[0]
         batch, heads, time, head_dim = queries[0].shape
         value_dim, widest = values.shape[-1], max(MIN_DOT, triton.next_power_of_2(max(head_dim, values.shape[-1])))
-        side = max(MIN_DOT, min(64, FAST_MEMORY // (widest * values.element_size())))
+        side = tile_rows(widest, values.element_size(), torch.cuda.get_device_capability(values.device) if values.is_cuda else None)
         constants = (None if x is None else x.contiguous() for x in (slopes, row_scale, table))
         self.inputs = (queries[0], queries[-1], keys[0], keys[-1], values, *constants)
         self.sizes = (*queries[0].stride()[:3], *keys[0].stride()[:3], *values.stride()[:3], heads, time,
@@ -104,6 +105,15 @@ class _Call:
                               V=max(MIN_DOT, triton.next_power_of_2(value_dim)), ROWS=side, TWO=len(queries) == 2,
                               TABLE=table is not None, EXACT=_precision(), FADED_AT=FADED, num_warps=4, num_stages=2)
         self.grid = (triton.cdiv(time, side), batch * heads)
+
+
+def tile_rows(size: int, itemsize: int, capability: tuple[int, int] | None) -> int:
+    """Rows of a tile, for heads of `size` numbers of `itemsize` bytes, on a card of this compute capability.
+
+    tile_rows(64, 2, (9, 0)), tile_rows(64, 2, (7, 5)) is (64, 32).
+    """
+    room = SMALL_TILE_BYTES if capability is not None and capability < (8, 0) else TILE_BYTES
+    return max(MIN_DOT, min(64, room // (size * itemsize)))
 
 
 def _precision() -> str:

@@ -44,8 +44,8 @@ def fused_attention(queries: list[Tensor], keys: list[Tensor], values: Tensor, s
 def _gradients(gradient: Tensor, queries: list[Tensor], keys: list[Tensor], values: Tensor, slopes: Tensor, row_scale: Tensor,
                table: Tensor | None) -> list[Tensor]:
     """Of all queries, all keys, the values, and the table if there is one."""
-    call, gradient, made = _Call(queries, keys, values, slopes, row_scale, table), gradient.contiguous(), _empty_gradients(
-        gradient, queries, keys, values, slopes, row_scale, table)
+    made = _empty_gradients(gradient, queries, keys, values, slopes, row_scale, table)
+    call, gradient = _Call(queries, keys, values, slopes, row_scale, table), gradient.contiguous()
     count, side = len(queries), call.constants["ROWS"]
     of_queries, of_keys, of_values = made[:count], made[count : 2 * count], made[2 * count]
     of_table = None if table is None else made[-1].zero_()

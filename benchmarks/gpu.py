@@ -37,7 +37,7 @@ import torch
 from benchmarks import gpu_parts
 from benchmarks.gpu_parts import FULL, REHEARSAL, Bench
 from benchmarks.provenance import write_provenance, write_table
-from tensorlm.training.files import write_atomically
+from tensorlm.files import write_atomically
 
 FACTS = ["card", "capability", "driver", "torch", "cuda", "triton", "clock_mhz", "date", "seconds", "error"]
 OUT_OF_MEMORY = "out of memory"

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from tensorlm.training.files import write_json
+from tensorlm.files import write_json
 from tensorlm.training.provenance import environment
 
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from benchmarks.provenance import write_provenance, write_table
 from benchmarks.timing import interleave, seconds
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering import Injection, Polynomial, Steerable, propagate, steered_logits, steering_response
+from tensorlm.polynomials import Polynomial
+from tensorlm.steering import Injection, Steerable, propagate, steered_logits, steering_response
 
 FIELDS = ["task", "setting", "degree", "peer", "ours_ms", "ours_low", "ours_high", "peer_ms", "peer_low", "peer_high", "ratio",
           "must", "aim", "difference", "note"]

@@ -6,7 +6,7 @@ import torch
 
 from tensorlm import released
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering.opened import opened
+from tensorlm.steering.prepare import opened
 from tensorlm.training import load_model
 
 PLAIN: dict = {}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tensorlm.data import cache, load, shakespeare
+from tensorlm import files as cache
+from tensorlm.data import load, shakespeare
 from tensorlm.data.tokenizer import COMMITTED
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tensorlm.data import ToyData, ToyLanguage, kl_by_rule, load, sample_documents
-from tensorlm.data.toy_language import BOOK_LANGUAGE, PLANTED, RULES, WORDS
-from tensorlm.data.toy_prompts import next_words
+from tensorlm.data.toy.language import BOOK_LANGUAGE, PLANTED, RULES, WORDS
+from tensorlm.data.toy.prompts import next_words
 
 PLACE_WORDS = "sea farm zoo wood".split()
 NAME_WORDS = "alice bob carol dave".split()

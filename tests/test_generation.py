@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tensorlm.layers.recurrent import AttentionState, features
+from tensorlm.layers.state import AttentionState, features
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.model.generation import ModelState, sample, step
 

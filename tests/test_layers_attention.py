@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tensorlm.layers import ATTENTION_KINDS, Attention, Positions
-from tensorlm.tensors.attention import attend
-from tensorlm.tensors.costs import ALGORITHMS
+from tensorlm.layers.polynomial_attention import ALGORITHMS, attend
 
 ALL_POSITIONS = ("rope", "decay", "toeplitz", "key_offset")
 
@@ -48,7 +47,7 @@ def test_squared_attention_is_bilinear_attention_with_equal_branches():
 def test_without_its_causal_mask_the_layer_is_another_function(monkeypatch):
     layer, x = make(), random_input()
     whole = layer(x)[0]
-    monkeypatch.setattr("tensorlm.tensors.patterns.Pattern.rows", lambda self, start, end, like: like.new_ones(4, end, end))
+    monkeypatch.setattr("tensorlm.layers.positions.Pattern.rows", lambda self, start, end, like: like.new_ones(4, end, end))
     assert not torch.allclose(layer(x)[0], whole)
 
 

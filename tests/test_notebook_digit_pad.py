@@ -11,7 +11,8 @@ import torch
 from bs4 import BeautifulSoup
 from hypothesis import given, settings, strategies as st
 
-from tensorlm.notebook import digit_pad, digit_pad_page
+from tensorlm.notebook import digit_pad
+from tensorlm.notebook.widgets import digit_pad_page
 
 
 def random_layer(seed: int, classes: int = 10, hidden: int = 32, kept: int = 6) -> dict[str, np.ndarray]:

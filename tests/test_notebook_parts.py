@@ -10,24 +10,24 @@ import torch
 from tensorlm.notebook import (
     checks,
     digit_pad,
-    environment,
     figures,
     live,
     networks,
+    path_figure as trace_drawing,
     records,
+    setup,
     sliders,
     stacked_parts,
-    steered_words,
-    trace_drawing,
 )
+from tensorlm.notebook.widgets import steered_tokens as steered_words
 
 
 def test_setup_makes_two_runs_alike(capsys):
-    device = environment.setup(threads=1, seed=3)
+    device = setup(threads=1, seed=3)
     first = torch.randn(4), np.random.rand(4)
-    environment.setup(threads=1, seed=3)
+    setup(threads=1, seed=3)
     assert torch.equal(first[0], torch.randn(4)) and (first[1] == np.random.rand(4)).all()
-    environment.setup(threads=1, seed=4)
+    setup(threads=1, seed=4)
     assert not torch.equal(first[0], torch.randn(4))
     assert torch.get_num_threads() == 1 and torch.get_default_dtype() == torch.float32
     lines = capsys.readouterr().out.splitlines()
@@ -36,7 +36,7 @@ def test_setup_makes_two_runs_alike(capsys):
 
 def test_setup_refuses_no_threads():
     with pytest.raises(ValueError, match="threads: got 0"):
-        environment.setup(threads=0)
+        setup(threads=0)
 
 
 @pytest.mark.parametrize("value, digits, text", [
@@ -182,7 +182,7 @@ CALLS = {  # a function, and arguments that it takes
     "read": (records.read, dict(text="x = 1")),
     "check": (lambda exercise_id: checks.check(exercise_id, 1), dict(exercise_id="02.1")),
     "exercise": (lambda mutants: checks.Exercise("00.1", "t", len, mutants), dict(mutants=(1, 2))),
-    "setup": (environment.setup, dict(threads=1, seed=0)),
+    "setup": (setup, dict(threads=1, seed=0)),
 }
 
 
@@ -214,7 +214,7 @@ def test_odd_inputs_are_taken_or_refused_in_our_words(name):
     (lambda: live.slider(abs, step=-1), "step: got -1"),
     (lambda: live.slider(lambda a: None), "result of the function: got None"),
     (lambda: records.record("x", 1.0, digits=-1), "digits: got -1"),
-    (lambda: environment.setup(seed=-1), "seed: got -1, allowed: 0 to 4294967295"),
+    (lambda: setup(seed=-1), "seed: got -1, allowed: 0 to 4294967295"),
 ])
 def test_what_would_be_drawn_wrong_is_refused(call, words):
     with pytest.raises(ValueError, match=words):

@@ -10,8 +10,9 @@ import torch
 from bs4 import BeautifulSoup
 from hypothesis import given, strategies as st
 
-from tensorlm.notebook import slider_page, sliders
-from tensorlm.notebook.page_numbers import plain
+from tensorlm.notebook import sliders
+from tensorlm.notebook.widgets import slider_page
+from tensorlm.notebook.widgets.page import plain
 
 D, L = np.array([[1.0, -0.5, 2.0], [0.3, 0.0, -1.0]]), np.array([[1.0, 0.5], [0.2, -1.0], [0.0, 1.0]])
 R = np.array([[0.7, -1.0], [1.0, 1.0], [2.0, 0.0]])

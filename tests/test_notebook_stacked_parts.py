@@ -8,7 +8,8 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from tensorlm.notebook import stacked_parts, stacked_parts_page
+from tensorlm.notebook import stacked_parts
+from tensorlm.notebook.widgets import stacked_parts_page
 
 PARTS = {"start": 0, "cross < 1": 1, "self & all": 2}
 CHOICES = {"after": ["one text", "another"], "read-out": ["first", "second", "third"]}

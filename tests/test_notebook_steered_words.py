@@ -9,8 +9,8 @@ import torch
 from bs4 import BeautifulSoup
 from steering_models import model as small_model
 
-from tensorlm.notebook import steered_words, steered_words_page
-from tensorlm.notebook.steered_words import Prompt, steer
+from tensorlm.notebook.widgets import steered_tokens as steered_words, steered_tokens_page as steered_words_page
+from tensorlm.notebook.widgets.steered_tokens import Prompt, steer
 from tensorlm.steering import Injection, Steerable, steered_logits, steering_response
 
 PROMPTS = [Prompt("the <cat>", {"is": 0, "are": 2, "and": 4}, "are − is"), Prompt("the cat near", {"a": 1, "b": 3}, "b − a")]

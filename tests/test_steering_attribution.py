@@ -5,13 +5,23 @@ import torch
 from steering_models import TIME, VARIANTS, VOCAB, model, tokens, toy_model, vector
 from tensor_cases import close, differ
 
-from tensorlm.data.toy_language import INDEX
-from tensorlm.data.toy_prompts import agreement_prompts
-from tensorlm.steering.attribution import behind_mlp, by_carrier, by_eigenvector, by_part, by_term, by_unit, logit_readout
-from tensorlm.steering.opened import layer_tensor
-from tensorlm.steering.runs import Part, coefficients, compare, run
-from tensorlm.steering.shares import Shares
-from tensorlm.steering.sources import by_source, inclusion_exclusion, shapley
+from tensorlm.data.toy.language import INDEX
+from tensorlm.data.toy.prompts import agreement_prompts
+from tensorlm.steering.attribution import (
+    Shares,
+    behind_mlp,
+    by_carrier,
+    by_eigenvector,
+    by_part,
+    by_source,
+    by_term,
+    by_unit,
+    inclusion_exclusion,
+    logit_readout,
+    shapley,
+)
+from tensorlm.steering.comparison import Part, coefficients, compare, run
+from tensorlm.steering.prepare import layer_tensor
 from tensorlm.steering.vectors import mean_difference
 
 

@@ -7,10 +7,9 @@ from tensor_cases import close, differ
 
 import tensorlm.steering as steering
 from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.polynomials import ChebyshevSeries, Polynomial
 from tensorlm.steering import (
-    ChebyshevSeries,
     Injection,
-    Polynomial,
     Steerable,
     by_carrier,
     by_part,

@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, strategies as st
 from tensor_cases import SETTINGS, close, differ, randn
 
-from tensorlm.steering import ChebyshevSeries, Monomials, PiecewiseSeries, Polynomial
-from tensorlm.steering.chebyshev import nodes, resolve
-from tensorlm.steering.monomials import _by_equation, _convolve_matrices
-from tensorlm.steering.roots import colleague_roots, lead_changes
+from tensorlm.polynomials import ChebyshevSeries, Monomials, PiecewiseSeries, Polynomial
+from tensorlm.polynomials.chebyshev import colleague_roots, lead_changes, nodes, resolve
+from tensorlm.polynomials.powers import _by_equation, _convolve_matrices
 
 ALPHAS = torch.linspace(-3, 3, 13, dtype=torch.float64)
 
@@ -37,7 +36,7 @@ def test_products_are_those_of_the_values_and_jets_are_their_beginnings(n, m, or
 def test_large_products_are_summed_in_parts(monkeypatch):
     a, b = randn(7, 2, 3), randn(9, 2, 3, seed=2)
     whole = [_convolve_matrices(a, b, limit, _by_equation("ik,jk->ij")) for limit in (15, 4)]
-    monkeypatch.setattr("tensorlm.steering.monomials.CHUNK", 60)
+    monkeypatch.setattr("tensorlm.polynomials.powers.CHUNK", 60)
     for limit, expected in zip((15, 4), whole):
         close(_convolve_matrices(a, b, limit, _by_equation("ik,jk->ij")), expected)
 

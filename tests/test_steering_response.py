@@ -9,19 +9,11 @@ from steering_models import toy_model
 from tensor_cases import close, differ
 
 from tensorlm import released
-from tensorlm.data.toy_language import INDEX, PLURAL, SINGULAR
+from tensorlm.data.toy.language import INDEX, PLURAL, SINGULAR
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering import (
-    Injection,
-    Polynomial,
-    Steerable,
-    joint_response,
-    propagate,
-    steered_logits,
-    steering_response,
-    unembedding_difference,
-)
-from tensorlm.steering.chebyshev import ChebyshevSeries
+from tensorlm.polynomials import Polynomial
+from tensorlm.polynomials.chebyshev import ChebyshevSeries
+from tensorlm.steering import Injection, Steerable, joint_response, propagate, steered_logits, steering_response, unembedding_difference
 from tensorlm.training import load_model
 
 VOCAB, WIDTH, TIME = 9, 4, 5
@@ -448,8 +440,8 @@ def test_three_vectors_at_several_layers():
     (dict(positions="last"), TypeError, "positions must be 'all'"), (dict(read=5), ValueError, "read must be a position in -5 .. 4"),
     (dict(tokens=torch.zeros(0, dtype=torch.long)), ValueError, "tokens must be whole numbers"),
     (dict(tokens=torch.zeros(2, 3, dtype=torch.long)), ValueError, "tokens must be one prompt"),
-    (dict(interval=(1, 1)), ValueError, "interval must have low < high"),
-    (dict(interval=(0, float("inf"))), ValueError, "two finite strengths"),
+    (dict(interval=(1, 1)), ValueError, "interval must be two finite numbers [(]low, high[)] with low < high"),
+    (dict(interval=(0, float("inf"))), ValueError, "two finite numbers"),
     (dict(order=-1), ValueError, "order must be a whole number"), (dict(order=2, route="chebyshev"), ValueError, "asks for a jet"),
     (dict(route="fft"), ValueError, "route must be one of"), (dict(route="ratio"), ValueError, "norm='none' needs no ratio")])
 def test_what_does_not_fit_is_refused_by_name(change, error, message):

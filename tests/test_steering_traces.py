@@ -8,13 +8,12 @@ import torch
 from steering_models import TIME, VARIANTS, model, tokens, toy_model, vector
 from tensor_cases import close, differ
 
-from tensorlm.data.toy_language import INDEX, WORDS
-from tensorlm.data.toy_prompts import agreement_prompts
-from tensorlm.notebook.trace_drawing import draw_trace, trace_lines
+from tensorlm.data.toy.language import INDEX, WORDS
+from tensorlm.data.toy.prompts import agreement_prompts
+from tensorlm.notebook.path_figure import draw_trace, trace_lines
 from tensorlm.steering.attribution import by_carrier, by_eigenvector, by_unit, logit_readout
-from tensorlm.steering.runs import compare
-from tensorlm.steering.secant import MECHANISMS, attention_links, mlp_pieces
-from tensorlm.steering.traces import Node, trace
+from tensorlm.steering.comparison import compare
+from tensorlm.steering.paths import MECHANISMS, Node, attention_links, mlp_pieces, trace
 from tensorlm.steering.vectors import mean_difference
 
 

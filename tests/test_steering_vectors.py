@@ -6,13 +6,13 @@ from steering_models import TIME, VOCAB, model, tokens, toy_model, vector
 from tensor_cases import close, differ
 
 from tensorlm.data.tokenizer import open_tokenizer
-from tensorlm.data.toy_language import ANIMALS, INDEX, VERBS, WORDS
-from tensorlm.data.toy_prompts import agreement_prompts, bigram_prompts, induction_prompts, next_words, skip_prompts
+from tensorlm.data.toy.language import ANIMALS, INDEX, VERBS, WORDS
+from tensorlm.data.toy.prompts import agreement_prompts, bigram_prompts, induction_prompts, next_words, skip_prompts
+from tensorlm.data.word_pairs import WORD_PAIRS, single_tokens
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering.opened import layer_tensor
-from tensorlm.steering.runs import compare
+from tensorlm.steering.comparison import compare
+from tensorlm.steering.prepare import layer_tensor
 from tensorlm.steering.vectors import eigenvector, embedding_difference, mean_difference, random_like, stream, unembedding_difference
-from tensorlm.steering.words import WORD_PAIRS, single_tokens
 
 
 @pytest.mark.parametrize("variant", ["plain", "full", "squared"])

@@ -8,18 +8,23 @@ import torch
 from steering_models import TIME, VOCAB, WIDTH, model, tokens, toy_model, vector
 from tensor_cases import close, differ
 
-from tensorlm.data.toy_language import INDEX, PLURAL, SINGULAR, WORDS
+from tensorlm.data.toy.language import INDEX, PLURAL, SINGULAR, WORDS
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering.checks import position_mask
-from tensorlm.steering.context import what_context_adds
-from tensorlm.steering.opened import layer_tensor, opened
-from tensorlm.steering.runs import Part, coefficients, compare
-from tensorlm.steering.scores import score_table
-from tensorlm.steering.shares import Shares
-from tensorlm.steering.tables import largest, promoted
+from tensorlm.steering.attribution import Shares
+from tensorlm.steering.comparison import Part, coefficients, compare
+from tensorlm.steering.prepare import layer_tensor, opened, position_mask
 from tensorlm.steering.vectors import eigenvector, embedding_difference, unembedding_difference
-from tensorlm.steering.weights import self_table, weights_alone
-from tensorlm.steering.writers import output_matrices, smear_factor, token_rows, writers
+from tensorlm.steering.weights import (
+    output_matrices,
+    score_table,
+    self_table,
+    smear_factor,
+    token_rows,
+    weights_alone,
+    what_context_adds,
+    writers,
+)
+from tensorlm.tables import largest, promoted
 
 
 @pytest.mark.parametrize("variant", ["plain", "full tensor", "square mlp"])

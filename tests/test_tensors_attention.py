@@ -11,8 +11,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from tensorlm.layers import Positions
-from tensorlm.tensors import ALGORITHMS, Pattern, attend, choose, features, multiply_adds, quadratic, recurrent, row_blocks, working_memory
+from tensorlm.layers import (
+    ALGORITHMS,
+    Pattern,
+    Positions,
+    attend,
+    choose,
+    features,
+    multiply_adds,
+    quadratic,
+    recurrent,
+    row_blocks,
+    working_memory,
+)
 
 SETTINGS = settings(max_examples=25)
 SLOPES = (0.0, 0.3, 2.0, 900.0)
@@ -334,12 +345,12 @@ def attend_with(**changes):
     (lambda: Pattern(torch.zeros(2), table=torch.zeros(2, 0)), ValueError, "a window of at least 1"),
     (lambda: Pattern(torch.zeros(2)).rows(3, 3, torch.empty(())), ValueError, "0 <= start < end, got start=3, end=3"),
     (lambda: features(torch.zeros(3), torch.zeros(4)), ValueError, r"one or two tensors of one shape \(..., d\), got shapes"),
-    (lambda: choose(0, 16, 2), ValueError, "time must be from 1"),
-    (lambda: choose(64, 16, 3), ValueError, "branches must be from 1 to 2, got 3"),
-    (lambda: choose(64.0, 16, 2), TypeError, "time must be an int, got float"),
+    (lambda: choose(0, 16, 2), ValueError, "time must be a whole number from 1"),
+    (lambda: choose(64, 16, 3), ValueError, "branches must be a whole number from 1 to 2, got 3"),
+    (lambda: choose(64.0, 16, 2), ValueError, "time must be a whole number"),
     (lambda: choose(64, 16, 2, window=-1), ValueError, "window must be at least 0, got -1"),
     (lambda: multiply_adds("linear", 64, 16, 2), ValueError, "algorithm must be one of"),
-    (lambda: working_memory("quadratic", 64, 16, 2, heads=0), ValueError, "heads must be from 1"),
+    (lambda: working_memory("quadratic", 64, 16, 2, heads=0), ValueError, "heads must be a whole number from 1"),
 ])
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):

@@ -7,9 +7,9 @@ from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 from tensor_cases import SETTINGS, close, differ, random_cp
 
+from tensorlm.checks import require_affordable, require_whole
 from tensorlm.layers import Attention, build_mlp
 from tensorlm.tensors import CPTensor, lift, rescale, square_form, swap, with_input_bias, with_output_bias, with_residual
-from tensorlm.tensors.checks import require_affordable, require_rank
 
 size = st.integers(1, 6)
 seed = st.integers(0, 2**16)
@@ -289,11 +289,11 @@ CALLS = [
     (lambda: CP.jacobian(torch.ones(4)), ValueError, "x must have 3 entries"),
     (lambda: CP.polar(torch.ones(3), torch.ones(4)), ValueError, "v must have 3 entries"),
     (lambda: CP.polar(torch.ones(2, 3), torch.ones(4, 3)), ValueError, r"u and v must have shapes that broadcast, got \(2, 3\) and"),
-    (lambda: require_rank(0, 4), ValueError, "rank must be from 1 to 4, got 0"),
-    (lambda: require_rank(True, 4), TypeError, "rank must be an int, got bool"),
-    (lambda: require_rank(2.0, 4, "k"), TypeError, "k must be an int, got float"),
-    (lambda: CP.dense(limit="1 GiB"), TypeError, "limit must be a number, got str"),
-    (lambda: CP.dense(limit=-1), ValueError, "limit must be at least 0, got -1"),
+    (lambda: require_whole("rank", 0, 1, 4), ValueError, "rank must be a whole number from 1 to 4, got 0"),
+    (lambda: require_whole("rank", True, 1, 4), ValueError, "rank must be a whole number from 1 to 4, got True"),
+    (lambda: require_whole("k", 2.0, 1, 4), ValueError, "k must be a whole number from 1 to 4, got 2.0"),
+    (lambda: CP.dense(limit="1 GiB"), ValueError, "limit must be a number of bytes"),
+    (lambda: CP.dense(limit=-1), ValueError, "limit must be a number of bytes of at least 0, got -1"),
     (lambda: CP.to("float64"), TypeError, "dtype=str"),
     (lambda: CP.to(torch.bfloat16), TypeError, "D must be torch.float32 or torch.float64, got torch.bfloat16"),
     (lambda: CPTensor.from_layer(torch.nn.Linear(2, 2)), TypeError, "layer must be an MLP with a `kind`, got Linear"),

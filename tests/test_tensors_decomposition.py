@@ -301,23 +301,23 @@ def test_overflow_is_told_from_nan():
 
 def test_errors_name_the_argument():
     network = random_network()
-    with pytest.raises(ValueError, match=r"ranks\[1\] must be from 1 to 3, got 4"):
+    with pytest.raises(ValueError, match=r"ranks\[1\] must be a whole number from 1 to 3, got 4"):
         hosvd(network, (1, 4, 1, 1, 1))
-    with pytest.raises(ValueError, match="ranks must be from 1 to 4, got 5"):
+    with pytest.raises(ValueError, match="ranks must be a whole number from 1 to 4, got 5"):
         hosvd(network, 5)
     with pytest.raises(ValueError, match="ranks must be an int or hold 5 of them, one for each mode, got 2"):
         hosvd(network, (1, 1))
     with pytest.raises(ValueError, match="ranks must be an int or hold 2 of them, one for each wire, got 3"):
         odt(network, (1, 1, 1))
-    with pytest.raises(ValueError, match=r"ranks\[1\] must be from 1 to 2, got 3"):
+    with pytest.raises(ValueError, match=r"ranks\[1\] must be a whole number from 1 to 2, got 3"):
         odt(network, (1, 3))
     with pytest.raises(ValueError, match="give ranks or tolerance, not both"):
         odt(network, 1, tolerance=0.1)
     with pytest.raises(ValueError, match="tolerance must be at least 0 and below 1, got 1.5"):
         odt(network, tolerance=1.5)
-    with pytest.raises(ValueError, match="rank must be from 1 to .* got 0"):
+    with pytest.raises(ValueError, match="rank must be a whole number from 1 to .* got 0"):
         cp_als(network, 0)
-    with pytest.raises(TypeError, match="steps must be an int, got float"):
+    with pytest.raises(ValueError, match="steps must be a whole number"):
         cp_als(network, 1, 1.5)
     with pytest.raises(ValueError, match="start must hold a matrix for each of 5 modes, got 1"):
         cp_als(network, 1, start=[randn(4, 1)])

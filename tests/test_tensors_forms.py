@@ -197,9 +197,9 @@ CALLS = [
     (lambda: from_dense(torch.full((1, 2, 2), float("nan"))), ValueError, "tensor must be finite, got 4 of 4 entries"),
     (lambda: from_dense(torch.ones(1, 2, 2).half()), TypeError, "got torch.float16"),
     (lambda: from_dense([[[1.0]]]), TypeError, "tensor must be a Tensor, got list"),
-    (lambda: from_dense(torch.ones(1, 2, 2), tolerance=-1.0), ValueError, "tolerance must be at least 0, got -1.0"),
-    (lambda: from_dense(torch.ones(1, 2, 2), tolerance=float("nan")), ValueError, "tolerance must be at least 0, got nan"),
-    (lambda: from_dense(torch.ones(1, 2, 2), tolerance="1"), TypeError, "tolerance must be a number, got str"),
+    (lambda: from_dense(torch.ones(1, 2, 2), tolerance=-1.0), ValueError, "tolerance must be a finite number of at least 0, got -1.0"),
+    (lambda: from_dense(torch.ones(1, 2, 2), tolerance=float("nan")), ValueError, "tolerance must be a finite number of at least 0"),
+    (lambda: from_dense(torch.ones(1, 2, 2), tolerance="1"), ValueError, "tolerance must be a finite number"),
 ]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from tensorlm.layers import Attention
 from tensorlm.tensors import head_output, head_tensor, head_weights
-from tensorlm.tensors.head import rotated
+from tensorlm.tensors.attention import rotated
 
 SETTINGS = settings(max_examples=25)
 NAMES = ("q1", "k1", "q2", "k2", "v", "o")

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("triton", reason="the fused kernel needs the package triton (the extra `kernels`)")
 
-from tensorlm.tensors import Pattern, attend, choose, fused, quadratic  # noqa: E402
+from tensorlm.layers import Pattern, attend, choose, fused, quadratic
 
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}  # of the largest; half an ulp is 4e-3 and 5e-4
 
@@ -77,7 +77,7 @@ def test_one_graph_under_compile():
 
 
 def test_the_operators_keep_torch_s_contract():
-    from tensorlm.tensors.kernels import fused_attention
+    from tensorlm.layers.kernels import fused_attention
 
     q, k, v = (x.float().requires_grad_() for x in case(1, 16, 16, 20, torch.float32))
     torch.library.opcheck(fused_attention, ([q], [k], v, torch.zeros(2), torch.ones(2, 20), torch.zeros(2, 5, requires_grad=True)))

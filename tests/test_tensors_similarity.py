@@ -246,7 +246,7 @@ MORE_CALLS = [
     (lambda: norm(NAN), ValueError, "D of a must be finite"),
     (lambda: cosine(A, CPTensor(0 * A.D, A.L, A.R)), ValueError, "b must not be the zero function"),
     (lambda: cosine(CPTensor(0 * A.D, A.L, A.R), A), ValueError, "a must not be the zero function"),
-    (lambda: same_function(A, A, tolerance=-1), ValueError, "tolerance must be at least 0, got -1"),
+    (lambda: same_function(A, A, tolerance=-1), ValueError, "tolerance must be a finite number of at least 0, got -1"),
     (lambda: gaussian_inner(A, A, mean=ZERO[:3]), ValueError, r"mean must have shape \(4,\), got \(3,\)"),
     (lambda: gaussian_inner(A, A, covariance=ZERO), ValueError, r"covariance must have shape \(4, 4\), got \(4,\)"),
     (lambda: gaussian_inner(A, A, mean=ZERO.float()), TypeError, "mean must be torch.float64 like D, got torch.float32"),

@@ -167,7 +167,7 @@ def test_errors_name_the_argument():
         eigen(CPTensor(cp.D, torch.where(cp.L == cp.L[0, 0], float("nan"), cp.L), cp.R))
     with pytest.raises(ValueError, match="D must be finite"):
         layer_hosvd(CPTensor(cp.D / 0, cp.L, cp.R))
-    with pytest.raises(ValueError, match="k must be from 1 to 4, got 5"):
+    with pytest.raises(ValueError, match="k must be a whole number from 1 to 4, got 5"):
         spectrum.error(5)
     with pytest.raises(ValueError, match="give either inputs"):
         spectrum.importance()

@@ -231,13 +231,13 @@ def test_errors_name_the_argument():
         function_inner_sampled(a, a, samples=1)
     with pytest.raises(ValueError, match="group must be one of .* got 'pairs'"):
         symmetrise(a.dense(), "pairs")
-    with pytest.raises(ValueError, match="number of inputs must be from 1 to 4, got 5"):
+    with pytest.raises(ValueError, match="number of inputs must be a whole number from 1 to 4, got 5"):
         symmetrise(randn(1, 2, 2, 2, 2, 2))
     with pytest.raises(ValueError, match="leaves must be a power of two, got 3"):
         symmetrise(randn(1, 2, 2, 2), "tree")
     with pytest.raises(ValueError, match=r"dense must have the shape \(out, width, width, ...\), got \(2, 3, 4\)"):
         symmetrise(randn(2, 3, 4))
-    with pytest.raises(ValueError, match="leaves must be from 1 to 8, got 16"):
+    with pytest.raises(ValueError, match="leaves must be a whole number from 1 to 8, got 16"):
         tree_permutations(16)
     with pytest.raises(TypeError, match="float32 or torch.float64, got torch.int64"):
         symmetrise(torch.ones(1, 2, 2, dtype=torch.int64))

@@ -5,7 +5,7 @@ import torch
 from tensor_cases import close, randn
 
 from tensorlm.tensors import CPTensor, canonical, compose, eigen, hosvd, layer_hosvd, odt, permute, rescale, swap
-from tensorlm.tensors.ties import by_size, by_value, peak, ranks, settled, upward
+from tensorlm.ties import by_size, by_value, peak, ranks, settled, upward
 
 NOISE = torch.tensor([1.0, 1 - 1e-15, 1 + 1e-15, 1 + 2e-14], dtype=torch.float64)
 

@@ -13,10 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tensorlm import released
+from tensorlm.files import write_atomically
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training import CheckpointError, TrainConfig, export_model, load_checkpoint, load_model, save_checkpoint
 from tensorlm.training.checkpoint import content_hash
-from tensorlm.training.files import write_atomically
 
 MODEL = ModelConfig(vocab_size=11, context=8, width=16, layers=1, head_dim=8, norm="anneal")
 SOURCE = {"corpus": "noise", "tokenizer": "digits", "sha256": "0" * 64}

@@ -18,8 +18,10 @@ from scipy import stats
 
 from tensorlm import released
 from tensorlm.data import kl_by_rule, load
+from tensorlm.files import write_json
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training.compare import (
+from tensorlm.training.evaluation import evaluate
+from tensorlm.training.experiments import (
     EXPERIMENTS,
     Arm,
     Experiment,
@@ -44,13 +46,11 @@ from tensorlm.training.compare import (
     t_quantile,
     to_target,
 )
-from tensorlm.training.compare.__main__ import main
-from tensorlm.training.compare.plan import plan
-from tensorlm.training.compare.probes import weights
-from tensorlm.training.compare.runs import SpreadWindows, execute
-from tensorlm.training.compare.table import COLUMNS
-from tensorlm.training.evaluation import evaluate
-from tensorlm.training.files import write_json
+from tensorlm.training.experiments.__main__ import main
+from tensorlm.training.experiments.plan import plan
+from tensorlm.training.experiments.probes import weights
+from tensorlm.training.experiments.runs import SpreadWindows, execute
+from tensorlm.training.experiments.table import COLUMNS
 from tensorlm.training.loop import train
 from tensorlm.training.provenance import code_state
 
@@ -111,7 +111,7 @@ def test_the_table_on_disk_is_the_rows_with_their_provenance(tiny):
     folder, rows = tiny
     assert from_csv(folder / "tiny.csv") == rows and tuple(rows[0]) == COLUMNS
     record = json.loads((folder / "tiny.json").read_text())
-    assert record["command"] == "python -m tensorlm.training.compare tiny --out FOLDER"
+    assert record["command"] == "python -m tensorlm.training.experiments tiny --out FOLDER"
     assert (record["runs"], record["corpus_sha256"], record["failures"]) == (6, TOY.sha256, {})
     assert {"commit", "torch", "threads"} <= set(record["environments"][0]) and len(record["environments"]) == 1
     assert str(folder) not in json.dumps(record)
@@ -173,8 +173,8 @@ def test_an_arm_that_diverges_is_a_result(tmp_path, capsys):
 KILLED = dataclasses.replace(TINY, train={**TINY.train, "steps": 120, "checkpoint_every": 30}, seeds=(0,))
 SCRIPT = """
 import json, sys
-from tensorlm.training.compare import Experiment
-from tensorlm.training.compare.__main__ import main
+from tensorlm.training.experiments import Experiment
+from tensorlm.training.experiments.__main__ import main
 sys.exit(main(["tiny", "--out", sys.argv[2], "--device", "cpu"], {"tiny": Experiment.from_dict(json.loads(sys.argv[1]))}))
 """
 

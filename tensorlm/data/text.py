@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .cache import as_uint16
-from .source import TokenData, decode_utf8
-from .tokenizer import open_tokenizer
+from tensorlm.data.source import TokenData, decode_utf8
+from tensorlm.data.tokenizer import open_tokenizer
+from tensorlm.files import as_uint16
 
 TRAIN_SHARE = 0.9
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .source import checked_ids, checked_text, decode_utf8
+from tensorlm.data.source import checked_ids, checked_text, decode_utf8
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

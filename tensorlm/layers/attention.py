@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensorlm.checks import require_counts
 from tensorlm.layers.init import init_weights
 from tensorlm.layers.linear import project, require_rows
 from tensorlm.layers.norm import TOKEN_KINDS, Norm, joint_norm
+from tensorlm.layers.polynomial_attention import attend
 from tensorlm.layers.positions import Positions
-from tensorlm.tensors.attention import attend
-from tensorlm.tensors.checks import require_counts
 
 ATTENTION_KINDS = ("softmax", "squared", "bilinear")
 BRANCHES = {"softmax": 1, "squared": 1, "bilinear": 2}

@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from tensorlm.checks import require_counts
 from tensorlm.layers.init import init_weights
 from tensorlm.layers.linear import project, require_rows
-from tensorlm.tensors.checks import require_counts
 
 
 class FullTensorMLP(nn.Module):

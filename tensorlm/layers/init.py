@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tensorlm.tensors.checks import require_instance
+from tensorlm.checks import require_instance
 
 # last part of the parameter's name -> rule
 RULES = {

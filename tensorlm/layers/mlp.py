@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensorlm.checks import require_counts
 from tensorlm.layers.full_tensor import FullTensorMLP, SymmetricMLP, symmetric_columns
 from tensorlm.layers.init import init_weights
 from tensorlm.layers.linear import project, require_rows
-from tensorlm.tensors.checks import require_counts
 
 ENCODER_KINDS = {
     "relu": F.relu,

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensorlm.checks import require_counts
 from tensorlm.layers.linear import require_rows
-from tensorlm.tensors.checks import require_counts
 
 NORM_KINDS = ("rms", "anneal", "batch", "scale", "channel", "none")
 QK_NORM_KINDS = ("rms", "joint", "anneal", "batch", "none")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tensorlm.layers.recurrent import AttentionState, attention_step
+from tensorlm.layers.state import AttentionState, attention_step
 
 
 @dataclass

@@ -15,28 +15,40 @@ its constant norms folded in. A layer l from 0 to the number of blocks L is the 
 stream before the head. Positions are "all", a number, a list of them, or a mask of booleans.
 """
 
-from tensorlm.steering.attribution import behind_mlp, by_carrier, by_eigenvector, by_part, by_term, by_unit, logit_readout
-from tensorlm.steering.chebyshev import ChebyshevSeries, PiecewiseSeries
-from tensorlm.steering.context import what_context_adds
-from tensorlm.steering.injection import Injection, steered_logits
+from tensorlm.data.word_pairs import WORD_PAIRS, single_tokens
+from tensorlm.polynomials.chebyshev import ChebyshevSeries, PiecewiseSeries, TippingPoint
+from tensorlm.polynomials.powers import Monomials, Polynomial
+from tensorlm.steering.attribution import (
+    Shares,
+    behind_mlp,
+    by_carrier,
+    by_eigenvector,
+    by_part,
+    by_source,
+    by_term,
+    by_unit,
+    inclusion_exclusion,
+    logit_readout,
+    shapley,
+)
+from tensorlm.steering.comparison import Comparison, Part, compare
 from tensorlm.steering.joint import JointResponse, joint_response
-from tensorlm.steering.monomials import Monomials
-from tensorlm.steering.opened import Steerable, head_matrix, layer_tensor, opened
-from tensorlm.steering.polynomial import Polynomial
+from tensorlm.steering.paths import trace
+from tensorlm.steering.prepare import Steerable, head_matrix, layer_tensor, opened
 from tensorlm.steering.propagation import Trajectory, propagate
-from tensorlm.steering.response import SteeringResponse
-from tensorlm.steering.roots import TippingPoint
-from tensorlm.steering.routes import ROUTES, steering_response
-from tensorlm.steering.runs import Comparison, Part, compare
-from tensorlm.steering.scores import score_table
-from tensorlm.steering.shares import Shares
-from tensorlm.steering.sources import by_source, inclusion_exclusion, shapley
-from tensorlm.steering.tables import Table
-from tensorlm.steering.traces import trace
-from tensorlm.steering.vectors import eigenvector, embedding_difference, mean_difference, random_like, stream, unembedding_difference
-from tensorlm.steering.weights import WeightsAlone, self_table, weights_alone
-from tensorlm.steering.words import WORD_PAIRS, single_tokens
-from tensorlm.steering.writers import output_matrices, token_rows
+from tensorlm.steering.response import ROUTES, SteeringResponse, steering_response
+from tensorlm.steering.vectors import (
+    Injection,
+    eigenvector,
+    embedding_difference,
+    mean_difference,
+    random_like,
+    steered_logits,
+    stream,
+    unembedding_difference,
+)
+from tensorlm.steering.weights import WeightsAlone, output_matrices, score_table, self_table, token_rows, weights_alone, what_context_adds
+from tensorlm.tables import Table
 
 __all__ = [
     "Steerable", "head_matrix", "layer_tensor", "opened",

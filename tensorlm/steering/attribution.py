@@ -10,17 +10,73 @@ A read-out is a covector (width,) on the stream, for instance a difference of tw
 read-out: Pearce et al. arXiv 2410.08417, section 3.
 """
 
+import functools
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from tensorlm.steering.checks import require_block, require_position, require_token, require_vector
-from tensorlm.steering.opened import head_matrix, layer_tensor
-from tensorlm.steering.runs import Comparison, Part, coefficients
-from tensorlm.steering.shares import Shares
+from tensorlm.checks import require_instance
+from tensorlm.steering.comparison import Comparison, Part, coefficients, run_blocks
+from tensorlm.steering.prepare import head_matrix, layer_tensor, require_block, require_position, require_token, require_vector
+from tensorlm.tables import Table, largest
 from tensorlm.tensors import eigen
-from tensorlm.tensors.checks import require_instance
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """`values` (batch, terms), one name a term, and the `change` (batch,) that they sum to, computed without them.
+
+    >>> import torch
+    >>> shares = Shares(("self", "cross"), torch.tensor([[1.0, -3.0]]), torch.tensor([-2.0]))
+    >>> shares.absolute(), shares.error()
+    (tensor([[0.2500, 0.7500]]), 0.0)
+    >>> print(shares.table())
+    term     mean  share of the change
+    cross  -3.000                1.500
+    self    1.000               -0.500
+    """
+
+    names: tuple[str, ...]
+    values: Tensor
+    change: Tensor
+
+    def __post_init__(self):
+        if self.values.shape != (len(self.change), len(self.names)):
+            raise ValueError(f"values must have shape {(len(self.change), len(self.names))}, got {tuple(self.values.shape)}")
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The contribution of one term, (batch,); KeyError names the terms there are."""
+        if name not in self.names:
+            raise KeyError(f"no term {name!r}; there are {self.names}")
+        return self.values[:, self.names.index(name)]
+
+    def absolute(self) -> Tensor:
+        """|c| / sum |c| for every prompt, (batch, terms): shares that scaling all terms alike leaves as they are."""
+        return self.values.abs() / self.values.abs().sum(-1, keepdim=True)
+
+    def of_the_change(self) -> Tensor:
+        """Mean contribution over the mean change, (terms,): they sum to 1, and single ones may lie below 0 or above 1.
+
+        Raises ValueError where the mean change is 0: there is nothing to share out.
+        """
+        if self.change.mean() == 0:
+            raise ValueError("the mean change is 0: its terms have no shares of it")
+        return self.values.mean(0) / self.change.mean()
+
+    def error(self) -> float:
+        """Largest |sum of terms - change|, relative to the largest sum of |terms|."""
+        return ((self.values.sum(-1) - self.change).abs().max() / self.values.abs().sum(-1).max().clamp_min(1e-300)).item()
+
+    def table(self, count: int = 10) -> Table:
+        """The terms with the largest mean over prompts."""
+        mean = self.values.mean(0)
+        share = mean / self.change.mean()
+        return Table(("term", "mean", "share of the change"),
+                     tuple((self.names[i], mean[i].item(), share[i].item()) for i in largest(mean, count)))
 
 
 def by_part(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
@@ -29,7 +85,7 @@ def by_part(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
     With readout = W_a - W_b, rows of the head, it is the change of logit a - logit b (`logit_readout`).
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering.runs import compare
+    >>> from tensorlm.steering.comparison import compare
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1)
     >>> shares = by_part(pair, logit_readout(pair, 5, 6))
@@ -47,7 +103,7 @@ def by_term(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -
     """readout . (change of the MLP of block `layer`): "self: p", "self: p x q" and "cross: p x c" for changes p, q and parts c.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering.runs import compare
+    >>> from tensorlm.steering.comparison import compare
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
     >>> by_term(pair, 1, torch.ones(64)).names[:3]  # read at another position, the vector itself is not there
@@ -128,7 +184,7 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
     it, take the linear part of both as the read-out: `behind_mlp`.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering.runs import compare
+    >>> from tensorlm.steering.comparison import compare
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
     >>> carriers = by_carrier(pair, 1, torch.ones(64))
@@ -203,3 +259,83 @@ def _question(pair: Comparison, readout: Tensor, position: int) -> tuple[Tensor,
     require_instance("pair", pair, Comparison)
     readout = require_vector(pair.model, "readout", readout, len(pair.tokens))
     return readout, require_position("position", position, pair.tokens.shape[1])
+
+
+def by_source(pair: Comparison, readout: Tensor, position: int = -1) -> Shares:
+    """readout . (change of the stream before the head), split into the terms with s: "s", "s and E", "s and Z", "s, E and Z".
+
+    The rows also feed shortcuts and value residuals, so those belong to E. At layer 0 there is no Z. The term "s" is what the
+    weights alone say: it needs no text, and it is 0 where no path from the vector to the position is free of the text.
+
+    >>> from tensorlm.model import ModelConfig, TensorTransformer
+    >>> from tensorlm.steering import compare, logit_readout
+    >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
+    >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
+    >>> shares = by_source(pair, logit_readout(pair, 5, 6))
+    >>> shares.names, shares["s"].item(), shares.error() < 1e-10
+    (('s', 's and E', 's and Z', 's, E and Z'), 0.0, True)
+    """
+    require_instance("pair", pair, Comparison)
+    readout = require_vector(pair.model, "readout", readout)
+    position = require_position("position", position, pair.tokens.shape[1])
+    terms = inclusion_exclusion(lambda names: dot(_final(pair, names)[:, position], readout), _sources(pair))
+    kept = {subset: term for subset, term in terms.items() if "s" in subset}
+    change = dot((pair.steered.final - pair.base.final)[:, position], readout)
+    return Shares(tuple(_label(subset) for subset in kept), torch.stack(list(kept.values()), -1), change)
+
+
+def inclusion_exclusion(function: Callable[[tuple[str, ...]], Tensor], names: Sequence[str]) -> dict[tuple[str, ...], Tensor]:
+    """m(S) for every non-empty subset S of `names`; m sums over all subsets of a set to the function of that set.
+
+    `function(subset)` is called once for each subset but the empty one, where it counts as 0.
+
+    >>> x = {"a": 2.0, "b": 3.0}
+    >>> inclusion_exclusion(lambda subset: sum(x[name] for name in subset) ** 2, ["a", "b"])  # a^2, b^2, 2ab
+    {('a',): 4.0, ('b',): 9.0, ('a', 'b'): 12.0}
+    """
+    if len(set(names)) < len(names):
+        raise ValueError(f"names must be distinct, got {list(names)}")
+    subsets = [subset for size in range(1, len(names) + 1) for subset in combinations(names, size)]
+    terms: dict[tuple[str, ...], Tensor] = {}
+    for subset in subsets:  # smaller ones first: what they hold is taken off
+        terms[subset] = function(subset) - sum(terms[inner] for inner in terms if set(inner) < set(subset))
+    return terms
+
+
+def shapley(terms: dict[tuple[str, ...], Tensor]) -> dict[str, Tensor]:
+    """Each source's Shapley value: every m(S) in equal parts to the members of S.
+
+    >>> shapley({("a",): 4.0, ("b",): 9.0, ("a", "b"): 12.0})
+    {'a': 10.0, 'b': 15.0}
+    """
+    names = sorted({name for subset in terms for name in subset})
+    equal = {subset: term / len(subset) for subset, term in terms.items()}
+    return {name: functools.reduce(operator.add, [part for subset, part in equal.items() if name in subset]) for name in names}
+
+
+def _sources(pair: Comparison) -> list[str]:
+    return ["s", "E"] if pair.layer == 0 else ["s", "E", "Z"]
+
+
+def _label(subset: tuple[str, ...]) -> str:
+    return subset[0] if len(subset) == 1 else ", ".join(subset[:-1]) + " and " + subset[-1]
+
+
+def _final(pair: Comparison, names: tuple[str, ...]) -> Tensor:
+    """The stream before the head when only the named sources enter block `pair.layer`."""
+    below, zero = _entering(pair), torch.zeros_like(pair.base.x0)
+    x = sum((below[name] for name in names), zero)
+    x0 = pair.base.x0 if "E" in names else zero
+    if pair.layer == 0:
+        return run_blocks(pair.model, x, x, None, 0)[1]
+    first = pair.base.first_values
+    return run_blocks(pair.model, x, x0, first if first is None or "E" in names else torch.zeros_like(first), pair.layer)[1]
+
+
+def _entering(pair: Comparison) -> dict[str, Tensor]:
+    """What enters block `pair.layer`, before its shortcut."""
+    s = pair.change(Part("vector"))
+    if pair.layer == 0:
+        return {"s": s, "E": pair.base.x0}
+    rows = coefficients(pair.model, pair.layer - 1)[Part("embedding")] * pair.base.x0
+    return {"s": s, "E": rows, "Z": pair.base.entering(pair.layer) - rows}

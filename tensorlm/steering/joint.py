@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorlm.steering.checks import Positions, as_strengths, is_whole, require_in_range, require_number, require_prompt, require_whole
-from tensorlm.steering.injection import Injection, steered_logits
-from tensorlm.steering.monomials import Monomials
-from tensorlm.steering.opened import Steerable
+from tensorlm.checks import is_whole, require_instance, require_number, require_whole
+from tensorlm.polynomials.powers import Monomials
+from tensorlm.steering.prepare import Positions, Steerable, as_strengths, require_in_range, require_prompt
 from tensorlm.steering.propagation import propagate
-from tensorlm.steering.response import relative_error
-from tensorlm.steering.routes import Case
-from tensorlm.tensors.checks import require_instance
+from tensorlm.steering.response import Case, relative_error
+from tensorlm.steering.vectors import Injection, steered_logits
 
 MOST_ROWS = 500  # monomials
 RANGE = 100  # decimal exponents that the largest power of a strength may have

@@ -1,17 +1,125 @@
 """Polynomials in the strength pushed through the model, block by block, and their exact degrees."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from tensorlm.steering.attend import attention
-from tensorlm.steering.checks import require_number, require_prompt
-from tensorlm.steering.injection import Injection, require_injections
-from tensorlm.steering.monomials import Monomials
-from tensorlm.steering.opened import Steerable
-from tensorlm.steering.polynomial import Polynomial
-from tensorlm.steering.signal import Signal
+from tensorlm.checks import require_number
+from tensorlm.polynomials.powers import Monomials, Polynomial
+from tensorlm.steering.prepare import Steerable, require_prompt
+from tensorlm.steering.vectors import Injection, require_injections
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """Coefficients `rows` (n, time, ...) or, for heads, (n, heads, time, ...), and the degree of every position.
+
+    A degree is the one that generic weights reach: the sum over factors, the largest over terms. It counts what an order
+    has cut off, so that `degree` + 1 rows are the whole polynomial and fewer are a jet. Rows above a position's own
+    degree are zero there.
+    """
+
+    rows: Tensor
+    degrees: tuple[int, ...]
+
+    @classmethod
+    def constant(cls, x: Tensor) -> "Signal":
+        """Unsteered values, (1, time, width) or (1, heads, time, head_dim)."""
+        return cls(x, (0,) * x.shape[-2])
+
+    @property
+    def time(self) -> int:
+        return len(self.degrees)
+
+    @property
+    def degree(self) -> int:
+        """The largest of all positions."""
+        return max(self.degrees)
+
+    def mapped(self, linear: Callable[[Tensor], Tensor]) -> "Signal":
+        """A linear map of every coefficient that leaves positions apart."""
+        return Signal(linear(self.rows), self.degrees)
+
+    def at(self, positions: Sequence[int], algebra: Monomials) -> "Signal":
+        """Some positions only, without rows that are zero there."""
+        degrees = tuple(self.degrees[position] for position in positions)
+        return Signal(self.rows[: algebra.rows(max(degrees)), ..., list(positions), :], degrees)
+
+    def plus(self, other: "Signal", algebra: Monomials) -> "Signal":
+        return Signal(algebra.add(self.rows, other.rows), tuple(map(max, self.degrees, other.degrees)))
+
+    def by_degree(self, polynomial: Callable[[Tensor], Tensor], algebra: Monomials, factor: int) -> "Signal":
+        """A polynomial map of degree `factor` of each position, done for positions of one degree at a time."""
+        groups = groups_of(self.degrees)
+        degrees = tuple(factor * degree for degree in self.degrees)
+        if len(groups) == 1:
+            return Signal(polynomial(self.rows), degrees)
+        parts = [(index, polynomial(self.rows[: algebra.rows(degree), index])) for (degree,), index in groups.items()]
+        result = self.rows.new_zeros(max(len(part) for _, part in parts), self.time, parts[0][1].shape[-1])
+        for index, part in parts:
+            result[: len(part), index] = part
+        return Signal(result, degrees)
+
+
+def groups_of(*degrees: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
+    """Positions with the same degrees: those degrees and the positions' numbers.
+
+    >>> groups_of((0, 3, 0))
+    {(0,): [0, 2], (3,): [1]}
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for position, key in enumerate(zip(*degrees)):
+        groups.setdefault(key, []).append(position)
+    return groups
+
+
+def attention(layer, x: Signal, first_values: Signal | None, algebra: Monomials, kept: list[int]) -> tuple[Signal, Signal]:
+    """`Attention.forward` on a normed stream of polynomials: the output at the positions `kept`, and the values.
+
+    z_i = sum_j c_ij s1_ij s2_ij v_j has degree max_j (2 n_i + 2 k_j + v_j) in the strength; n, k, v are the degrees of
+    x_i, of key j and of value j. Queries of one degree and keys of one degree meet at a time, so that constants stay
+    constants: a steered position costs only what it touches.
+    """
+    queries, keys, values = layer.project_heads(x.rows)
+    queries = [layer.positions.rotate(query) for query in queries]
+    keys = [layer.positions.offset(layer.positions.rotate(key)) for key in keys]
+    key_degrees = x.degrees
+    if "key_offset" in layer.positions.features:
+        key_degrees = tuple(map(max, x.degrees, (0, *x.degrees)))
+    values = Signal(values, x.degrees)
+    mixed = _mix_values(layer, values, first_values, algebra)
+    pattern = layer.positions.pattern().rows(0, x.time, x.rows)
+    sources = list(accumulate((2 * key + value for key, value in zip(key_degrees, mixed.degrees)), max))
+    degrees = tuple(2 * x.degrees[i] + sources[i] for i in kept)
+    z = x.rows.new_zeros(algebra.rows(max(degrees)), layer.heads, len(kept), layer.head_dim)
+    for (query_degree,), places in groups_of([x.degrees[i] for i in kept]).items():
+        chosen = [kept[place] for place in places]
+        some_queries = [query[: algebra.rows(query_degree), :, chosen] for query in queries]
+        for (key_degree, value_degree), others in groups_of(key_degrees, mixed.degrees).items():
+            others = [other for other in others if other <= max(chosen)]
+            if others:
+                some_keys = [key[: algebra.rows(key_degree), :, others] for key in keys]
+                some_values = mixed.rows[: algebra.rows(value_degree), :, others]
+                part = _attend(some_queries, some_keys, some_values, pattern[:, chosen][:, :, others], algebra)
+                z[: len(part), :, places] += part
+    return Signal(layer.merge_heads(z), degrees), values
+
+
+def _attend(queries: list[Tensor], keys: list[Tensor], values: Tensor, pattern: Tensor, algebra: Monomials) -> Tensor:
+    """(rows, heads, queries, head_dim) from queries, keys and values (rows, heads, positions, head_dim)."""
+    scores = [algebra.multiply(query, key, "hqe,hke->hqk") for query, key in zip(queries, keys)]
+    product = algebra.multiply(scores[0], scores[-1]) * pattern
+    return algebra.multiply(product, values, "hqk,hke->hqe")
+
+
+def _mix_values(layer, values: Signal, first_values: Signal | None, algebra: Monomials) -> Signal:
+    if first_values is None or not hasattr(layer, "value_mix"):
+        return values
+    mix = layer.value_mix
+    return values.mapped(lambda rows: mix[0] * rows).plus(first_values.mapped(lambda rows: mix[1] * rows), algebra)
 
 
 @dataclass(frozen=True, eq=False)

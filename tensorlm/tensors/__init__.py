@@ -5,11 +5,10 @@ the factors; a dense tensor is built only where it is asked for and small.
 """
 
 from tensorlm.tensors.als import CPFit, cp_als
-from tensorlm.tensors.attention import attend, features, fused, fused_obstacle, quadratic, recurrent, row_blocks
-from tensorlm.tensors.composition import ComposedTensor, compose
-from tensorlm.tensors.costs import ALGORITHMS, choose, multiply_adds, working_memory
-from tensorlm.tensors.cp import CPTensor
-from tensorlm.tensors.forms import (
+from tensorlm.tensors.attention import head_output, head_tensor, head_weights
+from tensorlm.tensors.composition import ComposedTensor, Tree, compose, tree_distance, tree_norm
+from tensorlm.tensors.cp import (
+    CPTensor,
     from_dense,
     lift,
     square_form,
@@ -20,10 +19,20 @@ from tensorlm.tensors.forms import (
     with_residual,
 )
 from tensorlm.tensors.gauges import canonical, permute, rescale, swap
-from tensorlm.tensors.head import head_output, head_tensor, head_weights
-from tensorlm.tensors.patterns import Pattern
-from tensorlm.tensors.rational import RationalBlock, RationalStack, copy_tensor, cubic_tensor, final_norm, rational_scores, remaining_root
-from tensorlm.tensors.rays import RationalRay, along, rational_misfit
+from tensorlm.tensors.hosvd import Tucker, hosvd
+from tensorlm.tensors.odt import ODT, odt
+from tensorlm.tensors.rational import (
+    RationalBlock,
+    RationalRay,
+    RationalStack,
+    along,
+    copy_tensor,
+    cubic_tensor,
+    final_norm,
+    rational_misfit,
+    rational_scores,
+    remaining_root,
+)
 from tensorlm.tensors.similarity import cosine, distance, gaussian_inner, inner, norm, same_function
 from tensorlm.tensors.spectral import LayerHOSVD, Spectrum, eigen, interaction, layer_hosvd
 from tensorlm.tensors.symmetry import (
@@ -36,9 +45,6 @@ from tensorlm.tensors.symmetry import (
     symmetrise,
     tree_permutations,
 )
-from tensorlm.tensors.trees import Tree, tree_distance, tree_norm
-from tensorlm.tensors.tucker import Tucker, hosvd
-from tensorlm.tensors.wires import ODT, odt
 
 __all__ = [
     "CPTensor",
@@ -50,8 +56,6 @@ __all__ = [
     "CPFit", "ODT", "Tucker", "cp_als", "hosvd", "odt",
     "counterexample", "function_cosine", "function_inner", "function_inner_sampled", "network_cosine", "network_inner",
     "symmetrise", "tree_permutations",
-    "ALGORITHMS", "Pattern", "attend", "choose", "features", "fused", "fused_obstacle",
-    "multiply_adds", "quadratic", "recurrent", "row_blocks", "working_memory",
     "head_output", "head_tensor", "head_weights",
     "RationalBlock", "RationalRay", "RationalStack", "along", "copy_tensor", "cubic_tensor", "final_norm", "rational_misfit",
     "rational_scores", "remaining_root",

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import DENSE_LIMIT, require_affordable, require_finite, require_last_axis, require_rank, require_same_kind
-from tensorlm.tensors.composition import ComposedTensor, as_composed
+from tensorlm.checks import DENSE_LIMIT, require_affordable, require_finite, require_last_axis, require_same_kind, require_whole
+from tensorlm.scaling import restored
+from tensorlm.tensors.composition import ComposedTensor, Tree, as_composed, branch_grams, join, tree_distance
 from tensorlm.tensors.cp import CPTensor
-from tensorlm.tensors.grams import branch_grams
-from tensorlm.tensors.scaling import restored
-from tensorlm.tensors.trees import Tree, join, tree_distance
 
 MOST = 2**20  # columns or sweeps beyond which a number is taken for a slip
 NEAR = 0.5  # an error^2 below eps^NEAR, 1.5e-8 in float64, of the terms it is the sum of is a cancellation, and measured otherwise
@@ -89,8 +87,8 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
     (True, tensor([3., 6.]))
     """
     network = as_composed(tensor)
-    require_rank(rank, MOST)
-    require_rank(steps, MOST, "steps")
+    require_whole("rank", rank, 1, MOST)
+    require_whole("steps", steps, 1, MOST)
     start = _drawn(network, rank, seed) if start is None else _checked(network, rank, start)
     with torch.inference_mode():
         found = branch_grams(network.layers)

@@ -1,270 +1,117 @@
-"""Polynomial attention: one function of queries, keys and values, and the algorithms that compute it.
+"""One head of polynomial attention as a sixth-order tensor: one output, two copies of the query, three of the key token.
 
-With one branch (q, k) or two (q1, k1), (q2, k2), and the constants c of a `Pattern`, head by head:
+    z_i = sum_{j <= i} c_ij H(x_i, x_i, x_j, x_j, x_j),   H_oabcde = (q1' k1)_ac (q2' k2)_bd (o v)_oe
 
-    squared   z_i = sum_{j <= i} c_ij (q_i . k_j)^2 v_j,
-    bilinear  z_i = sum_{j <= i} c_ij (q1_i . k1_j)(q2_i . k2_j) v_j.
-
-Queries and keys come scaled and rotated; both are linear maps. The score is an inner product of features, so a sum over
-all past keys can be carried as a state of d^2 x d numbers (linear attention: Katharopoulos et al. arXiv 2006.16236; in
-chunks: Hua et al. arXiv 2202.10447, section 3).
+with q' the transpose of q: two bilinear forms and a matrix, multiplied. Mask, decay and row scale are the constants c.
+Rotary positions turn queries and keys by constant matrices R_i and R_j: H then depends on the pair of positions, and is a
+constant tensor all the same.
 """
-
-import importlib.util
-import os
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import DTYPES, require_counts, require_instance
-from tensorlm.tensors.costs import ALGORITHMS, CHUNK, choose, chunks_back
-from tensorlm.tensors.patterns import BLOCK, Pattern
+from tensorlm.checks import DENSE_LIMIT, require_affordable, require_last_axis, require_matrix, require_same_kind
 
-FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-FUSED_SIZE = 128  # of a head
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-Branches = Sequence[Tensor]  # one tensor (squared) or two (bilinear), each (..., heads, time, head_dim)
+NAMES = ("q1", "k1", "q2", "k2", "v", "o")
 
 
-def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, algorithm: str = "auto") -> Tensor:
-    """Polynomial attention by the named algorithm: "quadratic", "row_blocks", "recurrent", "fused", or "auto" for the cheapest.
+def head_tensor(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, o: Tensor, limit: float = DENSE_LIMIT) -> Tensor:
+    """H_oabcde, (out, width, width, width, width, width): axes a, b for the query's token, c, d, e for the key's.
 
-    Shapes: queries and keys one or two tensors (..., heads, time, head_dim), values (..., heads, time, value_dim) ->
-    (..., heads, time, value_dim). All are one function, gradients included: they differ in rounding, in time and
-    in memory (`choose`, `multiply_adds`, `working_memory`). In half precision "auto" leaves the recurrent one out, since
-    it adds up a state over all tokens. Raises TypeError or ValueError naming the argument, its value and what fits.
+    Shapes: q1, k1, q2, k2, v (head_dim, width), o (out, head_dim); scale the queries first (`head_weights` does).
+    Squared attention has q1 = q2 and k1 = k2. Exchanging the two branches exchanges a with b and c with d, and leaves the
+    function as it is. Raises ValueError where shapes do not fit, or where H takes more than `limit` bytes.
+    Source: the graphical form in Nissen Gonzalez et al. arXiv 2605.15183.
 
-    >>> x = torch.eye(2).view(1, 2, 2)
-    >>> attend([x], [x], x, Pattern(torch.tensor([0.0]), row_power=0.0))
-    tensor([[[1., 0.],
-             [0., 1.]]])
+    >>> one = torch.ones(1, 1)
+    >>> head_tensor(2 * one, one, one, one, one, 3 * one).shape, head_tensor(2 * one, one, one, one, one, 3 * one).item()
+    (torch.Size([1, 1, 1, 1, 1, 1]), 6.0)
     """
-    if algorithm not in ("auto", *ALGORITHMS, "fused"):
-        raise ValueError(f"algorithm must be one of {('auto', *ALGORITHMS, 'fused')}, got {algorithm!r}")
-    _check(queries, keys, values, pattern)
-    if algorithm == "auto":
-        algorithm = _cheapest(queries, values, pattern)
-    named = {"quadratic": quadratic, "row_blocks": row_blocks, "recurrent": recurrent, "fused": fused}
-    return named[algorithm](queries, keys, values, pattern)
+    _check(q1=q1, k1=k1, q2=q2, k2=k2, v=v, o=o)
+    require_affordable((o.shape[0],) + (v.shape[1],) * 5, v.dtype, "attend, which never needs the tensor", limit)
+    return torch.einsum("ac,bd,oe->oabcde", q1.mT @ k1, q2.mT @ k2, o @ v)
 
 
-def quadratic(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
-    """The whole pattern of scores at once: time^2 of them, half of which the mask sets to zero. Shapes as in `attend`.
+def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rotations: Tensor | None = None) -> Tensor:
+    """z_i = sum_j c_ij H_ij(x_i, x_i, x_j, x_j, x_j) from the dense tensors, pair by pair: to read, not to compute with.
 
-    >>> q, k, v = torch.tensor([[[2.0]]]), torch.tensor([[[3.0]]]), torch.tensor([[[1.0]]])
-    >>> quadratic([q, q], [k, k], v, Pattern(torch.tensor([1.0])))
-    tensor([[[36.]]])
+    Shapes: x (time, width), `weights` the arguments of `head_tensor`, `coefficients` c (time, time), `rotations` R (time,
+    head_dim, head_dim) or None -> (time, out). H_ij has R_i q1 and R_i q2 for its queries, R_j k1 and R_j k2 for its keys.
+
+    >>> one = torch.ones(1, 1)
+    >>> weights = dict(q1=one, k1=one, q2=one, k2=one, v=one, o=one)
+    >>> head_output(torch.tensor([[2.0], [3.0]]), weights, torch.ones(2, 2).tril())  # 2^5, and 3^2 2^3 + 3^5
+    tensor([[ 32.],
+            [315.]])
     """
-    _check(queries, keys, values, pattern)
-    return _product(queries, keys, pattern.rows(0, values.shape[-2], values)) @ values
+    require_matrix("x", x)
+    _check(**weights)
+    require_same_kind(x=x, coefficients=coefficients, **weights)
+    require_last_axis("x", x, weights["v"].shape[1])
+    time = x.shape[0]
+    if tuple(coefficients.shape) != (time, time):
+        raise ValueError(f"coefficients must have shape {(time, time)}, one for each pair of tokens, got {tuple(coefficients.shape)}")
+    if rotations is not None and tuple(rotations.shape) != (time, *(weights["q1"].shape[0],) * 2):
+        raise ValueError(f"rotations must have shape {(time, *(weights['q1'].shape[0],) * 2)}, one matrix for each position, got "
+                         f"{tuple(rotations.shape)}")
+    z = x.new_zeros(time, weights["o"].shape[0])
+    for i, j in coefficients.nonzero().tolist():
+        pair = weights if rotations is None else rotated(weights, rotations[i], rotations[j])
+        tensor = head_tensor(pair["q1"], pair["k1"], pair["q2"], pair["k2"], pair["v"], pair["o"])
+        z[i] += coefficients[i, j] * torch.einsum("oabcde,a,b,c,d,e->o", tensor, x[i], x[i], x[j], x[j], x[j])
+    return z
 
 
-def row_blocks(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, block: int = BLOCK) -> Tensor:
-    """Block by block of queries, each with the keys up to its end: half the work, and memory for one block of scores.
+def rotated(weights: dict[str, Tensor], query_rotation: Tensor, key_rotation: Tensor) -> dict[str, Tensor]:
+    """The weights of a head whose query stands at one position and whose key at another: R_i q1, R_j k1 and so on.
 
-    Shapes as in `attend`.
-
-    >>> q, k, v = torch.randn(3, 1, 100, 4, dtype=torch.float64)
-    >>> fading = Pattern(torch.tensor([0.1]))
-    >>> torch.allclose(row_blocks([q], [k], v, fading), quadratic([q], [k], v, fading), rtol=1e-12)
-    True
+    >>> weights = {name: torch.eye(2) for name in ("q1", "k1", "q2", "k2", "v", "o")}
+    >>> quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> rotated(weights, quarter, torch.eye(2))["q1"]
+    tensor([[ 0., -1.],
+            [ 1.,  0.]])
     """
-    _check(queries, keys, values, pattern)
-    require_counts(block=block)
-    time, blocks = values.shape[-2], []
-    block = min(block, time)
-    reach = -(-time // block) * block
-    band = pattern.band(block, reach, values)
-    for start in range(0, time, block):
-        end, column = min(start + block, time), reach - block - start
-        weights = band[:, : end - start, column : column + end]
-        scores = _product([query[..., start:end, :] for query in queries], [key[..., :end, :] for key in keys], weights)
-        blocks.append(scores @ values[..., :end, :])
-    return _rows_scaled(torch.cat(blocks, dim=-2), pattern)
+    size = weights["q1"].shape[0]
+    for name, rotation in (("query_rotation", query_rotation), ("key_rotation", key_rotation)):
+        if tuple(rotation.shape) != (size, size):
+            raise ValueError(f"{name} must have shape {(size, size)}, got {tuple(rotation.shape)}")
+    queries = {name: query_rotation @ weights[name] for name in ("q1", "q2")}
+    return {**weights, **queries, **{name: key_rotation @ weights[name] for name in ("k1", "k2")}}
 
 
-def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, chunk: int = CHUNK) -> Tensor:
-    """Chunk by chunk: all pairs within a chunk, and a state S = sum_j exp(-m (s - j)) phi(k_j) v_j for the keys before it.
+def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
+    """Detached weights of one head of an attention layer: the arguments of `head_tensor`, queries divided by sqrt(head_dim).
 
-    S has `feature_count` x value_dim numbers a head, whatever the time. The share of a table reaches back over its
-    window only, so there pairs are taken one by one. Every exponent is at most 0, so no decay is too strong.
-    Shapes as in `attend`; float32 or float64.
+    `layer` has kind "bilinear" or "squared", no norm on queries and keys, and no key_offset (which mixes two positions).
+    Raises ValueError for other layers and for an index that is no head.
 
-    >>> q, k, v = torch.randn(3, 1, 100, 4, dtype=torch.float64)
-    >>> fading = Pattern(torch.tensor([0.1]), table=torch.randn(1, 8))
-    >>> torch.allclose(recurrent([q], [k], v, fading), quadratic([q], [k], v, fading), rtol=1e-9)
-    True
+    >>> from tensorlm.layers import Attention
+    >>> {name: tuple(weight.shape) for name, weight in head_weights(Attention("squared", 4, 2, context=8), 1).items()}
+    {'q1': (2, 4), 'k1': (2, 4), 'q2': (2, 4), 'k2': (2, 4), 'v': (2, 4), 'o': (4, 2)}
     """
-    _check(queries, keys, values, pattern)
-    require_counts(chunk=chunk)
-    if values.dtype not in DTYPES:
-        raise TypeError(f"values must be torch.float32 or torch.float64 for a sum carried over all tokens, got {values.dtype}; "
-                        "use row_blocks")
-    chunk = min(chunk, values.shape[-2])
-    flat_queries, flat_keys = [query.flatten(0, -3) for query in queries], [key.flatten(0, -3) for key in keys]
-    return _rows_scaled(_chunks(flat_queries, flat_keys, values.flatten(0, -3), pattern, chunk).view(values.shape), pattern)
+    if getattr(layer, "kind", None) not in ("bilinear", "squared"):
+        raise ValueError(f"layer must be attention of kind 'bilinear' or 'squared', got kind {getattr(layer, 'kind', None)!r}")
+    if any(norm.kind != "none" for norm in layer.qk_norms) or "key_offset" in layer.positions.features:
+        raise ValueError("layer must have qk_norm 'none' and no key_offset: its head is no tensor of one pair of tokens otherwise")
+    if not 0 <= index < layer.heads:
+        raise ValueError(f"index must be from 0 to {layer.heads - 1}, got {index}")
+    rows = slice(index * layer.head_dim, (index + 1) * layer.head_dim)
+    names = {name: name if layer.kind == "bilinear" else name[0] for name in ("q1", "k1", "q2", "k2")}
+    weights = {name: getattr(layer, source).detach()[rows] for name, source in names.items()}
+    scaled = {name: weights[name] / layer.head_dim**0.5 for name in ("q1", "q2")}
+    return {**weights, **scaled, "v": layer.v.detach()[rows], "o": layer.o.detach()[:, rows]}
 
 
-def fused(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
-    """One kernel on a GPU: nothing of time x time numbers is stored, forward or backward (`tensorlm.tensors.kernels`).
-
-    Shapes as in `attend`; float32, bfloat16 or float16, sizes of a head up to 128, slopes without gradient. Needs the package `triton`,
-    which comes with torch's CUDA builds. Raises ValueError that names what is missing.
-    """
-    _check(queries, keys, values, pattern)
-    if obstacle := fused_obstacle(queries[0], values, pattern):
-        raise ValueError(f"algorithm 'fused' needs {obstacle}")
-    from tensorlm.tensors.kernels import fused_attention
-
-    queries, keys = ([_as_batch(branch) for branch in branches] for branches in (queries, keys))
-    like = values.new_empty((), dtype=torch.float32)
-    z = fused_attention(queries, keys, _as_batch(values), pattern.rates(like), pattern.row_scale(values.shape[-2], like),
-                        None if pattern.table is None else pattern.table.float())
-    return z.view(values.shape)
-
-
-def fused_obstacle(query: Tensor, values: Tensor, pattern: Pattern) -> str:
-    """What the fused kernel lacks for these arguments, in words; empty if it can be had.
-
-    >>> q = torch.ones(1, 2, 16, dtype=torch.float64)
-    >>> fused_obstacle(q, q, Pattern(torch.zeros(1)))
-    'float32, bfloat16 or float16, got torch.float64'
-    """
-    if values.dtype not in FUSED_DTYPES:
-        return f"float32, bfloat16 or float16, got {values.dtype}"
-    if max(query.shape[-1], values.shape[-1]) > FUSED_SIZE:
-        return f"head_dim and value_dim of at most {FUSED_SIZE}, got {query.shape[-1]} and {values.shape[-1]}"
-    if pattern.slopes.requires_grad:
-        return "slopes without gradient"
-    if not (values.is_cuda or interprets_kernels()):
-        return f"a GPU, got tensors on {values.device}"
-    return "" if HAS_TRITON else "the package triton, which is not installed"
-
-
-def interprets_kernels() -> bool:
-    """Whether kernels run in Triton's interpreter, on a CPU, as TRITON_INTERPRET=1 asks for: slow, for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def _as_batch(x: Tensor) -> Tensor:
-    """(..., heads, time, size) as (batch, heads, time, size)."""
-    return x[None] if x.ndim == 3 else x.flatten(0, -4)
-
-
-def features(*branches: Tensor) -> Tensor:
-    """phi, with phi(q) . phi(k) = (q1 . k1)(q2 . k2) for two branches, (q . k)^2 for one.
-
-    Shapes: one or two tensors (..., d) -> (..., d^2) for two branches, all products of their entries; (..., d (d + 1) / 2)
-    for one, each unordered pair once, times sqrt(2) where the two differ.
-
-    >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
-    >>> features(q) @ features(k), features(q, q) @ features(k, k)
-    (tensor(121.), tensor(121.))
-    """
-    for branch in branches:
-        require_instance("branches", branch, Tensor)
-    if len(branches) not in (1, 2) or any(branch.shape != branches[0].shape or branch.ndim == 0 for branch in branches):
-        raise ValueError(f"features need one or two tensors of one shape (..., d), got shapes {[tuple(b.shape) for b in branches]}")
-    if len(branches) == 2:
-        return _outer(*branches)
-    rows, columns, count = _unordered_pairs(branches[0], branches[0].shape[-1])
-    return branches[0][..., rows] * branches[0][..., columns] * count.sqrt()
-
-
-def _product(queries: Branches, keys: Branches, weights: Tensor) -> Tensor:
-    times = torch.bmm if queries[0].ndim == 3 else torch.matmul  # the same product; it spares the small ones some time
-    scores = [times(query, key.mT) for query, key in zip(queries, keys)]
-    product = scores[0] * scores[1] if len(scores) == 2 else scores[0].square()
-    del scores  # their memory is free for the next product
-    return product * weights
-
-
-def _rows_scaled(z: Tensor, pattern: Pattern) -> Tensor:
-    return z if pattern.row_power == 0 else z * pattern.row_scale(z.shape[-2], z)[..., None]
-
-
-def _chunks(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, chunk: int) -> Tensor:
-    """The recurrent algorithm without row scale, on tensors (sequences * heads, time, size)."""
-    sequences = values.shape[0] // pattern.heads
-    pairs = _unordered_pairs(values, queries[0].shape[-1]) if len(queries) == 1 else None
-    query_chunks, key_chunks = (list(zip(*(part.split(chunk, dim=1) for part in parts))) for parts in (queries, keys))
-    value_chunks = values.split(chunk, dim=1)
-    back = min(chunks_back(pattern.window, chunk), len(value_chunks) - 1)
-    band = pattern.near_band(chunk, (back + 1) * chunk, values).repeat(sequences, 1, 1)
-    fading = pattern.fading(chunk + 1).to(values).repeat(sequences, 1)[..., None]
-    to_end, from_start, whole = fading[:, :chunk].flip(1), fading[:, 1:], fading[:, chunk:]
-    outputs: list[Tensor] = []
-    state: Tensor | None = None
-    for index, (query, key, value) in enumerate(zip(query_chunks, key_chunks, value_chunks)):
-        near, rows = slice(max(0, index - back), index + 1), value.shape[1]
-        weights = band[:, :rows, (back - index + near.start) * chunk : back * chunk + rows]
-        z = torch.bmm(_product(query, [_joined(branch) for branch in zip(*key_chunks[near])], weights), _joined(value_chunks[near]))
-        if state is not None:
-            z = torch.addcmul(z, torch.bmm(_products(query, pairs), state), from_start[:, :rows])
-        outputs.append(z)
-        if index + 1 < len(value_chunks):
-            new = _written(key, value * to_end, pairs)
-            state = new if state is None else torch.addcmul(new, state, whole)
-    return torch.cat(outputs, dim=1)
-
-
-def _joined(pieces: Sequence[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), dim=1)
-
-
-def _written(keys: Branches, values: Tensor, pairs) -> Tensor:
-    """What a chunk adds to the state: sum_j phi(k_j) v_j, (heads, features, value_dim)."""
-    if pairs is None:
-        return torch.bmm(keys[0].mT, _outer(keys[1], values)).view(len(values), keys[0].shape[-1] ** 2, values.shape[-1])
-    return torch.bmm(_products(keys, pairs).mT, values) * pairs[2][:, None]
-
-
-def _products(branches: Branches, pairs) -> Tensor:
-    """Features without their weights sqrt(2), which `_written` counts twice instead; selected as rows, which is fast."""
-    if pairs is None:
-        return _outer(*branches)
-    rows = branches[0].mT.contiguous()
-    return (rows.index_select(1, pairs[0]) * rows.index_select(1, pairs[1])).mT
-
-
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    return (a.unsqueeze(-1) * b.unsqueeze(-2)).flatten(-2)
-
-
-def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of all pairs i <= j below `size`, and how often each stands for an ordered pair: 1 or 2."""
-    rows, columns = torch.triu_indices(size, size, device=like.device)
-    return rows, columns, 1.0 + (rows != columns).to(like.dtype)
-
-
-def _cheapest(queries: Branches, values: Tensor, pattern: Pattern) -> str:
-    time, head_dim = queries[0].shape[-2:]
-    fused_too = values.is_cuda and not fused_obstacle(queries[0], values, pattern)
-    chosen = choose(time, head_dim, len(queries), pattern.window, fused_too)
-    return "row_blocks" if chosen == "recurrent" and values.dtype not in DTYPES else chosen
-
-
-def _check(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> None:
-    if not isinstance(pattern, Pattern):
-        raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
-    for name, branches in (("queries", queries), ("keys", keys)):
-        if not isinstance(branches, list | tuple) or not all(isinstance(branch, Tensor) for branch in branches):
-            raise TypeError(f"{name} must be a list or tuple of tensors, got {type(branches).__name__}")
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        raise TypeError(f"values must be a floating-point tensor, got {getattr(values, 'dtype', type(values).__name__)}")
-    if len(queries) not in (1, 2) or len(keys) != len(queries):
-        raise ValueError(f"queries and keys must both have one branch or both two, got {len(queries)} and {len(keys)}")
-    for name, branch in [("queries", query) for query in queries] + [("keys", key) for key in keys]:
-        _check_branch(name, branch, queries[0], values)
-    if values.ndim < 3 or values.shape[-3] != pattern.heads or 0 in values.shape[-2:]:
-        raise ValueError(f"values must have shape (..., heads, time, value_dim) with {pattern.heads} heads like the pattern, time "
-                         f"and value_dim at least 1, got {tuple(values.shape)}")
-
-
-def _check_branch(name: str, branch: Tensor, query: Tensor, values: Tensor) -> None:
-    if (branch.dtype, branch.device) != (values.dtype, values.device):
-        raise TypeError(f"{name} must be {values.dtype} on {values.device} like values, got {branch.dtype} on {branch.device}")
-    if branch.shape != query.shape or branch.shape[:-1] != values.shape[:-1] or branch.shape[-1] == 0:
-        raise ValueError(f"{name} must have shape {(*values.shape[:-1], 'head_dim')} like values, the same for every branch, "
-                         f"got {tuple(branch.shape)}")
+def _check(**weights: Tensor) -> None:
+    if set(weights) != set(NAMES):
+        raise ValueError(f"weights must have the names {NAMES}, got {tuple(weights)}")
+    for name, weight in weights.items():
+        require_matrix(name, weight)
+    require_same_kind(**weights)
+    wanted = weights["q1"].shape
+    for name in ("k1", "q2", "k2"):
+        if weights[name].shape != wanted:
+            raise ValueError(f"{name} must have shape {tuple(wanted)} like q1, got {tuple(weights[name].shape)}")
+    if weights["v"].shape[1] != wanted[1] or weights["o"].shape[1] != weights["v"].shape[0]:
+        raise ValueError(f"v must be (head_dim, {wanted[1]}) and o (out, head_dim), got v {tuple(weights['v'].shape)} and "
+                         f"o {tuple(weights['o'].shape)}")

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import require_finite, require_instance, require_same_kind
+from tensorlm.checks import require_finite, require_instance, require_same_kind
+from tensorlm.scaling import balanced, length, restored
 from tensorlm.tensors.cp import CPTensor, require_finite_cp
-from tensorlm.tensors.scaling import balanced, length, restored
-from tensorlm.tensors.ties import TIE, peak, ranks
+from tensorlm.ties import TIE, peak, ranks
 
 
 def swap(cp: CPTensor) -> CPTensor:

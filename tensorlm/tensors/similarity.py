@@ -6,9 +6,9 @@ All see only S, so no gauge changes them. (The inner product of the tensors T is
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import require_finite, require_instance, require_non_negative, require_same_kind
+from tensorlm.checks import require_finite, require_instance, require_number, require_same_kind
+from tensorlm.scaling import balanced, exponents, length, restored, shifted
 from tensorlm.tensors.cp import CPTensor, require_finite_cp
-from tensorlm.tensors.scaling import balanced, exponents, length, restored, shifted
 
 CHUNK = 2**26  # bytes of the dense slices that `distance` works through
 
@@ -125,7 +125,7 @@ def same_function(a: CPTensor, b: CPTensor, tolerance: float = 1e-10) -> bool:
     >>> same_function(xy, yx), torch.equal(xy.dense(), yx.dense())
     (True, False)
     """
-    require_non_negative("tolerance", tolerance)
+    require_number("tolerance", tolerance, least=0)
     _require_pair(a, b)
     a, b, _ = _scaled_alike(a, b)
     rounding = 8 * torch.finfo(a.dtype).eps * (_unit_sizes(a) + _unit_sizes(b))

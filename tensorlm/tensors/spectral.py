@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import require_affordable, require_finite, require_instance, require_last_axis, require_rank, require_same_kind
+from tensorlm.checks import require_affordable, require_finite, require_instance, require_last_axis, require_same_kind, require_whole
+from tensorlm.scaling import balanced, exponents, length, restored, shifted
 from tensorlm.tensors.cp import CPTensor
-from tensorlm.tensors.scaling import balanced, exponents, length, restored, shifted
-from tensorlm.tensors.ties import by_size, eigh, guarded, margin, settled, truncated
+from tensorlm.ties import by_size, eigh, guarded, margin, settled, truncated
 
 EIGEN_METHODS = ("auto", "dense", "reduced")
 
@@ -71,7 +71,7 @@ class Spectrum:
 
     def error(self, k: int) -> Tensor:
         """Frobenius error of `matrix(k)`, the root of the sum of the dropped lambda^2 (Eckart & Young): (m,)."""
-        require_rank(k, self.values.shape[-1], "k")
+        require_whole("k", k, 1, self.values.shape[-1])
         return length(self.values[:, k:])
 
     def contributions(self, x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class Spectrum:
     def _leading(self, k: int | None) -> tuple[Tensor, Tensor]:
         if k is None:
             return self.values, self.vectors
-        require_rank(k, self.values.shape[-1], "k")
+        require_whole("k", k, 1, self.values.shape[-1])
         return self.values[:, :k], self.vectors[:, :k]
 
     def _projections(self, x: Tensor, vectors: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class LayerHOSVD:
 
     def interaction(self, index: int) -> Tensor:
         """sigma_r Q_r = interaction matrix of direction r (width, width), of Frobenius norm sigma_r."""
-        require_rank(index + 1, len(self.values), "index + 1")
+        require_whole("index + 1", index + 1, 1, len(self.values))
         return interaction(self.cp, self.directions[index])
 
     def spectrum(self, method: str = "auto") -> Spectrum:

@@ -11,11 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tensorlm.tensors.checks import require_affordable, require_rank, require_same_kind
-from tensorlm.tensors.composition import ComposedTensor, as_composed, compose
+from tensorlm.checks import require_affordable, require_same_kind, require_whole
+from tensorlm.scaling import exponents, length, restored, shifted
+from tensorlm.tensors.composition import ComposedTensor, as_composed, compose, require_finite_layers
 from tensorlm.tensors.cp import CPTensor
-from tensorlm.tensors.grams import require_finite_layers
-from tensorlm.tensors.scaling import exponents, length, restored, shifted
 from tensorlm.tensors.similarity import scaled, scaled_inner
 
 GROUPS = ("full", "tree")
@@ -60,7 +59,7 @@ def symmetrise(dense: Tensor, group: str = "full") -> Tensor:
         raise ValueError(f"group must be one of {GROUPS}, got {group!r}")
     if group == "tree":
         return _over_tree(dense, range(1, inputs + 1))
-    require_rank(inputs, MOST_FULL, "number of inputs")
+    require_whole("number of inputs", inputs, 1, MOST_FULL)
     dense = dense / 4  # so that no sum leaves the number range
     for last in range(2, inputs + 1):
         dense = torch.stack([dense, *(dense.transpose(axis, last) for axis in range(1, last))]).sum(0) / last
@@ -245,6 +244,6 @@ def _pair(a: Network, b: Network) -> tuple[ComposedTensor, ComposedTensor]:
 
 
 def _require_leaves(leaves: int) -> None:
-    require_rank(leaves, MOST_LEAVES, "leaves")
+    require_whole("leaves", leaves, 1, MOST_LEAVES)
     if leaves & (leaves - 1):
         raise ValueError(f"leaves must be a power of two, got {leaves}")

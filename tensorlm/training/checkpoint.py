@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tensorlm.data import load
+from tensorlm.files import parse_json, write_atomically, write_json
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.files import parse_json, write_atomically, write_json
 
 FORMAT, VERSION = "tensorlm-checkpoint", "1"
 SUFFIX, FINAL = ".safetensors", "model.safetensors"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tensorlm.files import drafts_in, owned, parse_json, write_json
 from tensorlm.model import PRESETS, ModelConfig
 from tensorlm.training.checkpoint import FINAL, FOLDER, SUFFIX, Checkpoint, CheckpointError, checkpoints_in, load_checkpoint, require_source
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.device import DTYPES
-from tensorlm.training.files import drafts_in, owned, parse_json, write_json
 
 RUN, LOG, RESULT = "run.json", "log.csv", "result.json"
 OURS = (RUN, LOG, RESULT, FINAL, Path(FINAL).with_suffix(".json").name)

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from tensorlm.training.files import not_written, write_atomically
+from tensorlm.files import not_written, write_atomically
 
 Row = dict[str, Any]
 COLUMNS = {"step": int, "tokens": int, "loss": float, "loss_valid": float, "grad_norm": float, "lr_scale": float,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tensorlm.files import write_json
 from tensorlm.training.checkpoint import FINAL, Checkpoint, CheckpointError, export_model, save_checkpoint, source_of
-from tensorlm.training.files import write_json
 from tensorlm.training.folder import LOG, RESULT, RunFolder
 from tensorlm.training.log import CsvLog, Row, read_csv
 from tensorlm.training.trainer import Trainer, due

@@ -19,12 +19,10 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training import distributed
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.constraints import Constraints
 from tensorlm.training.device import choose_precision, memory_of, resolve_device
 from tensorlm.training.evaluation import window_losses
-from tensorlm.training.guard import MAX_SKIPS_IN_A_ROW, GradientGuard
 from tensorlm.training.log import Row
-from tensorlm.training.optim import anneal_at, lr_scale, optimizers
+from tensorlm.training.optim import MAX_SKIPS_IN_A_ROW, Constraints, GradientGuard, anneal_at, lr_scale, optimizers
 
 
 class TrainingError(RuntimeError):

@@ -11,11 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tensorlm.layers import Attention, build_mlp
+from tensorlm.layers import Attention, Pattern, attend, build_mlp
 from tensorlm.layers.attention import ATTENTION_KINDS
 from tensorlm.layers.mlp import MLP_KINDS
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.tensors import Pattern, attend
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 TIME, WIDTH, HEAD_DIM = 100, 48, 16

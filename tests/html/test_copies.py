@@ -7,8 +7,9 @@ import test_digit_pad
 import test_stacked_parts
 import test_steered_words
 
-from tensorlm.notebook import digit_pad_page, page_numbers, sliders, stacked_parts_page
-from tensorlm.notebook.slider_page import asset
+from tensorlm.notebook import sliders
+from tensorlm.notebook.widgets import digit_pad_page, page as page_numbers, stacked_parts_page
+from tensorlm.notebook.widgets.slider_page import asset
 
 WIDGETS = {"slider": sliders.bilinear("made-here", [[1, 2]], [[1, 0], [0, 1]], [[1, 1], [2, 1]], [1.0, 0.5]),
            "stack": test_stacked_parts.made_here(), "steer": test_steered_words.made_here(), "pad": test_digit_pad.made_here()}

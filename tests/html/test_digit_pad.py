@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import widget_pages
 
-from tensorlm.notebook import digit_pad, digit_pad_page
+from tensorlm.notebook import digit_pad
+from tensorlm.notebook.widgets import digit_pad_page
 
 MARKER = "data-tlm-pad"
 

@@ -7,7 +7,8 @@ from urllib.parse import unquote, urlparse
 import book_files
 import pytest
 
-from tensorlm.notebook import slider_page, sliders
+from tensorlm.notebook import sliders
+from tensorlm.notebook.widgets import slider_page
 
 PAGES = book_files.pages()
 each = pytest.mark.parametrize("page", PAGES)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import widget_pages
 
-from tensorlm.notebook import stacked_parts, stacked_parts_page
+from tensorlm.notebook import stacked_parts
+from tensorlm.notebook.widgets import stacked_parts_page
 
 MARKER = "data-tlm-stack"
 

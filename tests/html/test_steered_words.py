@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import widget_pages
 
-from tensorlm.notebook import stacked_parts_page, steered_words, steered_words_page
-from tensorlm.notebook.steered_words import Prompt
+from tensorlm.notebook.widgets import stacked_parts_page, steered_tokens as steered_words, steered_tokens_page as steered_words_page
+from tensorlm.notebook.widgets.steered_tokens import Prompt
 
 MARKER = "data-tlm-steer"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tensorlm import released
-from tensorlm.training.compare import EXPERIMENTS, Experiment, check_again
+from tensorlm.training.experiments import EXPERIMENTS, Experiment, check_again
 
 RESULTS = Path(released.__file__).parent / "results"
 DECLARED = {path.stem: record["declaration"] for path in sorted(RESULTS.glob("*.json"))
@@ -24,7 +24,7 @@ def test_one_arm_of_the_table_finds_the_stated_loss(name):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_table_is_whole_and_of_this_declaration(name):
     declared = Experiment.from_dict(DECLARED[name]).to_dict() if name in DECLARED else None
-    assert declared == EXPERIMENTS[name].to_dict(), f"make it: python -m tensorlm.training.compare {name} --out FOLDER"
+    assert declared == EXPERIMENTS[name].to_dict(), f"make it: python -m tensorlm.training.experiments {name} --out FOLDER"
     record = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     experiment = EXPERIMENTS[name]
     assert record["runs"] == sum(len(experiment.budgets_of(arm)) for arm in experiment.arms) * len(experiment.seeds)

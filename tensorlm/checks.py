@@ -1,0 +1,244 @@
+"""Checks of arguments, one format for all: `NAME must be WHAT FITS, got WHAT CAME`.
+
+A wrong type of object raises TypeError, everything else ValueError; both before anything is changed.
+"""
+
+import math
+import operator
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64)
+DENSE_LIMIT = 2**30  # bytes of the largest dense tensor that is built without asking
+
+
+def unfit(name: str, value: Any, wanted: str) -> ValueError:
+    """The error of a value that does not fit; arrays and tensors are named by their shape.
+
+    >>> unfit("fig", np.ones((2, 3)), "a matplotlib Figure")
+    ValueError('fig must be a matplotlib Figure, got ndarray of shape (2, 3)')
+    """
+    shape = getattr(value, "shape", None)
+    try:
+        got = f"{type(value).__name__} of shape {tuple(shape)}" if isinstance(shape, tuple) else reprlib.repr(value)
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        got = type(value).__name__
+    return ValueError(f"{name} must be {wanted}, got {got}")
+
+
+def require(fits: Any, name: str, value: Any, wanted: str) -> None:
+    """Raise ValueError unless `fits`.
+
+    >>> require(False, "label", "", "text of at least one letter")
+    Traceback (most recent call last):
+    ValueError: label must be text of at least one letter, got ''
+    """
+    if not fits:
+        raise unfit(name, value, wanted)
+
+
+def require_instance(name: str, value: Any, kind: type) -> None:
+    """Raise TypeError unless `value` is a `kind`.
+
+    >>> require_instance("x", 3, Tensor)
+    Traceback (most recent call last):
+    TypeError: x must be a Tensor, got int
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
+def require_one_of(name: str, value: Any, options: Iterable[Any]) -> None:
+    """Raise ValueError unless `value` is one of the options.
+
+    >>> require_one_of("kind", "gelu", ("bilinear", "relu"))
+    Traceback (most recent call last):
+    ValueError: kind must be one of 'bilinear', 'relu', got 'gelu'
+    """
+    options = tuple(options)
+    if not (isinstance(value, str | int | None) and value in options):
+        raise unfit(name, value, f"one of {', '.join(map(repr, options))}")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer (of Python, numpy or torch), and no bool."""
+    try:
+        return not isinstance(value, bool) and operator.index(value) is not None
+    except (TypeError, RuntimeError):
+        return False
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a finite int or float, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def require_whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """The number; raises ValueError unless it is whole, at least `least` and at most `most`.
+
+    >>> require_whole("rank", 9, 1, 4)
+    Traceback (most recent call last):
+    ValueError: rank must be a whole number from 1 to 4, got 9
+    """
+    if is_whole(value) and least <= value and (most is None or value <= most):
+        return operator.index(value)
+    raise unfit(name, value, f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}")
+
+
+def require_counts(**values: int) -> None:
+    """Raise ValueError unless every value is a whole number of at least 1.
+
+    >>> require_counts(width=8, hidden=0)
+    Traceback (most recent call last):
+    ValueError: hidden must be a whole number of at least 1, got 0
+    """
+    for name, value in values.items():
+        require_whole(name, value, 1)
+
+
+def require_number(name: str, value: Any, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> float:
+    """The number as a float; raises ValueError unless it is finite and within the bounds.
+
+    >>> require_number("tolerance", -1e-3, least=0)
+    Traceback (most recent call last):
+    ValueError: tolerance must be a finite number of at least 0, got -0.001
+    """
+    if is_finite(value) and least <= value <= most and value > above:
+        return float(value)
+    bounds = [f"of at least {least:g}"] * (least > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+    bounds += [f"of at most {most:g}"] * (most < math.inf)
+    raise unfit(name, value, " ".join(["a finite number", " and ".join(bounds)]).strip())
+
+
+def require_interval(interval: Any, name: str = "interval") -> tuple[float, float]:
+    """(low, high) as floats; raises ValueError unless they are finite and low < high.
+
+    >>> require_interval((1, 1))
+    Traceback (most recent call last):
+    ValueError: interval must be two finite numbers (low, high) with low < high, got (1, 1)
+    """
+    fits = isinstance(interval, tuple | list) and len(interval) == 2 and all(map(is_finite, interval)) and interval[0] < interval[1]
+    require(fits, name, interval, "two finite numbers (low, high) with low < high")
+    return float(interval[0]), float(interval[1])
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Finite numbers, in lists, an array or a tensor, as a float64 array. Text, complex and ragged entries raise ValueError.
+
+    >>> as_array([[1.0], [1.0, 2.0]], "D")
+    Traceback (most recent call last):
+    ValueError: D must be real numbers, in an array or in lists of equal lengths, got [[1.0], [1.0, 2.0]]
+    """
+    wanted = "real numbers, in an array or in lists of equal lengths"
+    try:
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            values = values.double().numpy() if values.is_floating_point() else values.numpy()
+        given = np.asarray(values)
+        require(values is not None and given.dtype.kind in "biufO", name, values, wanted)
+        array = given.astype(float)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise unfit(name, values, wanted) from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite numbers, got an entry that is not")
+    return array
+
+
+def require_same_kind(**tensors: Any) -> None:
+    """Raise TypeError unless all are dense tensors of one dtype, float32 or float64; ValueError unless on one device.
+
+    >>> require_same_kind(D=torch.ones(2), x=torch.ones(2, dtype=torch.float64))
+    Traceback (most recent call last):
+    TypeError: x must be torch.float32 like D, got torch.float64
+    """
+    first, reference = next(iter(tensors.items()))
+    for name, value in tensors.items():
+        require_instance(name, value, Tensor)
+        if value.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
+        if value.dtype not in DTYPES:
+            raise TypeError(f"{name} must be torch.float32 or torch.float64, got {value.dtype}")
+        if value.dtype != reference.dtype:
+            raise TypeError(f"{name} must be {reference.dtype} like {first}, got {value.dtype}")
+        if value.device != reference.device:
+            raise ValueError(f"{name} must be on {reference.device} like {first}, got {value.device}")
+
+
+def require_matrix(name: str, value: Any) -> None:
+    """Raise unless `value` is a non-empty float32 or float64 matrix.
+
+    >>> require_matrix("D", torch.ones(3))
+    Traceback (most recent call last):
+    ValueError: D must be a matrix with at least 1 row and 1 column, got shape (3,)
+    """
+    require_same_kind(**{name: value})
+    if value.ndim != 2 or value.numel() == 0:
+        raise ValueError(f"{name} must be a matrix with at least 1 row and 1 column, got shape {tuple(value.shape)}")
+
+
+def require_finite(name: str, value: Tensor) -> None:
+    """Raise ValueError if an entry is NaN or infinite.
+
+    >>> require_finite("D", torch.tensor([1.0, float("nan")]))
+    Traceback (most recent call last):
+    ValueError: D must be finite, got 1 of 2 entries NaN or infinite
+    """
+    bad = value.numel() - int(torch.isfinite(value).sum())
+    if bad:
+        raise ValueError(f"{name} must be finite, got {bad} of {value.numel()} entries NaN or infinite")
+
+
+def require_last_axis(name: str, value: Tensor, size: int) -> None:
+    """Raise ValueError unless the last axis has `size` entries.
+
+    >>> require_last_axis("x", torch.ones(2, 3), 4)
+    Traceback (most recent call last):
+    ValueError: x must have 4 entries in its last axis, got shape (2, 3)
+    """
+    if value.ndim < 1 or value.shape[-1] != size:
+        raise ValueError(f"{name} must have {size} entries in its last axis, got shape {tuple(value.shape)}")
+
+
+def require_broadcast(**tensors: Tensor) -> None:
+    """Raise ValueError unless the shapes broadcast.
+
+    >>> require_broadcast(u=torch.ones(2, 4), v=torch.ones(3, 4))
+    Traceback (most recent call last):
+    ValueError: u and v must have shapes that broadcast, got (2, 4) and (3, 4)
+    """
+    shapes = [tuple(value.shape) for value in tensors.values()]
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        raise ValueError(f"{' and '.join(tensors)} must have shapes that broadcast, got {' and '.join(map(str, shapes))}") from None
+
+
+def require_affordable(shape: tuple[int, ...], dtype: torch.dtype, instead: str, limit: float = DENSE_LIMIT) -> None:
+    """Raise ValueError if a dense tensor of this shape takes more than `limit` bytes; `instead` names the other way.
+
+    >>> require_affordable((128,) * 5, torch.float64, instead="hosvd")
+    Traceback (most recent call last):
+    ValueError: a dense tensor of shape (128, 128, 128, 128, 128) would need 256.0 GiB, more than the limit of 1.0 GiB; use hosvd
+    """
+    require(isinstance(limit, int | float) and limit >= 0, "limit", limit, "a number of bytes of at least 0")
+    need = math.prod(shape) * dtype.itemsize
+    if need > limit:
+        raise ValueError(f"a dense tensor of shape {tuple(shape)} would need {in_bytes(need)}, more than the limit of {in_bytes(limit)}; "
+                         f"use {instead}")
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes in the largest unit that leaves at least one.
+
+    >>> in_bytes(0), in_bytes(1536), in_bytes(2**40)
+    ('0 B', '1.5 KiB', '1.0 TiB')
+    """
+    for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 2**power:
+            return f"{count / 2**power:.1f} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,1 @@
+"""Widgets of a page that need no kernel, and live ones beside them."""

@@ -1,0 +1,294 @@
+"""Vector-valued polynomials in a strength alpha, in powers of (alpha - centre) / unit."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tensorlm.checks import require_whole
+
+CHUNK = 1 << 20  # numbers that a product keeps at a time before it sums them by degree
+
+
+@dataclass(frozen=True)
+class Monomials:
+    """The monomials in `variables` strengths up to total degree `order` (None: no limit), sorted by total degree.
+
+    A polynomial of degree n is an array whose first axis has `rows(n)` = C(n + variables, variables) entries, one
+    coefficient (of any shape) for each monomial. Since lower degrees come first, it is the beginning of the array of
+    any higher degree, and a sum needs only zeros at the end. What lies above `order` is dropped: the array is a jet.
+
+    >>> Monomials(1).multiply(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0, 1.0]))  # (1 + t)(1 + t)^2
+    tensor([1., 3., 3., 1.])
+    >>> Monomials(2, order=2).exponents
+    ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+    """
+
+    variables: int = 1
+    order: int | None = None
+
+    def __post_init__(self):
+        for name, value in (("variables", self.variables), ("order", self.order)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < (name == "variables")):
+                raise ValueError(f"{name} must be a whole number of at least {int(name == 'variables')}, got {value!r}")
+        if self.variables > 1 and self.order is None:
+            raise ValueError(f"order must be given for {self.variables} strengths: the number of monomials grows with its power")
+
+    def rows(self, degree: int) -> int:
+        """Coefficients of a polynomial of this degree, none above the order."""
+        degree = degree if self.order is None else min(degree, self.order)
+        return math.comb(degree + self.variables, self.variables)
+
+    @cached_property
+    def exponents(self) -> tuple[tuple[int, ...], ...]:
+        """The powers of each strength in every monomial, in the order of the rows."""
+        return _exponents(self.variables, self.order)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """The sum of two arrays of possibly different degrees."""
+        short, long = (a, b) if a.shape[0] <= b.shape[0] else (b, a)
+        if short.shape[0] == long.shape[0]:
+            return short + long
+        return torch.cat([long[: short.shape[0]] + short, long[short.shape[0] :]])
+
+    def multiply(self, a: Tensor, b: Tensor, equation: str = "") -> Tensor:
+        """The product of two polynomials: (n, ...), (m, ...) -> (rows of both degrees, ...), by direct convolution.
+
+        Coefficients are multiplied number by number, or as `equation` says, an einsum of two coefficients without
+        their first axis ("qe,ke->qk"). There is no FFT: its error is relative to the largest coefficient and would drown the small ones.
+        """
+        if self.variables > 1:
+            return self._multiply_by_table(a, b, _by_equation(equation) if equation else _by_number)
+        limit = len(a) + len(b) - 1 if self.order is None else min(len(a) + len(b) - 1, self.order + 1)
+        return _convolve_matrices(a, b, limit, _by_equation(equation)) if equation else _convolve(a, b, limit)
+
+    def _multiply_by_table(self, a: Tensor, b: Tensor, product) -> Tensor:
+        table = _products(self.variables, self.order)[: len(a), : len(b)].to(a.device)
+        rows = (table[:, row] >= 0 for row in range(len(b)))
+        parts = ((table[kept, row], product(a[kept], b[row : row + 1])[:, 0]) for row, kept in enumerate(rows))
+        where, first = next(parts)
+        total = first.new_zeros(1 + int(table.max()), *first.shape[1:]).index_add_(0, where, first)
+        for where, part in parts:
+            total.index_add_(0, where, part)
+        return total
+
+
+def _convolve(a: Tensor, b: Tensor, limit: int) -> Tensor:
+    if a.shape[0] > b.shape[0]:
+        a, b = b, a
+    shape = b.shape[1:] if a.shape[1:] == b.shape[1:] else torch.broadcast_shapes(a.shape[1:], b.shape[1:])
+    total = b.new_zeros(a.shape[0] + b.shape[0] - 1, *shape)
+    windows = total.as_strided((a.shape[0], b.shape[0], *shape), (total.stride(0), *total.stride()))  # row n begins at degree n
+    for window, coefficient in zip(windows[:limit].unbind(), a.unbind()):
+        window.addcmul_(coefficient, b)
+    return total[:limit]
+
+
+def _convolve_matrices(a: Tensor, b: Tensor, limit: int, product) -> Tensor:
+    """All pairs of coefficients in few big products, summed by degree."""
+    pair = product(a[:1], b[:1])
+    step = max(1, CHUNK // (len(a) * max(1, pair.numel())))
+    if len(b) <= step:
+        return _by_degree(product(a, b))[:limit]
+    total = pair.new_zeros(limit, *pair.shape[2:])
+    for start in range(0, min(len(b), limit), step):
+        part = _by_degree(product(a[: limit - start], b[start : start + step]))[: limit - start]
+        total[start : start + len(part)] += part
+    return total
+
+
+def _by_number(a: Tensor, b: Tensor) -> Tensor:
+    return a[:, None] * b[None]
+
+
+def _by_equation(equation: str):
+    terms, result = equation.split("->")
+    one, other = terms.split(",")
+    return lambda a, b: torch.einsum(f"A{one},B{other}->AB{result}", a, b)
+
+
+def _by_degree(pairs: Tensor) -> Tensor:
+    """Sums of pairs (n, m, ...) of coefficients with n + m the same: (n + m - 1, ...).
+
+    Rows of length n + m, read as rows of length n + m - 1, each begin one step further on.
+    """
+    n, m, *rest = pairs.shape
+    if min(n, m) == 1:
+        return pairs.flatten(0, 1)
+    padded = F.pad(pairs.reshape(n, m, -1), (0, 0, 0, n)).reshape(n * (n + m), -1)
+    return padded[: n * (n + m - 1)].view(n, n + m - 1, -1).sum(0).view(n + m - 1, *rest)
+
+
+@lru_cache
+def _exponents(variables: int, order: int) -> tuple[tuple[int, ...], ...]:
+    if variables == 1:
+        return tuple((degree,) for degree in range(order + 1))
+    shorter = _exponents(variables - 1, order)
+    return tuple((degree - sum(rest), *rest) for degree in range(order + 1) for rest in shorter if sum(rest) <= degree)
+
+
+@lru_cache
+def _products(variables: int, order: int) -> Tensor:
+    """The row of the product of two monomials, -1 above the order."""
+    exponents = _exponents(variables, order)
+    row = {powers: index for index, powers in enumerate(exponents)}
+    return torch.tensor([[row.get(tuple(map(sum, zip(one, other))), -1) for other in exponents] for one in exponents])
+
+
+POWERS = Monomials()
+
+
+@dataclass(frozen=True, eq=False)
+class Polynomial:
+    """p(alpha) = sum_k c_k t^k with t = (alpha - centre) / unit and coefficients c_k of any shape.
+
+    `coefficients` (degree + 1, ...) in rising order, float32 or float64. `exact` False says that terms above are
+    missing (a jet, the truncated Taylor series at `centre`); sums and products of jets keep the lower order.
+    A unit of the size of the strengths in question keeps all coefficients within the number range.
+    Raises TypeError or ValueError naming the argument, its value and what fits.
+
+    >>> p = Polynomial(torch.tensor([1.0, 2.0, 3.0]))  # 1 + 2 alpha + 3 alpha^2
+    >>> p(torch.tensor([0.0, 1.0, -2.0])), p.derivative()(torch.tensor(1.0))
+    (tensor([1., 6., 9.]), tensor(8.))
+    """
+
+    coefficients: Tensor
+    unit: float = 1.0
+    centre: float = 0.0
+    exact: bool = True
+
+    def __post_init__(self):
+        value = self.coefficients
+        if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"coefficients must be a float32 or float64 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
+        if value.ndim < 1 or value.shape[0] == 0:
+            raise ValueError(f"coefficients must have shape (degree + 1, ...), got {tuple(value.shape)}")
+        if not 0 < self.unit < math.inf or not math.isfinite(self.centre):
+            raise ValueError(f"unit must be a finite number above 0 and centre finite, got {self.unit!r} and {self.centre!r}")
+
+    @property
+    def degree(self) -> int:
+        return len(self.coefficients) - 1
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.coefficients.shape[1:]
+
+    def __call__(self, alphas: Tensor) -> Tensor:
+        """Values at every strength: (...) -> (..., *shape)."""
+        values, growth = self.reduced(alphas)
+        return values if bool((growth == 1).all()) else values * growth.reshape(growth.shape + (1,) * len(self.shape))
+
+    def reduced(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
+        """(v, g) with p = v g and g = max(1, |t|)^degree: v in powers of t, or of 1 / t beyond |t| = 1, never overflows."""
+        points = self._points(alphas)
+        return self._weigh(_scaled_powers(points, self.degree), self.coefficients), points.abs().clamp(min=1).pow(self.degree)
+
+    def cancellation(self, alphas: Tensor) -> Tensor:
+        """How much larger the terms are than the values: max sum_k |c_k t^k| / max |p|, (...) -> (...), at least 1.
+
+        The relative error of a value is about the rounding error of the dtype (2e-16 in float64) times this.
+
+        >>> Polynomial(torch.tensor([1.0, -0.99])).cancellation(torch.tensor([0.0, 1.0])).round()
+        tensor([  1., 199.])
+        """
+        powers = _scaled_powers(self._points(alphas).flatten(), self.degree)
+        coefficients = self.coefficients.reshape(self.degree + 1, -1)
+        largest, values = powers.abs() @ coefficients.abs(), (powers @ coefficients).abs()
+        most = largest.amax(-1)
+        return torch.where(most > 0, most / values.amax(-1), 1.0).view(alphas.shape)
+
+    def derivative(self, order: int = 1) -> "Polynomial":
+        """The derivative in alpha; the one of a jet is a jet, one order lower each time.
+
+        >>> Polynomial(torch.tensor([0.0, 0.0, 0.0, 1.0]), unit=2.0).derivative(2)(torch.tensor(1.0))  # (alpha / 2)^3
+        tensor(0.7500)
+        """
+        coefficients = self.coefficients
+        for _ in range(require_whole("order", order)):
+            powers = torch.arange(1, len(coefficients)).to(coefficients)
+            coefficients = coefficients[1:] * _aligned(powers, coefficients) / self.unit if len(powers) else torch.zeros_like(coefficients)
+        return replace(self, coefficients=coefficients)
+
+    def __add__(self, other: "Polynomial") -> "Polynomial":
+        """The sum; both need the same unit and centre (`rescaled`, `shifted`)."""
+        self._require_same_strength(other)
+        return self._kept(POWERS.add(self.coefficients, other.coefficients), other)
+
+    def times(self, other: "Polynomial", equation: str = "") -> "Polynomial":
+        """The product, number by number or by an einsum of the two coefficients ("oh,h->o").
+
+        >>> t = Polynomial(torch.tensor([1.0, 1.0]))
+        >>> t.times(t).coefficients
+        tensor([1., 2., 1.])
+        """
+        self._require_same_strength(other)
+        return self._kept(POWERS.multiply(self.coefficients, other.coefficients, equation), other)
+
+    def mapped(self, linear) -> "Polynomial":
+        """A linear map of the values; `linear` takes the coefficients as a batch."""
+        return replace(self, coefficients=linear(self.coefficients))
+
+    def truncated(self, order: int) -> "Polynomial":
+        """The jet of this order: exact only if nothing was cut."""
+        return replace(self, coefficients=self.coefficients[: require_whole("order", order) + 1], exact=self.exact and order >= self.degree)
+
+    def rescaled(self, unit: float) -> "Polynomial":
+        """The same function in powers of (alpha - centre) / unit."""
+        powers = torch.arange(self.degree + 1).to(self.coefficients)
+        return replace(self, coefficients=self.coefficients * _aligned((unit / self.unit) ** powers, self.coefficients), unit=unit)
+
+    def shifted(self, centre: float) -> "Polynomial":
+        """The same function in powers of (alpha - centre) / unit, for a new centre: the Taylor shift, term by term.
+
+        >>> Polynomial(torch.tensor([0.0, 0.0, 1.0])).shifted(3.0).coefficients  # alpha^2 = 9 + 6 (alpha - 3) + ...
+        tensor([9., 6., 1.])
+        """
+        if not self.exact:
+            raise ValueError("a jet holds only about its own centre: expand the response about the new one instead")
+        step, coefficients = (centre - self.centre) / self.unit, self.coefficients.clone()
+        for start in range(self.degree):
+            for power in range(self.degree - 1, start - 1, -1):
+                coefficients[power] += step * coefficients[power + 1]
+        return replace(self, coefficients=coefficients, centre=centre)
+
+    def _points(self, alphas: Tensor) -> Tensor:
+        return (torch.as_tensor(alphas).to(self.coefficients) - self.centre) / self.unit
+
+    def _weigh(self, powers: Tensor, coefficients: Tensor) -> Tensor:
+        values = powers.reshape(-1, self.degree + 1) @ coefficients.reshape(self.degree + 1, -1)
+        return values.reshape((*powers.shape[:-1], *self.shape))
+
+    def _require_same_strength(self, other: "Polynomial") -> None:
+        if (self.unit, self.centre) != (other.unit, other.centre):
+            raise ValueError(f"both polynomials need the same unit and centre, got {(self.unit, self.centre)} and "
+                             f"{(other.unit, other.centre)}")
+
+    def _kept(self, coefficients: Tensor, other: "Polynomial") -> "Polynomial":
+        """A sum or product, up to the order to which both sides are known."""
+        known = min((side.degree for side in (self, other) if not side.exact), default=len(coefficients) - 1)
+        return replace(self, coefficients=coefficients[: known + 1], exact=self.exact and other.exact)
+
+
+def _scaled_powers(points: Tensor, degree: int) -> Tensor:
+    """t^k for k = 0 .. degree, divided by |t|^degree beyond |t| = 1: (...) -> (..., degree + 1)."""
+    far = points.abs() > 1
+    if not far.any():
+        return _powers(points, degree)
+    inside = _powers(torch.where(far, torch.zeros_like(points), points), degree)
+    inverse = torch.where(far, points, torch.ones_like(points)).reciprocal()
+    outside = _powers(inverse, degree).flip(-1) * inverse.sign().pow(degree)[..., None]
+    return torch.where(far[..., None], outside, inside)
+
+
+def _powers(points: Tensor, degree: int) -> Tensor:
+    """1, t, t^2, ...: (...) -> (..., degree + 1)."""
+    factors = points[..., None].expand(*points.shape, degree)
+    return torch.cat([torch.ones_like(points)[..., None], factors.cumprod(-1)], dim=-1)
+
+
+def _aligned(factors: Tensor, like: Tensor) -> Tensor:
+    return factors.reshape(-1, *(1,) * (like.ndim - 1))

@@ -1,0 +1,172 @@
+"""What an experiment is: arms that differ in named settings, run over seeds and budgets from one declaration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tensorlm.data import load, tuning_split
+from tensorlm.model import ModelConfig, TensorTransformer, preset
+from tensorlm.training.config import TrainConfig, recipe
+from tensorlm.training.experiments.probes import PROBES
+
+ARM_SIZES = ("matched", "free")
+SPLITS = ("validation", "tuning")
+DEVIATION = 0.01
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant: changes of `ModelConfig` and of `TrainConfig` under a name.
+
+    ``budgets`` replaces the experiment's; ``size`` is "matched" or, for an arm that may have more parameters, "free".
+    """
+
+    name: str
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    budgets: tuple[float, ...] | None = None
+    size: str = "matched"
+
+    def __post_init__(self) -> None:
+        if self.size not in ARM_SIZES:
+            raise ValueError(f"arm {self.name!r}: size = {self.size!r}: must be one of {', '.join(ARM_SIZES)}")
+
+    @property
+    def slug(self) -> str:
+        """The name as part of a file name.
+
+        >>> Arm("two layers, no norm").slug
+        'two-layers-no-norm'
+        """
+        return re.sub(r"[^\w.+=-]+", "-", self.name).strip("-")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question and everything that is run to answer it.
+
+    | field | meaning |
+    | --- | --- |
+    | name, question | of the table; what it is to tell |
+    | data, split | arguments of `tensorlm.data.load`; "tuning" holds out a tenth of the *training* text instead |
+    | preset, model, train | sizes and recipe, and what all arms change in them (fields of the two configurations) |
+    | arms, baseline | the variants; the arm that the others are compared with |
+    | seeds | of weights and batches: the same seed gives all arms the same batches, so arms are paired by seed |
+    | budgets | every arm is trained once for each of these fractions of its steps, each with a whole schedule |
+    | steps_scale | factor on all steps, for a shrunken version |
+    | evaluations, curve_windows | points of a run's curve, and held-out windows behind each, spread evenly |
+    | targets | losses on the curve whose cost is reported |
+    | probes | names in `probes.PROBES`: what else is measured on every finished model |
+    | matched | largest deviation of an arm's parameter count from the baseline's, a fraction |
+    | check, tolerance | arm that a test runs again, to the first point of its curve, and how near the loss has to be |
+
+    The final loss of a run is over the whole held-out text. Raises ValueError naming field, value and what is allowed.
+
+    >>> two = (Arm("relu", {"mlp": "relu"}), Arm("bilinear", budgets=(0.5, 1.0)))
+    >>> experiment = Experiment("mlp", "Which MLP?", {"name": "toy"}, two, baseline="relu", train={"steps": 40})
+    >>> [experiment.settings(two[1], seed=0, budget=b, vocab_size=54)[1].steps for b in experiment.budgets_of(two[1])]
+    [20, 40]
+    """
+
+    name: str
+    question: str
+    data: dict[str, Any]
+    arms: tuple[Arm, ...]
+    baseline: str
+    split: str = "validation"
+    preset: str = "micro"
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budgets: tuple[float, ...] = (1.0,)
+    steps_scale: float = 1.0
+    evaluations: int = 10
+    curve_windows: int = 128
+    targets: tuple[float, ...] = ()
+    probes: tuple[str, ...] = ()
+    matched: float = DEVIATION
+    check: str | None = None
+    tolerance: float = 0.002
+
+    def __post_init__(self) -> None:
+        slugs = [arm.slug.casefold() for arm in self.arms]
+        repeated = [arm.name for arm, slug in zip(self.arms, slugs) if slugs.count(slug) > 1 or not slug]
+        if repeated or not self.arms:
+            raise self._wrong("arms", repeated or self.arms, "at least one, with names that differ in letters and digits")
+        self._require("split", self.split in SPLITS, f"one of {', '.join(SPLITS)}")
+        self._require("seeds", len(set(self.seeds)) == len(self.seeds) > 0, "different whole numbers, at least one")
+        self._require("steps_scale", self.steps_scale > 0, "above 0")
+        self._require("evaluations", self.evaluations >= 1, "at least 1")
+        self._require("curve_windows", self.curve_windows >= 1, "at least 1")
+        self._require("probes", not set(self.probes) - set(PROBES), f"names among {', '.join(PROBES)}")
+        for arm in self.arms:
+            budgets = self.budgets_of(arm)
+            if not budgets or min(budgets) <= 0:
+                raise self._wrong("budgets", budgets, "at least one number above 0")
+        for name in (self.baseline, *([self.check] if self.check else [])):
+            self.arm(name)
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise self._wrong(name, getattr(self, name), allowed)
+
+    def _wrong(self, name: str, value: Any, allowed: str) -> ValueError:
+        return ValueError(f"experiment {self.name!r}: {name} = {value!r}: must be {allowed}")
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name; ValueError lists the names there are."""
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise ValueError(f"experiment {self.name!r}: has no arm {name!r}; arms: {', '.join(a.name for a in self.arms)}")
+
+    def budgets_of(self, arm: Arm) -> tuple[float, ...]:
+        """The fractions of its steps that ``arm`` is trained for."""
+        return self.budgets if arm.budgets is None else arm.budgets
+
+    def settings(self, arm: Arm, seed: int, budget: float, vocab_size: int) -> tuple[ModelConfig, TrainConfig]:
+        """The two configurations of one run; ValueError for a field or value that they do not have."""
+        model = preset(self.preset, **{"vocab_size": vocab_size, **self.model, **arm.model})
+        whole = recipe(self.preset, norm=model.norm, **{**self.train, **arm.train})
+        steps = max(1, round(budget * self.steps_scale * whole.steps))
+        return model, whole.replace(seed=seed, steps=steps, validate_every=max(1, steps // self.evaluations))
+
+    def parameters(self, arm: Arm, vocab_size: int) -> int:
+        """Parameters of an arm's model."""
+        with torch.device("meta"):
+            return TensorTransformer(self.settings(arm, 0, 1.0, vocab_size)[0]).parameter_count()
+
+    def require_matched(self, vocab_size: int) -> None:
+        """Raise ValueError where an arm's parameter count is further from the baseline's than ``matched`` allows."""
+        goal = self.parameters(self.arm(self.baseline), vocab_size)
+        for arm in (arm for arm in self.arms if arm.size == "matched"):
+            found = self.parameters(arm, vocab_size)
+            if abs(found - goal) > self.matched * goal:
+                raise ValueError(f"experiment {self.name!r}: arm {arm.name!r} has {found:,} parameters, {self.baseline!r} "
+                                 f"has {goal:,}; they may differ by {self.matched:.1%} (matched)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration as JSON values; :meth:`from_dict` reads it back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Experiment:
+        """An experiment from JSON values, such as the provenance of a table holds; ValueError for an unknown field."""
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
+        if unknown:
+            raise ValueError(f"Experiment has no field {unknown[0]!r}")
+        arms = tuple(Arm(**{**arm, "budgets": arm["budgets"] and tuple(arm["budgets"])}) for arm in values["arms"])
+        tuples = {name: tuple(values.get(name, ())) for name in ("seeds", "budgets", "targets", "probes")}
+        return cls(**{**values, **tuples, "arms": arms})
+
+
+def open_data(experiment: Experiment) -> Any:
+    """The corpus of an experiment, in its split; ValueError for "tuning" where a corpus has no training text to cut."""
+    data = load(**experiment.data)
+    return tuning_split(data) if experiment.split == "tuning" else data

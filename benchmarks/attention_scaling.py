@@ -20,7 +20,8 @@ from torch import Tensor
 
 from benchmarks.provenance import write_provenance, write_table
 from benchmarks.timing import interleave
-from tensorlm.layers import ALGORITHMS, Pattern, attend, choose, multiply_adds, working_memory
+from tensorlm.layers import Pattern, attend, choose, multiply_adds, working_memory
+from tensorlm.layers.costs import ALGORITHMS
 
 HEADS = 4
 TIMES = {16: (256, 512, 1024, 2048, 4096, 8192), 8: (512, 2048, 8192), 32: (512, 2048, 8192), 64: (512, 2048, 8192)}

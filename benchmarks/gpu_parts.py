@@ -24,9 +24,10 @@ from benchmarks import gpt2_baseline
 from benchmarks.attention_scaling import PASSES, Side
 from benchmarks.timing import quartiles
 from tensorlm.data import TokenData, load
-from tensorlm.layers import Pattern, fused_obstacle
+from tensorlm.layers import Pattern
 from tensorlm.layers.attention import BRANCHES
-from tensorlm.layers.positions import BLOCK
+from tensorlm.layers.costs import BLOCK
+from tensorlm.layers.polynomial_attention import fused_obstacle
 from tensorlm.model import ModelConfig, TensorTransformer, preset
 from tensorlm.training import TrainConfig, TrainResult, evaluate, recipe, train
 from tensorlm.training.device import choose_precision

@@ -64,14 +64,14 @@ def measure(shape: str, dtype: str, repeats: int) -> list[dict]:
 
 
 def time_step(model: TensorTransformer, tokens: torch.Tensor, dtype: torch.dtype, fused: bool) -> float:
-    usual, attention_layer.SDPA_FROM = attention_layer.SDPA_FROM, ALWAYS if fused else NEVER
+    usual, attention_layer.FLASH_FROM = attention_layer.FLASH_FROM, ALWAYS if fused else NEVER
     try:
         started = time.process_time()
         logits = model(tokens[:, :-1], dtype=dtype)
         F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()).backward()
         return time.process_time() - started
     finally:
-        attention_layer.SDPA_FROM = usual
+        attention_layer.FLASH_FROM = usual
 
 
 def report(shape: str, dtype: str, arm: str, values: list[float], tensor: float) -> dict:

@@ -204,6 +204,17 @@ def require_last_axis(name: str, value: Tensor, size: int) -> None:
         raise ValueError(f"{name} must have {size} entries in its last axis, got shape {tuple(value.shape)}")
 
 
+def require_rows(x: Any, width: int | None, name: str = "x") -> None:
+    """Raise TypeError unless `x` holds floating-point numbers, ValueError unless its last axis has `width` of them (if given).
+
+    Whole numbers would turn weights into whole numbers, most of them 0, without a word.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {getattr(x, 'dtype', type(x).__name__)}")
+    if x.ndim < 1 or (width is not None and x.shape[-1] != width):
+        raise ValueError(f"{name} must have {width or 'some'} features in its last axis, got shape {tuple(x.shape)}")
+
+
 def require_broadcast(**tensors: Tensor) -> None:
     """Raise ValueError unless the shapes broadcast.
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import attention_scaling
 from benchmarks.attention_scaling import PASSES, fits, measure
 from benchmarks.timing import interleave
-from tensorlm.layers import ALGORITHMS
+from tensorlm.layers.costs import ALGORITHMS
 
 
 @pytest.mark.parametrize("way", PASSES)

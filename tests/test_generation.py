@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tensorlm.layers.state import AttentionState, features
+from tensorlm.layers.state import features
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.model.generation import ModelState, sample, step
+from tensorlm.model.generation import sample
 
 SMALL = dict(vocab_size=11, context=16, width=16, layers=2, head_dim=8, bigram="table")
 POSITIONS = [(), ("decay",), ("rope", "decay"), ("toeplitz",), ("rope", "decay", "toeplitz", "key_offset")]
@@ -20,9 +20,9 @@ def make(dtype=torch.float64, scale=0.25, **changes):
 
 
 def stepped(model, text):
-    state = ModelState([AttentionState() for _ in model.blocks])
+    state = model.empty_state()
     with torch.no_grad():
-        return torch.stack([step(model, text[:, i : i + 1], state) for i in range(text.shape[1])], dim=1), state
+        return torch.stack([model.step(text[:, i : i + 1], state) for i in range(text.shape[1])], dim=1), state
 
 
 @pytest.mark.parametrize("attention", ["bilinear", "squared"])
@@ -54,7 +54,7 @@ def test_the_state_does_not_grow(attention, positions):
 
     def numbers(length):
         state = stepped(model, torch.randint(0, 11, (1, length)))[1].layers[0]
-        tensors = [state.sums, state.window_values, *state.window_keys, *state.before]
+        tensors = [state.sums, state.window_values, *state.window_keys, *state.last_keys]
         return sum(tensor.numel() for tensor in tensors if tensor is not None)
 
     assert numbers(20) == numbers(60)

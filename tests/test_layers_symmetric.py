@@ -115,7 +115,7 @@ def test_the_full_tensor_has_the_same_function_with_more_numbers():
 
 
 @pytest.mark.parametrize("tensor, error, message", [
-    (torch.zeros(2, 3, 4), ValueError, r"must have shape \(out, width, width\).*\(2, 3, 4\)"),
+    (torch.zeros(2, 3, 4), ValueError, r"must be of shape \(out, width, width\).*\(2, 3, 4\)"),
     (torch.zeros(3, 3), ValueError, r"\(3, 3\)"),
     (torch.zeros(0, 3, 3), ValueError, r"none of them 0"),
     (torch.zeros(1, 2, 2, dtype=torch.long), TypeError, "torch.int64"),

@@ -26,8 +26,8 @@ from tensorlm.steering.vectors import mean_difference
 
 
 def accounts(pair, layer, readout):
-    attention = hasattr(pair.model.blocks[0], "attention")
-    mlp = hasattr(pair.model.blocks[0], "mlp")
+    attention = pair.model.blocks[0].attention is not None
+    mlp = pair.model.blocks[0].mlp is not None
     if attention:
         carriers = by_carrier(pair, layer, readout, 3)
         yield from (carriers.shares(), carriers.by_source(), carriers.by_head())
@@ -52,7 +52,7 @@ def test_the_base_run_is_the_model_and_parts_make_up_every_stream(variant):
     pair = compare(made, text, vector(), layer=1, positions=[0, -1], alpha=0.6)
     close(pair.base.logits, made(text))
     for layer, middle in [(0, False), (0, True), (1, False), (1, True), (2, False)]:
-        streams = [side.final if layer == 2 else side.blocks[layer].middle if middle else side.blocks[layer].stream
+        streams = [side.final if layer == 2 else side.blocks[layer].resid_mid if middle else side.blocks[layer].resid_pre
                    for side in (pair.base, pair.steered)]
         close(sum(factor * pair.written(part) for part, factor in coefficients(made, layer, 1, middle).items()), streams[0])
         changed = sum((factor * pair.change(part) for part, factor in pair.changed(layer, middle).items()), torch.zeros_like(streams[0]))
@@ -83,7 +83,7 @@ def test_terms_are_those_of_the_dense_tensor():
 def test_units_and_eigenvectors_one_by_one():
     pair = compare(model(), tokens(), vector(), layer=1)
     cp, readout = layer_tensor(pair.model, 1), vector(8)
-    x, steered = (side.blocks[1].middle[:, 3] for side in (pair.base, pair.steered))
+    x, steered = (side.blocks[1].resid_mid[:, 3] for side in (pair.base, pair.steered))
     changes = torch.einsum("o,boh->bh", readout, cp.contributions(steered) - cp.contributions(x))
     close(by_unit(pair, 1, readout, 3).values, changes)
     values, vectors = torch.linalg.eigh(torch.einsum("o,oij->ij", readout, cp.symmetric()))
@@ -100,7 +100,7 @@ def test_carriers_by_a_loop_over_keys(variant):
         rows = slice(2 * head, 2 * head + 2)
         for j in range(TIME):
             said = [side.values[0, head, j] @ attention.o[:, rows].mT @ readout for side in (a, b)]
-            weight = [side.pattern[0, head, 4, j] for side in (a, b)]
+            weight = [side.weights[0, head, 4, j] for side in (a, b)]
             close(carriers.value[0, head, j], weight[0] * (said[1] - said[0]), scale=1)
             close(carriers.pattern[0, head, j], (weight[1] - weight[0]) * said[0], scale=1)
             close(carriers.both[0, head, j], (weight[1] - weight[0]) * (said[1] - said[0]), scale=1)

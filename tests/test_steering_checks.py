@@ -119,7 +119,7 @@ def test_rotated_and_split_keys_depend_on_where_the_vector_stands():
     pair = compare(made, TEXT, S, layer=0, positions=2)
     changed = [pair.steered.blocks[0].keys[b] - pair.base.blocks[0].keys[b] for b in (0, 1)]
     rows = torch.stack([made.embed(torch.tensor([[t]]))[0, 0] for t in range(VOCAB)])
-    queries = made.blocks[0].attention.project_heads(rows[:, None])[0]
+    queries = made.blocks[0].attention.prepare(rows[:, None]).queries
     turn = made.blocks[0].attention.positions.rotation_matrices(5)[4]
     for branch in (0, 1):
         scores = torch.einsum("vhd,hd->hv", queries[branch][:, :, 0] @ turn.mT, changed[branch][0, :, 2])

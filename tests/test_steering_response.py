@@ -39,11 +39,11 @@ def vector(seed=1, width=WIDTH, size=0.5):
 
 def running(model, tokens, added, read=-1):
     """The model's own parts in a plain loop, with added[layer] (time, width) put into the stream: logits (vocab,)."""
-    x = model.input_site(model.shift_in(model.embed(tokens[None])))
+    x = model.enter(tokens[None]).x
     x = x + added.get(0, 0)
     x0, first_values = x, None
     for layer, block in enumerate(model.blocks):
-        x, values = block(x + added.get(layer, 0) if layer else x, x0, first_values)
+        x, values, _ = block(x + added.get(layer, 0) if layer else x, x0, first_values)
         first_values = values if layer == 0 else first_values
     return model.unembed(x + added.get(len(model.blocks), 0))[0, read]
 

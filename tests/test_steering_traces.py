@@ -40,11 +40,11 @@ def test_the_chain_rule_is_exact_for_the_whole_change(variant, layer, positions)
     pair, g = pair_of(variant, layer, positions), vector(9)
     for block in range(layer, 2):
         base, steered = pair.base.blocks[block], pair.steered.blocks[block]
-        if base.pattern is not None:
+        if base.weights is not None:
             links = attention_links(pair, block, g, 3, prompt=1)
             close(links.values.sum(), g @ (steered.attention - base.attention)[1, 3], scale=links.values.abs().sum())
-        if hasattr(pair.model.blocks[0], "mlp"):
-            change = (steered.middle - base.middle)[1, 3]
+        if pair.model.blocks[0].mlp is not None:
+            change = (steered.resid_mid - base.resid_mid)[1, 3]
             for mechanism, account in (("unit", by_unit), ("eigenvector", by_eigenvector)):
                 close(mlp_pieces(pair, block, g, 3, mechanism, 1) @ change, account(pair, block, g, 3).values[1], scale=1)
             close(mlp_pieces(pair, block, g, 3, "whole", 1)[0] @ change, g @ (steered.mlp - base.mlp)[1, 3], scale=1)
@@ -55,7 +55,7 @@ def test_the_tangent_would_not_be_exact():
     pair, g = pair_of("plain", 1), vector(9)
     base, steered = pair.base.blocks[1], pair.steered.blocks[1]
     tangent = compare(pair.model, pair.tokens, pair.vector, 1, "all", alpha=0.0)
-    change = (steered.middle - base.middle)[0, 3]
+    change = (steered.resid_mid - base.resid_mid)[0, 3]
     differ(mlp_pieces(tangent, 1, g, 3, "whole")[0] @ change, g @ (steered.mlp - base.mlp)[0, 3])
 
 
@@ -86,9 +86,9 @@ def test_roles_are_where_they_can_be():
 def test_small_steps_are_derivatives():
     """At strength -> 0 the links are the gradient of attention by its keys, queries and values."""
     pair, g, eps = pair_of("full", 1, alpha=1e-6), vector(9), 1e-6
-    attention, x = pair.model.blocks[1].attention, pair.base.blocks[1].stream[:1].clone().requires_grad_()
-    out = attention(x, pair.base.first_values[:1])[0][0, 3] @ g
-    slope = (torch.autograd.grad(out, x)[0] * (pair.steered.blocks[1].stream - pair.base.blocks[1].stream)[:1] / eps).sum((0, 2))
+    attention, x = pair.model.blocks[1].attention, pair.base.blocks[1].resid_pre[:1].clone().requires_grad_()
+    out = attention(x, pair.base.stream.first_values[:1])[0][0, 3] @ g
+    slope = (torch.autograd.grad(out, x)[0] * (pair.steered.blocks[1].resid_pre - pair.base.blocks[1].resid_pre)[:1] / eps).sum((0, 2))
     links = attention_links(pair, 1, g, 3)
     torch.testing.assert_close(links.values.sum((0, 1)) / eps, slope, rtol=1e-4, atol=1e-5)
 

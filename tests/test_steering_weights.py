@@ -111,7 +111,7 @@ def test_a_head_moves_what_its_matrices_say():
     made = model("plain")
     pair = compare(made, torch.tensor([[4]]), vector(), layer=0)
     block = pair.base.blocks[1]
-    moved = torch.einsum("h,hij,j->i", block.pattern[0, :, 0, 0], output_matrices(made, 1), block.stream[0, 0])
+    moved = torch.einsum("h,hij,j->i", block.weights[0, :, 0, 0], output_matrices(made, 1), block.resid_pre[0, 0])
     close(moved, block.attention[0, 0])
 
 

@@ -10,7 +10,8 @@ import torch
 
 pytest.importorskip("triton", reason="the fused kernel needs the package triton (the extra `kernels`)")
 
-from tensorlm.layers import Pattern, attend, choose, fused, quadratic
+from tensorlm.layers import Pattern, attend, choose
+from tensorlm.layers.polynomial_attention import fused, quadratic
 
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}  # of the largest; half an ulp is 4e-3 and 5e-4
 

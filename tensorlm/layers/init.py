@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tensorlm.checks import require_instance
+from tensorlm.checks import require_instance, require_one_of
 
 # last part of the parameter's name -> rule
 RULES = {
@@ -33,8 +33,7 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None, ou
     stationary point, so no rule does it. A parameter whose name is not in the table raises ValueError.
     """
     require_instance("module", module, nn.Module)
-    if output_init not in OUTPUT_INITS:
-        raise ValueError(f"output_init must be one of {OUTPUT_INITS}, got {output_init!r}")
+    require_one_of("output_init", output_init, OUTPUT_INITS)
     for name, parameter in module.named_parameters():
         key = [part for part in name.split(".") if not part.isdigit()][-1]
         if key not in RULES:

@@ -1,40 +1,95 @@
 """Multi-layer perceptrons with one interface: twelve kinds, from ReLU to the full third-order tensor.
 
-Every class has `kind`, `width`, `hidden`, `out`, `degree` (the polynomial degree of the map, or None where it is no
-polynomial) and `parameter_count`. None has a bias: a bias breaks the scaling law f(ax) = a^degree f(x) (chapter 02).
+Every MLP answers for itself: `degree` (of the polynomial map, None where it is none), `reads` (how often a factor a > 0 of
+the input comes out, None where it does not as a power), `products` (elementwise products a token), `encoders()`, `cp()`.
+None has a bias: a bias breaks the scaling law f(ax) = a^degree f(x) (chapter 02).
 """
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tensorlm.checks import require_counts
-from tensorlm.layers.full_tensor import FullTensorMLP, SymmetricMLP, symmetric_columns
+from tensorlm.checks import require, require_counts, require_one_of, require_rows
 from tensorlm.layers.init import init_weights
-from tensorlm.layers.linear import project, require_rows
+
+
+class Kind(NamedTuple):
+    """An activation between the encoders and D, `degree` and `reads` of the whole map."""
+
+    activation: Callable[[Tensor], Tensor]
+    degree: int | None = None
+    reads: int | None = None
+
 
 ENCODER_KINDS = {
-    "relu": F.relu,
-    "relu2": lambda u: F.relu(u).square(),
-    "gelu": F.gelu,
-    "square": torch.square,
+    "relu": Kind(F.relu, reads=1),
+    "relu2": Kind(lambda u: F.relu(u).square(), reads=2),
+    "gelu": Kind(F.gelu),
+    "square": Kind(torch.square, 2, 2),
 }
 GATED_KINDS = {
-    "bilinear": lambda u: u,
-    "swiglu": F.silu,
-    "geglu": F.gelu,
-    "reglu": F.relu,
-    "glu": torch.sigmoid,
+    "bilinear": Kind(lambda u: u, 2, 2),
+    "swiglu": Kind(F.silu),
+    "geglu": Kind(F.gelu),
+    "reglu": Kind(F.relu, reads=2),
+    "glu": Kind(torch.sigmoid),
 }
-TENSOR_KINDS: dict[str, type[FullTensorMLP] | type[SymmetricMLP]] = {"full": FullTensorMLP, "symmetric": SymmetricMLP}
-MLP_KINDS = (*GATED_KINDS, *ENCODER_KINDS, "product", *TENSOR_KINDS)
 
 
-class EncoderMLP(nn.Module):
+class MLP(nn.Module):
+    """What all kinds share. Shapes: x (..., width) -> (..., out). Raises ValueError for sizes below 1 and unknown kinds."""
+
+    D: nn.Parameter
+    activation: Callable[[Tensor], Tensor]
+
+    def __init__(self, kind: str, width: int, hidden: int, out: int | None, degree: int | None, reads: int | None, products: int):
+        super().__init__()
+        out = width if out is None else out
+        require_counts(width=width, hidden=hidden, out=out)
+        self.kind, self.width, self.hidden, self.out = kind, width, hidden, out
+        self.degree, self.reads, self.products = degree, reads, products
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def check(self, x: Tensor) -> None:
+        """Raise TypeError or ValueError unless x is (..., width) in floating-point numbers."""
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-1:] != (self.width,):
+            require_rows(x, self.width)
+
+    def encoders(self) -> list[Tensor]:
+        """Matrices (hidden, width) with f(x) = D[(E_1 x) * ... * (E_k x)]; ValueError where the map is no such product."""
+        raise ValueError(f"an MLP of kind {self.kind!r} is no product of encoders: its activation is no power")
+
+    def decoder(self) -> Tensor:
+        """D (out, hidden) of that product."""
+        return self.D
+
+    def cp(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(D, L, R) with f(x) = D[(Lx) * (Rx)] exactly; ValueError where the map is not of degree 2."""
+        if self.degree != 2:
+            raise ValueError(f"only a polynomial of degree 2 is D[(Lx) * (Rx)]; this MLP is of kind {self.kind!r} and degree {self.degree}")
+        left, right = self.encoders()
+        return self.decoder(), left, right
+
+    @torch.no_grad()
+    def scale_input(self, scale: Tensor) -> None:
+        """Change the weights to those of x -> f(scale * x); scale is a number () or one a feature (width,)."""
+        for name, weight in self.named_parameters():
+            if name != "D":
+                weight.mul_(scale)
+
+
+class EncoderMLP(MLP):
     """One encoder and an elementwise map: f(x) = D act(E x).
 
     Kinds: relu, relu2 (Primer, arXiv 2109.08668), gelu, square. Only `square` is a polynomial (degree 2): it is the
-    bilinear layer with L = R. Shapes: x (..., width) -> (..., out); E (hidden, width), D (out, hidden).
+    bilinear layer with L = R. E (hidden, width), D (out, hidden).
 
     >>> layer = EncoderMLP("square", width=4, hidden=8)
     >>> layer.degree, layer.parameter_count
@@ -42,29 +97,26 @@ class EncoderMLP(nn.Module):
     """
 
     def __init__(self, kind: str, width: int, hidden: int, out: int | None = None):
-        super().__init__()
-        _require_kind(kind, ENCODER_KINDS)
-        _require_sizes(width, hidden, out)
-        self.kind, self.width, self.hidden, self.out = kind, width, hidden, out or width
-        self.degree = 2 if kind == "square" else None
+        require_one_of("kind", kind, ENCODER_KINDS)
+        self.activation, degree, reads = ENCODER_KINDS[kind]
+        super().__init__(kind, width, hidden, out, degree, reads, hidden if reads == 2 else 0)
         self.E = nn.Parameter(torch.empty(hidden, width))
         self.D = nn.Parameter(torch.empty(self.out, hidden))
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_rows(x, self.width)
-        return project(ENCODER_KINDS[self.kind](project(x, self.E)), self.D)
+        self.check(x)
+        return F.linear(self.activation(F.linear(x, self.E.to(x.dtype))), self.D.to(x.dtype))
 
-    @property
-    def parameter_count(self) -> int:
-        return mlp_parameters(self.kind, self.width, self.hidden, self.out)
+    def encoders(self) -> list[Tensor]:
+        return [self.E, self.E] if self.kind == "square" else super().encoders()
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(MLP):
     """Two encoders multiplied: f(x) = D[act(L x) * (R x)] (Shazeer 2020, arXiv 2002.05202).
 
-    Kinds: bilinear (act is the identity, degree 2), swiglu, geglu, reglu, glu (no polynomials).
-    Shapes: x (..., width) -> (..., out); L, R (hidden, width), D (out, hidden).
+    Kinds: bilinear (act is the identity, degree 2), swiglu, geglu, reglu, glu (no polynomials). L, R (hidden, width),
+    D (out, hidden).
 
     >>> layer = GatedMLP("bilinear", width=3, hidden=5)
     >>> x = torch.randn(2, 3)
@@ -73,58 +125,169 @@ class GatedMLP(nn.Module):
     """
 
     def __init__(self, kind: str, width: int, hidden: int, out: int | None = None):
-        super().__init__()
-        _require_kind(kind, GATED_KINDS)
-        _require_sizes(width, hidden, out)
-        self.kind, self.width, self.hidden, self.out = kind, width, hidden, out or width
-        self.degree = 2 if kind == "bilinear" else None
+        require_one_of("kind", kind, GATED_KINDS)
+        self.activation, degree, reads = GATED_KINDS[kind]
+        super().__init__(kind, width, hidden, out, degree, reads, hidden)
         self.L = nn.Parameter(torch.empty(hidden, width))
         self.R = nn.Parameter(torch.empty(hidden, width))
         self.D = nn.Parameter(torch.empty(self.out, hidden))
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_rows(x, self.width)
-        left, right = project(x, self.L, self.R).chunk(2, dim=-1)
-        return project(GATED_KINDS[self.kind](left) * right, self.D)
+        self.check(x)
+        left, right = F.linear(x, torch.cat((self.L, self.R)).to(x.dtype)).chunk(2, dim=-1)
+        return F.linear(self.activation(left) * right, self.D.to(x.dtype))
 
-    @property
-    def parameter_count(self) -> int:
-        return mlp_parameters(self.kind, self.width, self.hidden, self.out)
+    def encoders(self) -> list[Tensor]:
+        return [self.L, self.R] if self.kind == "bilinear" else super().encoders()
 
 
-class ProductMLP(nn.Module):
+class ProductMLP(MLP):
     """k encoders multiplied: f(x) = D[(E_1 x) * ... * (E_k x)], a polynomial of degree k.
 
-    Shapes: x (..., width) -> (..., out); each E_n (hidden, width), D (out, hidden). k = 2 is the bilinear layer.
+    Each E_n (hidden, width), D (out, hidden). k = 2 is the bilinear layer.
 
     >>> ProductMLP(width=4, hidden=8, encoders=3).degree
     3
     """
 
-    kind = "product"
-
     def __init__(self, width: int, hidden: int, out: int | None = None, encoders: int = 3):
-        super().__init__()
-        _require_sizes(width, hidden, out, encoders)
-        self.width, self.hidden, self.out, self.degree = width, hidden, out or width, encoders
+        require_counts(encoders=encoders)
+        super().__init__("product", width, hidden, out, encoders, encoders, (encoders - 1) * hidden)
         self.E = nn.ParameterList([torch.empty(hidden, width) for _ in range(encoders)])
         self.D = nn.Parameter(torch.empty(self.out, hidden))
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        require_rows(x, self.width)
-        first, *others = project(x, *self.E).chunk(len(self.E), dim=-1)
+        self.check(x)
+        first, *others = F.linear(x, torch.cat(tuple(self.E)).to(x.dtype)).chunk(len(self.E), dim=-1)
         for factor in others:
             first = first * factor
-        return project(first, self.D)
+        return F.linear(first, self.D.to(x.dtype))
 
-    @property
-    def parameter_count(self) -> int:
-        return mlp_parameters(self.kind, self.width, self.hidden, self.out, self.degree)
+    def encoders(self) -> list[Tensor]:
+        return list(self.E)
 
 
-MLP = EncoderMLP | GatedMLP | ProductMLP | FullTensorMLP | SymmetricMLP
+class FullTensorMLP(MLP):
+    """The third-order tensor itself: f(x)_o = sum_ij T_oij x_i x_j, degree 2.
+
+    `T` is stored as a matrix (out, width * width), so that optimisers of matrices apply. Memory grows with
+    out * width^2: at width 128 it is 21 times the bilinear layer of hidden width 2 * width.
+
+    >>> layer = FullTensorMLP(width=4)
+    >>> layer(torch.ones(1, 4)).shape, layer.parameter_count
+    (torch.Size([1, 4]), 64)
+    """
+
+    def __init__(self, width: int, out: int | None = None):
+        super().__init__("full", width, width * width, out, 2, 2, width * width)
+        self.T = nn.Parameter(torch.empty(self.out, width * width))
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return F.linear((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(-2), self.T.to(x.dtype))
+
+    def encoders(self) -> list[Tensor]:
+        """Two matrices of zeros and ones that pick x_i and x_j for every column of T."""
+        ones = torch.eye(self.width, dtype=self.T.dtype, device=self.T.device)
+        return [ones.repeat_interleave(self.width, 0), ones.repeat(self.width, 1)]
+
+    def decoder(self) -> Tensor:
+        return self.T
+
+    @torch.no_grad()
+    def scale_input(self, scale: Tensor) -> None:
+        self.T.mul_(torch.outer(scale, scale).flatten() if scale.ndim else scale**2)
+
+
+class SymmetricMLP(MLP):
+    """The symmetric third-order tensor as weights: f(x)_o = sum_ij S_oij x_i x_j with S_oij = S_oji, degree 2.
+
+    `S` is a matrix (out, width (width + 1) / 2): one row an output, one column a product of two inputs, so Muon
+    orthogonalises that flattening. The products are x_i x_j for i < j and x_i^2 / sqrt(2); on Gaussian inputs each has
+    variance one. Turning the input turns the stored rows, so neither initialisation nor Muon prefers an axis (a plain
+    x_i^2 would). Entries start as N(0, 1 / columns): an input of unit RMS gives outputs of variance width / (width + 1).
+
+    >>> layer = SymmetricMLP(width=4, out=3)
+    >>> layer(torch.ones(1, 4)).shape, layer.parameter_count
+    (torch.Size([1, 3]), 30)
+    """
+
+    def __init__(self, width: int, out: int | None = None):
+        require_counts(width=width)
+        pairs = width * (width + 1) // 2
+        super().__init__("symmetric", width, pairs, out, 2, 2, pairs)
+        self.S = nn.Parameter(torch.empty(self.out, pairs))
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
+        squares = x.square() * math.sqrt(0.5)
+        apart = [x[..., : self.width - offset] * x[..., offset:] for offset in range(1, self.width)]
+        return F.linear(torch.cat([squares, *apart], dim=-1), self.S.to(x.dtype))
+
+    def tensor(self) -> Tensor:
+        """S_oij as a dense tensor (out, width, width); gradients flow through it.
+
+        >>> layer = SymmetricMLP(width=2, out=1)
+        >>> _ = layer.S.data.copy_(torch.tensor([[0.0, 0.0, 1.0]]))  # x1 x2
+        >>> layer.tensor()[0].tolist()
+        [[0.0, 0.5], [0.5, 0.0]]
+        """
+        rows, columns, factor = _upper_places(self.width, self.S)
+        half = self.S.new_zeros(self.out, self.width, self.width)
+        half[:, rows, columns] = self.S * factor
+        return half + half.triu(1).mT
+
+    @classmethod
+    def from_tensor(cls, tensor: Tensor) -> "SymmetricMLP":
+        """The layer with the function of T (out, width, width), of which it keeps the symmetric part.
+
+        Raises ValueError for another shape, TypeError for what is no tensor of floating point numbers.
+
+        >>> layer = SymmetricMLP.from_tensor(torch.tensor([[[3.0, 8.0], [0.0, 2.0]]]))
+        >>> round(layer(torch.tensor([5.0, -1.0])).item(), 4)  # 3 * 25 - 8 * 5 + 2
+        37.0
+        """
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise TypeError(f"tensor must be a floating point tensor, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
+        require(tensor.ndim == 3 and tensor.shape[1] == tensor.shape[2] and tensor.numel(), "tensor", tensor,
+                "of shape (out, width, width), none of them 0")
+        layer = cls(tensor.shape[1], tensor.shape[0]).to(tensor)
+        rows, columns, factor = _upper_places(layer.width, layer.S)
+        layer.S.data.copy_(((tensor + tensor.mT) / 2)[:, rows, columns] / factor)
+        return layer
+
+    def encoders(self) -> list[Tensor]:
+        """Two matrices of zeros and ones that pick x_i and x_j for every column of S."""
+        rows, columns, _ = _upper_places(self.width, self.S)
+        ones = torch.eye(self.width, dtype=self.S.dtype, device=self.S.device)
+        return [ones[rows], ones[columns]]
+
+    def decoder(self) -> Tensor:
+        """The coefficients of x_i x_j: 2 S_oij for i < j, and S_oii."""
+        rows, columns, factor = _upper_places(self.width, self.S)
+        return self.S * factor * (1 + (rows != columns).to(self.S.dtype))
+
+    @torch.no_grad()
+    def scale_input(self, scale: Tensor) -> None:
+        rows, columns, _ = _upper_places(self.width, self.S)
+        self.S.mul_(scale[rows] * scale[columns] if scale.ndim else scale**2)
+
+
+def _upper_places(width: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each column of S its i and j, diagonal by diagonal, and S_oij where that column holds a one."""
+    rows = torch.cat([torch.arange(width - offset) for offset in range(width)])
+    columns = torch.cat([torch.arange(offset, width) for offset in range(width)])
+    factor = like.new_full((len(rows),), 0.5)
+    factor[:width] = math.sqrt(0.5)
+    return rows.to(like.device), columns.to(like.device), factor
+
+
+TENSOR_KINDS: dict[str, type[FullTensorMLP] | type[SymmetricMLP]] = {"full": FullTensorMLP, "symmetric": SymmetricMLP}
+MLP_KINDS = (*GATED_KINDS, *ENCODER_KINDS, "product", *TENSOR_KINDS)
 
 
 def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None = None, encoders: int = 3) -> MLP:
@@ -133,11 +296,11 @@ def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None 
     >>> build_mlp("swiglu", width=48).hidden, build_mlp("relu", width=48).hidden
     (128, 192)
     """
-    _require_kind(kind, MLP_KINDS)
-    _require_sizes(width, 1 if hidden is None else hidden, out, encoders)
+    require_one_of("kind", kind, MLP_KINDS)
+    require_counts(width=width, hidden=1 if hidden is None else hidden, out=1 if out is None else out, encoders=encoders)
     if kind in TENSOR_KINDS:
         return TENSOR_KINDS[kind](width, out)
-    hidden = hidden or matched_hidden(kind, width, 8 * width * width, encoders)
+    hidden = matched_hidden(kind, width, 8 * width * width, encoders) if hidden is None else hidden
     if kind == "product":
         return ProductMLP(width, hidden, out, encoders)
     return (GatedMLP if kind in GATED_KINDS else EncoderMLP)(kind, width, hidden, out)
@@ -149,12 +312,8 @@ def mlp_parameters(kind: str, width: int, hidden: int, out: int | None = None, e
     >>> mlp_parameters("bilinear", width=64, hidden=128), mlp_parameters("full", width=64, hidden=0)
     (24576, 262144)
     """
-    _require_kind(kind, MLP_KINDS)
-    _require_sizes(width, 1 if kind in TENSOR_KINDS else hidden, out, encoders)
-    out = out or width
-    if kind in TENSOR_KINDS:
-        return out * (width * width if kind == "full" else symmetric_columns(width))
-    return hidden * (_encoders(kind, encoders) * width + out)
+    with torch.device("meta"):
+        return build_mlp(kind, width, None if kind in TENSOR_KINDS else hidden, out, encoders).parameter_count
 
 
 def matched_hidden(kind: str, width: int, parameters: int, encoders: int = 3) -> int:
@@ -166,22 +325,8 @@ def matched_hidden(kind: str, width: int, parameters: int, encoders: int = 3) ->
     >>> matched_hidden("relu", 64, 8 * 64**2), matched_hidden("bilinear", 64, 6 * 64**2)
     (256, 128)
     """
-    _require_kind(kind, MLP_KINDS)
-    if kind in TENSOR_KINDS:
-        raise ValueError("the full tensor has no hidden width: its size is fixed by the widths")
+    require_one_of("kind", kind, [known for known in MLP_KINDS if known not in TENSOR_KINDS])
     require_counts(width=width, parameters=parameters, encoders=encoders)
-    exact = parameters / (width * (_encoders(kind, encoders) + 1))
+    matrices = (encoders if kind == "product" else 2 if kind in GATED_KINDS else 1) + 1
+    exact = parameters / (width * matrices)
     return max(1, round(exact)) if exact < 8 else 8 * round(exact / 8)
-
-
-def _encoders(kind: str, encoders: int) -> int:
-    return encoders if kind == "product" else 2 if kind in GATED_KINDS else 1
-
-
-def _require_sizes(width: int, hidden: int, out: int | None, encoders: int = 1) -> None:
-    require_counts(width=width, hidden=hidden, out=1 if out is None else out, encoders=encoders)
-
-
-def _require_kind(kind: str, allowed) -> None:
-    if kind not in allowed:
-        raise ValueError(f"unknown MLP kind {kind!r}; expected one of {tuple(allowed)}")

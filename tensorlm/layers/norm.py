@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tensorlm.checks import require_counts
-from tensorlm.layers.linear import require_rows
+from tensorlm.checks import require, require_counts, require_number, require_one_of, require_rows
 
 NORM_KINDS = ("rms", "anneal", "batch", "scale", "channel", "none")
 QK_NORM_KINDS = ("rms", "joint", "anneal", "batch", "none")
@@ -49,10 +48,8 @@ class Norm(nn.Module):
 
     def __init__(self, kind: str, groups: int = 1, penalty_weight: float = 1.0, features: int | None = None):
         super().__init__()
-        if kind not in (*NORM_KINDS, *QK_NORM_KINDS):
-            raise ValueError(f"unknown norm {kind!r}; expected one of {(*NORM_KINDS, 'joint')}")
-        if kind in ("batch", "channel") and features is None:
-            raise ValueError(f"norm {kind!r} has a number for each feature: features must be given")
+        require_one_of("kind", kind, (*NORM_KINDS, "joint"))
+        require(features or kind not in ("batch", "channel"), "features", features, f"given, since norm {kind!r} has a number for each")
         require_counts(groups=groups, features=1 if features is None else features)
         self.kind, self.groups, self.features, self.penalty_weight = kind, groups, features, penalty_weight
         self.penalty: Tensor | None = None
@@ -67,7 +64,10 @@ class Norm(nn.Module):
             self.register_buffer("fraction", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-1] != (self.features or x.shape[-1]):
+            require_rows(x, self.features)
+        if self.groups > 1 and (x.ndim != 4 or x.shape[1] != self.groups):
+            raise ValueError(f"x must have shape (batch, {self.groups}, time, features), got {tuple(x.shape)}")
         if self.kind in TOKEN_KINDS:
             return F.rms_norm(x, x.shape[-1:], eps=EPS)
         if self.kind == "batch" and self.training:
@@ -76,19 +76,14 @@ class Norm(nn.Module):
             return self._annealed(x)
         return x if self.kind == "none" else x * self.constant_scale(x)
 
-    def _check(self, x: Tensor) -> None:
-        require_rows(x, self.features)
-        if self.groups > 1 and (x.ndim != 4 or x.shape[1] != self.groups):
-            raise ValueError(f"x must have shape (batch, {self.groups}, time, features), got {tuple(x.shape)}")
-
     def _over_batch(self, x: Tensor) -> Tensor:
         axes = [axis for axis in range(x.ndim - 1) if self.groups == 1 or axis != 1]
-        log_b = 0.5 * torch.log(x.to(self._statistics_dtype(x)).square().mean(axes) + EPS**2).view(self.groups, -1)
+        log_b = _log_rms(x, axes).view(self.groups, -1)
         self._gather(log_b.detach())
         return x * torch.exp(-self._aligned(log_b)).to(x.dtype)
 
     def _annealed(self, x: Tensor) -> Tensor:
-        log_r = 0.5 * torch.log(x.to(self._statistics_dtype(x)).square().mean(-1, keepdim=True) + EPS**2)
+        log_r = _log_rms(x, [-1], keepdim=True)
         log_c = self._aligned(self.log_constant.to(log_r.dtype))
         if self.training:
             self._gather(log_r.detach().mean([axis for axis in range(x.ndim) if self.groups == 1 or axis != 1]))
@@ -110,11 +105,16 @@ class Norm(nn.Module):
 
         A number 1 for kind "none"; ValueError where there is no such constant.
         """
-        if self.kind in TOKEN_KINDS or (self.kind == "anneal" and self._fraction < 1.0):
+        if not self.is_constant:
             raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {self._fraction:.2f}) multiplies by no constant")
         if self.kind == "none":
             return torch.ones(1)
         return self.gain.detach() if self.kind in ("scale", "channel") else torch.exp(-self.log_constant)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether evaluation multiplies by a constant: not for a norm of each token, nor while a < 1."""
+        return self.kind not in TOKEN_KINDS and (self.kind != "anneal" or self._is_constant)
 
     @property
     def anneal_fraction(self) -> float:
@@ -123,10 +123,9 @@ class Norm(nn.Module):
 
     def set_fraction(self, a: float) -> None:
         """Set a, the share of the constant: 0 is a per-token norm, 1 is a constant."""
-        if not isinstance(a, int | float) or not 0.0 <= a <= 1.0:
-            raise ValueError(f"the anneal fraction must be a number in [0, 1], got {a!r}")
+        a = require_number("anneal fraction", a, 0.0, most=1.0)
         if self.kind == "anneal" and a != self._fraction:
-            self._note_fraction(float(a))
+            self._fraction, self._is_constant = a, a == 1.0
             self.fraction.fill_(a)
 
     @torch.no_grad()
@@ -153,24 +152,24 @@ class Norm(nn.Module):
         new = F.pad(statistics.flatten(), (0, 1), value=1.0)
         self._gathered = new if self._gathered is None else self._gathered + new
 
-    def _note_fraction(self, a: float) -> None:
-        self._fraction, self._is_constant = a, a == 1.0
-
     def _aligned(self, constant: Tensor) -> Tensor:
         if constant.ndim == 1:
             return constant.view(-1, 1, 1) if self.groups > 1 else constant
         return constant[:, None, :] if self.groups > 1 else constant[0]
-
-    @staticmethod
-    def _statistics_dtype(x: Tensor) -> torch.dtype:
-        return torch.promote_types(x.dtype, torch.float32)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if self.kind in ("anneal", "batch"):
             self._has_moved = bool(self.steps)
         if self.kind == "anneal":
-            self._note_fraction(float(self.fraction))
+            self._fraction = float(self.fraction)
+            self._is_constant = self._fraction == 1.0
+
+
+def _log_rms(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
+    """The logarithm of the root mean square over `axes`, in float32 at least."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return 0.5 * torch.log(wide.square().mean(axes, keepdim=keepdim) + EPS**2)
 
 
 def joint_norm(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

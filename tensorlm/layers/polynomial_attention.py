@@ -12,130 +12,177 @@ chunks: Hua et al. arXiv 2202.10447, section 3).
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from tensorlm.checks import DTYPES, require_counts, require_instance, require_whole
-from tensorlm.layers.positions import BLOCK, Pattern
-
-CHUNK = 128  # queries between two states of the recurrent algorithm
-
-ALGORITHMS = ("quadratic", "row_blocks", "recurrent")
-# Time of a multiply-add, in units of one of the row blocks, on one thread of a CPU (benchmarks/attention_scaling.py). The
-# quadratic one waits for memory; the recurrent one spends some of its time on forming features.
-TIME_PER_MULTIPLY_ADD = {"quadratic": 3.0, "row_blocks": 1.0, "recurrent": 1.25}
-# The fused kernel on a GPU, beside row blocks there: no tile leaves the chip, and all are taken at once. Not measured yet.
-FUSED_TIME = 0.05
-MOST = 1 << 40
-
-
-def feature_count(head_dim: int, branches: int) -> int:
-    """Features of a head whose inner product is the score: d^2 for two branches, d (d + 1) / 2 for a square.
-
-    >>> feature_count(16, branches=2), feature_count(16, branches=1)
-    (256, 136)
-    """
-    _require(head_dim=head_dim, branches=(branches, 2))
-    return head_dim**2 if branches == 2 else head_dim * (head_dim + 1) // 2
-
-
-def multiply_adds(algorithm: str, time: int, head_dim: int, branches: int, window: int = 0) -> int:
-    """Multiply-adds of one head over `time` tokens, with a table of `window` ages (0: no table).
-
-    A pair of query and key costs (branches + 1) d + 1: its scores, their product with the pattern, the values.
-    quadratic: time^2 pairs. row_blocks: blocks of 64 queries, each with the keys up to its end, about half as many.
-    recurrent: only the pairs of a chunk of 128 (and of the window before it), and for each token 2 F d for writing into
-    and reading from the state and 2 F for its features, F = `feature_count`; a first chunk reads nothing, a last one
-    writes nothing. Without a table that is linear in time.
-
-    >>> round(multiply_adds("row_blocks", 8192, 16, 2) / multiply_adds("recurrent", 8192, 16, 2), 1)
-    13.6
-    """
-    _require_algorithm(algorithm)
-    _require(time=time, head_dim=head_dim, branches=(branches, 2))
-    if not isinstance(window, int) or window < 0:
-        raise ValueError(f"window must be at least 0, got {window!r}")
-    pairs = _pairs(algorithm, time, window) * ((branches + 1) * head_dim + 1)
-    through_state = max(0, time - CHUNK) if algorithm == "recurrent" else 0
-    return pairs + through_state * 2 * feature_count(head_dim, branches) * (head_dim + 1)
-
-
-def choose(time: int, head_dim: int, branches: int, window: int = 0, fused: bool = False) -> str:
-    """The algorithm that should take the least time: multiply-adds times the time of one, `TIME_PER_MULTIPLY_ADD`.
-
-    `fused` says that the fused kernel can be had: it multiplies the pairs that row blocks multiply, at `FUSED_TIME` each.
-
-    A sequence of up to 64 tokens is one block, so its whole pattern at once saves the blocks' bookkeeping. A table over
-    the whole sequence leaves nothing for the recurrent state to save.
-
-    >>> choose(64, 16, 2), choose(256, 16, 2), choose(8192, 16, 2), choose(8192, 16, 2, window=8192)
-    ('quadratic', 'row_blocks', 'recurrent', 'row_blocks')
-    """
-    costs = {name: multiply_adds(name, time, head_dim, branches, window) * TIME_PER_MULTIPLY_ADD[name] for name in ALGORITHMS}
-    if fused:
-        costs["fused"] = costs["row_blocks"] * FUSED_TIME
-        return min(costs, key=costs.__getitem__)
-    return "quadratic" if time <= BLOCK else min(costs, key=costs.__getitem__)
-
-
-def working_memory(algorithm: str, time: int, head_dim: int, branches: int, window: int = 0, heads: int = 1, batch: int = 1,
-                   itemsize: int = 4) -> int:
-    """Bytes that a forward pass needs at its peak beside its arguments and its result, gradients not kept.
-
-    quadratic and row_blocks: branches + 1 arrays of scores of all heads and sequences and the pattern of all heads, of
-    time^2 and of 64 time numbers each. recurrent: the pattern of one chunk for all of them, and whatever is largest of
-    the scores of a chunk, its features beside two states of F d numbers, and the chunks' outputs before they are joined.
-
-    >>> working_memory("quadratic", 8192, 16, 2, heads=4) / 2**20, working_memory("recurrent", 8192, 16, 2, heads=4) / 2**20
-    (4096.0, 2.3125)
-    """
-    _require_algorithm(algorithm)
-    _require(time=time, head_dim=head_dim, branches=(branches, 2), heads=heads, batch=batch, itemsize=(itemsize, 8))
-    rows = min(time, {"quadratic": time, "row_blocks": BLOCK, "recurrent": CHUNK}[algorithm])
-    if algorithm != "recurrent":
-        return ((branches + 1) * batch + 1) * heads * rows * time * itemsize
-    columns, features = min(time, (chunks_back(window) + 1) * CHUNK), feature_count(head_dim, branches)
-    state = features * head_dim
-    largest = max((branches + 1) * rows * columns + state, rows * features + 2 * state, state + time * head_dim)
-    return (rows * columns + largest) * batch * heads * itemsize
-
-
-def _pairs(algorithm: str, time: int, window: int) -> int:
-    """Pairs of queries and keys that are multiplied, those above the diagonal of a block included."""
-    if algorithm == "quadratic":
-        return time * time
-    block, back = (BLOCK, time) if algorithm == "row_blocks" else (CHUNK, chunks_back(window) * CHUNK)
-    blocks = [(start, min(start + block, time)) for start in range(0, time, block)]
-    return sum((end - start) * (end - max(0, start - back)) for start, end in blocks)
-
-
-def chunks_back(window: int, chunk: int = CHUNK) -> int:
-    """Chunks before its own that a query reaches into through a table of `window` ages.
-
-    >>> chunks_back(0), chunks_back(1), chunks_back(64), chunks_back(130)
-    (0, 0, 1, 2)
-    """
-    return max(0, -(-(window - 1) // chunk))
-
-
-def _require_algorithm(algorithm: str) -> None:
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"algorithm must be one of {ALGORITHMS}, got {algorithm!r}")
-
-
-def _require(**sizes) -> None:
-    """Whole numbers of at least 1; a pair (number, most) has a largest value too."""
-    for name, size in sizes.items():
-        number, most = size if isinstance(size, tuple) else (size, MOST)
-        require_whole(name, number, 1, most)
-
+from tensorlm.checks import DTYPES, is_finite, require, require_counts, require_instance, require_one_of
+from tensorlm.layers.costs import ALGORITHMS, BLOCK, CHUNK, choose, chunks_back
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FUSED_SIZE = 128  # of a head
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 Branches = Sequence[Tensor]  # one tensor (squared) or two (bilinear), each (..., heads, time, head_dim)
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """What the score of query i and key j is multiplied by, head by head:
+
+        c_h[i, j] = exp(-m_h (i - j)) (1 + t_h[i - j]) / r_h[i]^power   for j <= i, and 0 for j > i,
+        r_h[i] = sum of exp(-m_h n) over n = 0 .. i.
+
+    `slopes` (heads,) are the m_h >= 0: 0 is the plain causal mask. `row_power` 0, 1/2 or 1 leaves rows as they are, keeps
+    sums of independent values at unit size, or takes means. `table` (heads, window), if there is one, holds t_h; beyond
+    the window t is 0. Gradients reach `slopes` and `table`. Constants are computed in float64 on the device of `slopes`.
+    With a dictionary as `kept`, constants stay in it from call to call. Raises TypeError or ValueError for what does not fit.
+
+    >>> pattern = Pattern(torch.tensor([0.0]), row_power=1.0)
+    >>> pattern.rows(0, 3, torch.empty(()))
+    tensor([[[1.0000, 0.0000, 0.0000],
+             [0.5000, 0.5000, 0.0000],
+             [0.3333, 0.3333, 0.3333]]])
+    """
+
+    slopes: Tensor
+    row_power: float = 0.5
+    table: Tensor | None = None
+    kept: dict | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        require_instance("slopes", self.slopes, Tensor)
+        if self.slopes.ndim != 1 or not self.slopes.is_floating_point():
+            raise ValueError(f"slopes must be floating-point numbers of shape (heads,), got {self.slopes.dtype} {tuple(self.slopes.shape)}")
+        # Reading values would break a compiled graph; the run outside of it has read them.
+        if not torch.compiler.is_compiling() and not bool(((self.slopes >= 0) & torch.isfinite(self.slopes)).all()):
+            raise ValueError(f"slopes must be finite and at least 0, got {self.slopes.tolist()}")
+        require(is_finite(self.row_power) and self.row_power >= 0, "row_power", self.row_power, "a finite number of at least 0")
+        if self.kept is not None:
+            require_instance("kept", self.kept, dict)
+        if self.table is not None:
+            require_instance("table", self.table, Tensor)
+            fits = self.table.is_floating_point() and self.table.ndim == 2 and len(self.table) == self.heads and self.table.numel() > 0
+            require(fits, "table", self.table, f"floating-point numbers (heads, window), {self.heads} heads, a window of at least 1")
+
+    @property
+    def heads(self) -> int:
+        return self.slopes.shape[0]
+
+    @property
+    def window(self) -> int:
+        """Ages that the table covers; 0 without a table."""
+        return 0 if self.table is None else self.table.shape[1]
+
+    def fading(self, count: int) -> Tensor:
+        """exp(-m_h n) for the ages n = 0 .. count - 1: (heads, count), float64."""
+        return torch.exp(-self.slopes.double()[:, None] * torch.arange(count, dtype=torch.float64, device=self.slopes.device))
+
+    def row_scale(self, count: int, like: Tensor) -> Tensor:
+        """r_h[i]^-power for i = 0 .. count - 1: (heads, count), in dtype and on device of `like`."""
+        return self._kept("row scale", count, like, lambda: self.fading(count).cumsum(-1).pow(-self.row_power))
+
+    def rates(self, like: Tensor) -> Tensor:
+        """The slopes in dtype and on device of `like`: (heads,)."""
+        return self._kept("rates", self.heads, like, lambda: self.slopes)
+
+    def rows(self, start: int, end: int, like: Tensor) -> Tensor:
+        """c_h[i, j] for start <= i < end and j < end: (heads, end - start, end), in dtype and on device of `like`.
+
+        >>> Pattern(torch.tensor([0.0]), 0.0, table=torch.tensor([[0.5, 0.25]])).rows(1, 3, torch.empty(()))
+        tensor([[[1.2500, 1.5000, 0.0000],
+                 [1.0000, 1.2500, 1.5000]]])
+        """
+        if not 0 <= start < end:
+            raise ValueError(f"rows need 0 <= start < end, got start={start}, end={end}")
+        rows = self._kept("rows", (start, end), like, lambda: self._constant_rows(start, end, like))
+        if self.table is None:
+            return rows
+        one_plus = self._one_plus_table(end, like)
+        if end - start <= BLOCK:
+            return rows * skew(one_plus, start, end).to(like.dtype)
+        return rows * _in_blocks(start, end, lambda first, last: skew(one_plus[:, :last], first, last).to(like.dtype))
+
+    def band(self, rows: int, reach: int, like: Tensor) -> Tensor:
+        """The last rows of c_h over `reach` positions, without row scale: (heads, rows, reach), that is exp(-m n)(1 + t[n]).
+
+        Rows further up are the same, further to the left: without row scale c_h is a Toeplitz matrix.
+        """
+        weights = self._kept("fading", reach, like, lambda: self.fading(reach))
+        if self.table is not None:
+            weights = weights * self._one_plus_table(reach, like).to(like.dtype)
+        return skew(weights, reach - rows, reach)
+
+    def near_band(self, rows: int, reach: int, like: Tensor) -> Tensor:
+        """`band`, but left of its last `rows` columns only what the table adds, exp(-m n) t[n]."""
+        fading = self.fading(reach).to(like)
+        own = F.pad(skew(fading[:, :rows], 0, rows), (reach - rows, 0))
+        return own if self.table is None else own + skew(fading * self._padded_table(reach).to(like.dtype), reach - rows, reach)
+
+    def _constant_rows(self, start: int, end: int, like: Tensor) -> Tensor:
+        fading = self.fading(end)
+        scale = fading.cumsum(-1).pow(self.row_power)[..., None]
+        return _in_blocks(start, end, lambda first, last: (skew(fading[:, :last], first, last) / scale[:, first:last]).to(like))
+
+    def _kept(self, kind: str, size, like: Tensor, build: Callable[[], Tensor]) -> Tensor:
+        """`keep_last` in `kept`, which is emptied where it holds the constants of other slopes or another power."""
+        if self.kept is None or self.slopes.requires_grad or torch.compiler.is_compiling():
+            return build().to(device=like.device, dtype=like.dtype)
+        of = (0 if self.slopes.is_inference() else self.slopes._version, self.row_power)  # the version counts changes in place
+        slopes, *others = self.kept.get("of", (None,))
+        if slopes is not self.slopes or tuple(others) != of:
+            self.kept.clear()
+            self.kept["of"] = (self.slopes, *of)
+        return keep_last(self.kept, kind, size, like.dtype, like.device, build)
+
+    def _one_plus_table(self, count: int, like: Tensor) -> Tensor:
+        """1 + t_h[n], in the wider of the table's own precision and that of `like`."""
+        table = self._padded_table(count)
+        return table.to(torch.promote_types(table.dtype, like.dtype)) + 1.0
+
+    def _padded_table(self, count: int) -> Tensor:
+        assert self.table is not None
+        return F.pad(self.table, (0, max(0, count - self.table.shape[1])))[:, :count]
+
+
+def keep_last(store: dict, kind: str, size, dtype: torch.dtype, device: torch.device | None, build: Callable[[], Tensor]) -> Tensor:
+    """`build()` in `dtype` on `device`, kept in `store` until another size, dtype or device of that kind is asked for.
+
+    >>> store = {}
+    >>> keep_last(store, "zeros", 2, torch.float32, None, lambda: torch.zeros(2)) is store["zeros"][1]
+    True
+    """
+    if torch.compiler.is_compiling():  # a compiled graph has no guards on what is kept: it builds its own
+        return build().to(device=device, dtype=dtype)
+    key = (size, dtype, device)
+    if kind not in store or store[kind][0] != key:
+        with torch.inference_mode(False):  # so that training may use it later
+            store[kind] = (key, build().to(device=device, dtype=dtype))
+    return store[kind][1]
+
+
+def skew(vector: Tensor, start: int, end: int) -> Tensor:
+    """Rows start .. end - 1 of the lower triangular Toeplitz matrix M[i, j] = vector[i - j].
+
+    Shapes: vector (heads, end) -> (heads, end - start, end). Each row is the reversed vector, one step further on, so
+    that all rows are one strided view of a repeated row.
+
+    >>> skew(torch.tensor([[1.0, 2.0, 3.0]]), 1, 3)
+    tensor([[[2., 1., 0.],
+             [3., 2., 1.]]])
+    """
+    rows, heads = end - start, vector.shape[0]
+    length = end + rows - 1
+    repeated = F.pad(vector.flip(-1), (0, rows)).repeat(1, rows)
+    return repeated[:, rows - 1 : rows - 1 + rows * length].view(heads, rows, length)[..., :end]
+
+
+def _in_blocks(start: int, end: int, build: Callable[[int, int], Tensor]) -> Tensor:
+    """Rows start .. end - 1 of `end` columns from build(first, last), which gives a block of rows up to column `last`."""
+    blocks = [(first, min(first + BLOCK, end)) for first in range(start, end, BLOCK)]
+    return torch.cat([F.pad(build(first, last), (0, end - last)) for first, last in blocks], dim=1)
 
 
 def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, algorithm: str = "auto") -> Tensor:
@@ -151,37 +198,29 @@ def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, 
     tensor([[[1., 0.],
              [0., 1.]]])
     """
-    if algorithm not in ("auto", *ALGORITHMS, "fused"):
-        raise ValueError(f"algorithm must be one of {('auto', *ALGORITHMS, 'fused')}, got {algorithm!r}")
     _check(queries, keys, values, pattern)
     if algorithm == "auto":
-        algorithm = _cheapest(queries, values, pattern)
-    named = {"quadratic": quadratic, "row_blocks": row_blocks, "recurrent": recurrent, "fused": fused}
-    return named[algorithm](queries, keys, values, pattern)
+        can_fuse = values.is_cuda and not fused_obstacle(queries[0], values, pattern)
+        cheapest = choose.__wrapped__ if torch.compiler.is_compiling() else choose  # a graph cannot ask a cache
+        algorithm = cheapest(*queries[0].shape[-2:], len(queries), pattern.window, can_fuse)
+        if algorithm == "recurrent" and values.dtype not in DTYPES:
+            algorithm = "row_blocks"
+    if algorithm == "quadratic":
+        return quadratic(queries, keys, values, pattern)
+    require_one_of("algorithm", algorithm, ("auto", *ALGORITHMS, "fused"))
+    return {"row_blocks": row_blocks, "recurrent": recurrent, "fused": fused}[algorithm](queries, keys, values, pattern)
 
 
 def quadratic(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
-    """The whole pattern of scores at once: time^2 of them, half of which the mask sets to zero. Shapes as in `attend`.
+    """The whole pattern of scores at once: time^2 of them, half of which the mask sets to zero.
 
-    >>> q, k, v = torch.tensor([[[2.0]]]), torch.tensor([[[3.0]]]), torch.tensor([[[1.0]]])
-    >>> quadratic([q, q], [k, k], v, Pattern(torch.tensor([1.0])))
-    tensor([[[36.]]])
+    Arguments of this and the next three are those of `attend`, which checks them.
     """
-    _check(queries, keys, values, pattern)
     return _product(queries, keys, pattern.rows(0, values.shape[-2], values)) @ values
 
 
 def row_blocks(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, block: int = BLOCK) -> Tensor:
-    """Block by block of queries, each with the keys up to its end: half the work, and memory for one block of scores.
-
-    Shapes as in `attend`.
-
-    >>> q, k, v = torch.randn(3, 1, 100, 4, dtype=torch.float64)
-    >>> fading = Pattern(torch.tensor([0.1]))
-    >>> torch.allclose(row_blocks([q], [k], v, fading), quadratic([q], [k], v, fading), rtol=1e-12)
-    True
-    """
-    _check(queries, keys, values, pattern)
+    """Block by block of queries, each with the keys up to its end: half the work, and memory for one block of scores."""
     require_counts(block=block)
     time, blocks = values.shape[-2], []
     block = min(block, time)
@@ -200,14 +239,8 @@ def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Patter
 
     S has `feature_count` x value_dim numbers a head, whatever the time. The share of a table reaches back over its
     window only, so there pairs are taken one by one. Every exponent is at most 0, so no decay is too strong.
-    Shapes as in `attend`; float32 or float64.
-
-    >>> q, k, v = torch.randn(3, 1, 100, 4, dtype=torch.float64)
-    >>> fading = Pattern(torch.tensor([0.1]), table=torch.randn(1, 8))
-    >>> torch.allclose(recurrent([q], [k], v, fading), quadratic([q], [k], v, fading), rtol=1e-9)
-    True
+    Raises TypeError in half precision.
     """
-    _check(queries, keys, values, pattern)
     require_counts(chunk=chunk)
     if values.dtype not in DTYPES:
         raise TypeError(f"values must be torch.float32 or torch.float64 for a sum carried over all tokens, got {values.dtype}; "
@@ -220,10 +253,8 @@ def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Patter
 def fused(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
     """One kernel on a GPU: nothing of time x time numbers is stored, forward or backward (`tensorlm.layers.kernels`).
 
-    Shapes as in `attend`; float32, bfloat16 or float16, sizes of a head up to 128, slopes without gradient. Needs the package `triton`,
-    which comes with torch's CUDA builds. Raises ValueError that names what is missing.
+    Needs the package `triton`, which comes with torch's CUDA builds. Raises ValueError that names what is missing.
     """
-    _check(queries, keys, values, pattern)
     if obstacle := fused_obstacle(queries[0], values, pattern):
         raise ValueError(f"algorithm 'fused' needs {obstacle}")
     from tensorlm.layers.kernels import fused_attention
@@ -248,14 +279,9 @@ def fused_obstacle(query: Tensor, values: Tensor, pattern: Pattern) -> str:
         return f"head_dim and value_dim of at most {FUSED_SIZE}, got {query.shape[-1]} and {values.shape[-1]}"
     if pattern.slopes.requires_grad:
         return "slopes without gradient"
-    if not (values.is_cuda or interprets_kernels()):
+    if not values.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":  # the interpreter runs kernels on a CPU, slowly, for tests
         return f"a GPU, got tensors on {values.device}"
     return "" if HAS_TRITON else "the package triton, which is not installed"
-
-
-def interprets_kernels() -> bool:
-    """Whether kernels run in Triton's interpreter, on a CPU, as TRITON_INTERPRET=1 asks for: slow, for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _as_batch(x: Tensor) -> Tensor:
@@ -285,10 +311,9 @@ def features(*branches: Tensor) -> Tensor:
 
 def _product(queries: Branches, keys: Branches, weights: Tensor) -> Tensor:
     times = torch.bmm if queries[0].ndim == 3 else torch.matmul  # the same product; it spares the small ones some time
-    scores = [times(query, key.mT) for query, key in zip(queries, keys)]
-    product = scores[0] * scores[1] if len(scores) == 2 else scores[0].square()
-    del scores  # their memory is free for the next product
-    return product * weights
+    scores = times(queries[0], keys[0].mT)
+    scores = scores * times(queries[1], keys[1].mT) if len(queries) == 2 else scores.square()
+    return scores * weights
 
 
 def _rows_scaled(z: Tensor, pattern: Pattern) -> Tensor:
@@ -349,33 +374,24 @@ def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     return rows, columns, 1.0 + (rows != columns).to(like.dtype)
 
 
-def _cheapest(queries: Branches, values: Tensor, pattern: Pattern) -> str:
-    time, head_dim = queries[0].shape[-2:]
-    fused_too = values.is_cuda and not fused_obstacle(queries[0], values, pattern)
-    chosen = choose(time, head_dim, len(queries), pattern.window, fused_too)
-    return "row_blocks" if chosen == "recurrent" and values.dtype not in DTYPES else chosen
-
-
 def _check(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> None:
+    """Raise TypeError or ValueError unless the arguments of `attend` fit each other."""
     if not isinstance(pattern, Pattern):
         raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
-    for name, branches in (("queries", queries), ("keys", keys)):
-        if not isinstance(branches, list | tuple) or not all(isinstance(branch, Tensor) for branch in branches):
-            raise TypeError(f"{name} must be a list or tuple of tensors, got {type(branches).__name__}")
     if not isinstance(values, Tensor) or not values.is_floating_point():
         raise TypeError(f"values must be a floating-point tensor, got {getattr(values, 'dtype', type(values).__name__)}")
-    if len(queries) not in (1, 2) or len(keys) != len(queries):
-        raise ValueError(f"queries and keys must both have one branch or both two, got {len(queries)} and {len(keys)}")
-    for name, branch in [("queries", query) for query in queries] + [("keys", key) for key in keys]:
-        _check_branch(name, branch, queries[0], values)
-    if values.ndim < 3 or values.shape[-3] != pattern.heads or 0 in values.shape[-2:]:
+    for name, branches in (("queries", queries), ("keys", keys)):
+        if not isinstance(branches, list | tuple) or len(branches) not in (1, 2) or len(branches) != len(queries):
+            raise ValueError(f"queries and keys must both be lists of one tensor or of two, got {name} {type(branches).__name__}"
+                             + (f" of {len(branches)}" if isinstance(branches, list | tuple) else ""))
+        for branch in branches:
+            if not isinstance(branch, Tensor):
+                raise TypeError(f"{name} must be tensors, got {type(branch).__name__}")
+            if branch.dtype != values.dtype or branch.device != values.device:
+                raise TypeError(f"{name} must be {values.dtype} on {values.device} like values, got {branch.dtype} on {branch.device}")
+            if branch.shape != queries[0].shape or branch.shape[:-1] != values.shape[:-1] or branch.shape[-1] == 0:
+                raise ValueError(f"{name} must have shape {(*values.shape[:-1], 'head_dim')} like values, the same for every branch, "
+                                 f"got {tuple(branch.shape)}")
+    if values.ndim < 3 or values.shape[-3] != len(pattern.slopes) or 0 in values.shape[-2:]:
         raise ValueError(f"values must have shape (..., heads, time, value_dim) with {pattern.heads} heads like the pattern, time "
                          f"and value_dim at least 1, got {tuple(values.shape)}")
-
-
-def _check_branch(name: str, branch: Tensor, query: Tensor, values: Tensor) -> None:
-    if (branch.dtype, branch.device) != (values.dtype, values.device):
-        raise TypeError(f"{name} must be {values.dtype} on {values.device} like values, got {branch.dtype} on {branch.device}")
-    if branch.shape != query.shape or branch.shape[:-1] != values.shape[:-1] or branch.shape[-1] == 0:
-        raise ValueError(f"{name} must have shape {(*values.shape[:-1], 'head_dim')} like values, the same for every branch, "
-                         f"got {tuple(branch.shape)}")

@@ -6,7 +6,6 @@ keys one by one, and only those of the last `context` tokens. Softmax has no suc
 values.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -23,70 +22,51 @@ class AttentionState:
     position: int = 0
     row_sums: Tensor | None = None  # (heads, 1, 1) of the decaying causal mask
     sums: Tensor | None = None  # S: (batch, heads, features, head_dim)
-    before: list[Tensor] = field(default_factory=list)  # last unshifted keys, for key_offset
+    last_keys: list[Tensor] | None = None  # before the key offset
     window_keys: list[Tensor] = field(default_factory=list)  # a branch: (batch, heads, <= context, head_dim)
     window_values: Tensor | None = None
 
 
-def attention_step(layer: Attention, x: Tensor, state: AttentionState, first_values: Tensor | None = None):
+def attention_step(layer: Attention, x: Tensor, state: AttentionState, first_values: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One token through one attention layer: x (batch, 1, width) -> (output, values), changing `state`.
 
     Equal to the last position of `layer(all tokens so far)`; for softmax, while they fit into the window.
     """
-    layer.check_input(x, first_values)
-    queries, keys, values = layer.project_heads(x)
-    queries = [layer.positions.rotate(query, state.position) for query in queries]
-    rotated = [layer.positions.rotate(key, state.position) for key in keys]
-    before: list[Tensor | None] = [*state.before] or [None] * len(rotated)
-    keys = [layer.positions.offset(key, last) for key, last in zip(rotated, before)]
+    queries, keys, values, last_keys = layer.prepare(x, state.position, state.last_keys)
     mixed = layer.mix_values(values, first_values)
     step = _softmax_step if layer.kind == "softmax" else _product_step
     z = step(layer, queries, keys, mixed, state)
-    state.before, state.position = rotated, state.position + 1
+    state.last_keys, state.position = last_keys, state.position + 1
     return layer.merge_heads(z), values
 
 
-def _product_step(layer: Attention, queries, keys, values: Tensor, state: AttentionState) -> Tensor:
+def _product_step(layer: Attention, queries: list[Tensor], keys: list[Tensor], values: Tensor, state: AttentionState) -> Tensor:
     decay = torch.exp(-layer.positions.slopes(values)).view(-1, 1, 1)
     new = features(*keys).mT * values
     state.sums = new if state.sums is None else decay * state.sums + new
     state.row_sums = torch.ones_like(decay) if state.row_sums is None else decay * state.row_sums + 1
     z = features(*queries) @ state.sums
-    if "toeplitz" in layer.positions.features:
-        window = _push(layer, keys, values, state)
-        scores = math.prod(query @ key.mT for query, key in zip(queries, state.window_keys))
-        if len(queries) == 1:
-            scores = scores.square()
-        z = z + (scores * _table(layer, window)) @ window
+    if layer.positions.toeplitz is not None:
+        window, log_decay, table = _push(layer, keys, values, state)
+        first, *others = (query @ key.mT for query, key in zip(queries, state.window_keys))
+        z = z + (first * (others[0] if others else first) * log_decay.exp() * table) @ window
     return z * state.row_sums.pow(-layer.positions.row_power)
 
 
-def _softmax_step(layer: Attention, queries, keys, values: Tensor, state: AttentionState) -> Tensor:
-    window = _push(layer, keys, values, state)
-    ages = _ages(window)
-    bias = -layer.positions.slopes(values)[:, None, None] * ages.to(values)
-    if "toeplitz" in layer.positions.features:
-        bias = bias + layer.positions.toeplitz[:, None, ages].to(values.dtype)
-    return torch.softmax(queries[0] @ state.window_keys[0].mT + bias, dim=-1) @ window
+def _softmax_step(layer: Attention, queries: list[Tensor], keys: list[Tensor], values: Tensor, state: AttentionState) -> Tensor:
+    window, log_decay, table = _push(layer, keys, values, state)
+    return torch.softmax(queries[0] @ state.window_keys[0].mT + log_decay + table, dim=-1) @ window
 
 
-def _push(layer: Attention, keys, values: Tensor, state: AttentionState) -> Tensor:
-    """Take new keys and values into the window; its values come back, (batch, heads, <= context, head_dim)."""
+def _push(layer: Attention, keys: list[Tensor], values: Tensor, state: AttentionState) -> tuple[Tensor, Tensor, Tensor]:
+    """Take a key and a value into the window of the last `context`: its values, -m n and t[n] for its ages (heads, 1, window)."""
     kept = layer.positions.context
     if state.window_values is None:
         state.window_keys, state.window_values = list(keys), values
-        return values
-    state.window_keys = [torch.cat([old, key], -2)[..., -kept:, :] for old, key in zip(state.window_keys, keys)]
-    state.window_values = torch.cat([state.window_values, values], -2)[..., -kept:, :]
-    return state.window_values
-
-
-def _ages(window: Tensor) -> Tensor:
-    return torch.arange(window.shape[-2] - 1, -1, -1, device=window.device)
-
-
-def _table(layer: Attention, window: Tensor) -> Tensor:
-    """Decay times learned table for the keys of the window: (heads, 1, window)."""
-    ages = _ages(window)
-    decay = torch.exp(-layer.positions.slopes(window)[:, None] * ages.to(window))
-    return (decay * layer.positions.toeplitz[:, ages].to(window.dtype))[:, None]
+    else:
+        state.window_keys = [torch.cat([old, key], -2)[..., -kept:, :] for old, key in zip(state.window_keys, keys)]
+        state.window_values = torch.cat([state.window_values, values], -2)[..., -kept:, :]
+    ages = torch.arange(state.window_values.shape[-2] - 1, -1, -1, device=values.device)
+    table = layer.positions.toeplitz
+    taught = values.new_zeros(()) if table is None else table[:, None, ages].to(values.dtype)
+    return state.window_values, -layer.positions.slopes(values)[:, None, None] * ages.to(values), taught

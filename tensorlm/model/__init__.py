@@ -3,6 +3,6 @@
 from tensorlm.model.compositionality import Compositionality, compositionality
 from tensorlm.model.config import PRESETS, ModelConfig, preset
 from tensorlm.model.degree import Degree
-from tensorlm.model.transformer import TensorTransformer
+from tensorlm.model.transformer import BlockRun, Stream, TensorTransformer
 
-__all__ = ["Compositionality", "Degree", "ModelConfig", "PRESETS", "TensorTransformer", "compositionality", "preset"]
+__all__ = ["BlockRun", "Compositionality", "Degree", "ModelConfig", "PRESETS", "Stream", "TensorTransformer", "compositionality", "preset"]

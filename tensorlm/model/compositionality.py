@@ -3,17 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
+from tensorlm.layers import build_mlp
 from tensorlm.layers.attention import BRANCHES, attention_parameters
-from tensorlm.layers.full_tensor import symmetric_columns
-from tensorlm.layers.mlp import GATED_KINDS, TENSOR_KINDS, build_mlp, mlp_parameters
 from tensorlm.layers.norm import TOKEN_KINDS
 from tensorlm.model.config import ModelConfig
 from tensorlm.model.degree import Degree, degree_of
 from tensorlm.tensors.rational import remaining_root
 
 KINDS = ("polynomial", "rational", "neither")
-# How often a MLP reads its input: its degree, also where only a ReLU keeps it from being a polynomial (a > 0 comes out of it).
-HOMOGENEOUS = {"relu": 1, "relu2": 2, "reglu": 2}
 
 
 @dataclass(frozen=True)
@@ -151,17 +150,16 @@ def _attention_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
 def _mlp_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     if config.mlp == "none":
         return
-    layers, width, hidden = config.layers, config.width, config.hidden
-    layer = build_mlp(config.mlp, 1, 1, encoders=config.encoders)
-    degree = layer.degree
-    reads = degree or HOMOGENEOUS.get(config.mlp)
+    layers = config.layers
+    with torch.device("meta"):
+        layer = build_mlp(config.mlp, config.width, config.hidden or None, encoders=config.encoders)
+    degree, reads = layer.degree, layer.reads
     reader = "inside a nonlinear function" if reads is None else f"the {config.mlp} MLP reads it {_times(reads)}"
     then = f": x + f(norm x) is of degree {degree + 1} over {degree}" if degree else ""
     yield from _norm_site("norm before MLP", config, fraction, layers, reads, reader, then)
-    parameters = mlp_parameters(config.mlp, width, hidden, encoders=config.encoders)
     why = f"degree {degree}" if degree else f"{config.mlp} is no polynomial"
-    yield Part("MLP", "polynomial" if degree else "neither", why, layers, parameters * layers,
-               (parameters + _elementwise(config)) * layers, degree)
+    yield Part("MLP", "polynomial" if degree else "neither", why, layers, layer.parameter_count * layers,
+               (layer.parameter_count + layer.products) * layers, degree)
 
 
 def _output_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
@@ -215,14 +213,6 @@ def _norm(name: str, site: str, fraction: float, count: int, reads: int | None, 
     elif not remaining_root(reads):
         kind, why = "rational", f"read {_times(reads)}, so the root is squared away{then}"
     return Part(name, kind, why, count, learned * count, work * count, 1 if kind == "polynomial" else None)
-
-
-def _elementwise(config: ModelConfig) -> int:
-    """Products of numbers in one MLP that are no products with a weight."""
-    if config.mlp in TENSOR_KINDS:
-        return config.width**2 if config.mlp == "full" else symmetric_columns(config.width)
-    encoders = {"product": config.encoders, "square": 2, "relu2": 2}.get(config.mlp, 2 if config.mlp in GATED_KINDS else 1)
-    return (encoders - 1) * config.hidden
 
 
 def _times(reads: int) -> str:

@@ -3,15 +3,15 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from tensorlm.layers.attention import ATTENTION_KINDS, attention_parameters
+from tensorlm.checks import require, require_counts, require_one_of
+from tensorlm.layers.attention import ATTENTION_KINDS, POSITIONS, ROW_SCALES, attention_parameters
 from tensorlm.layers.init import OUTPUT_INITS
 from tensorlm.layers.mlp import MLP_KINDS, TENSOR_KINDS, matched_hidden
 from tensorlm.layers.norm import NORM_KINDS, QK_NORM_KINDS
-from tensorlm.layers.positions import POSITIONS, ROW_SCALES
 
 BLOCK_PARAMETERS = 12  # of every block, in units of width^2, whatever its kinds
 BIGRAM_LIMIT = 1 << 26  # numbers in a full bigram table
-MOST_PIECES = 1000  # layers or encoders, which are built one by one
+MAX_PIECES = 1000  # layers or encoders, which are built one by one
 
 CHOICES = {
     "mlp": (*MLP_KINDS, "none"),
@@ -28,17 +28,6 @@ CHOICES = {
     "head": ("untied", "tied"),
     "output_init": OUTPUT_INITS,
 }
-
-
-def _as_tuple(positions) -> tuple[str, ...]:
-    if isinstance(positions, str) or not hasattr(positions, "__iter__"):
-        raise ValueError(f"positions must be a tuple of names among {POSITIONS}, got {positions!r}")
-    return tuple(positions)
-
-
-def _require_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -92,35 +81,23 @@ class ModelConfig:
     output_init: str = "zero"
 
     def __post_init__(self):
-        object.__setattr__(self, "positions", _as_tuple(self.positions))
-        for name in ("vocab_size", "context", "width", "layers", "head_dim", "encoders"):
-            _require_positive(name, getattr(self, name))
-        if self.mlp_hidden is not None:
-            _require_positive("mlp_hidden", self.mlp_hidden)
+        if isinstance(self.positions, list):
+            object.__setattr__(self, "positions", tuple(self.positions))
+        counts = ("vocab_size", "context", "width", "layers", "head_dim", "encoders")
+        require_counts(**{name: getattr(self, name) for name in counts}, mlp_hidden=1 if self.mlp_hidden is None else self.mlp_hidden)
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        self._check_positions()
-        self._check_sizes()
-
-    def _check_positions(self) -> None:
-        unknown = [feature for feature in self.positions if feature not in POSITIONS]
-        if unknown or len(set(self.positions)) < len(self.positions):
-            raise ValueError(f"positions must be distinct names among {POSITIONS}, got {self.positions!r}")
-
-    def _check_sizes(self) -> None:
+            require_one_of(name, getattr(self, name), allowed)
         for name in ("layers", "encoders"):
-            if getattr(self, name) > MOST_PIECES:
-                raise ValueError(f"{name} must be at most {MOST_PIECES:,}, got {getattr(self, name)}")
-        if self.width % self.head_dim:
-            raise ValueError(f"head_dim must divide width, got head_dim={self.head_dim}, width={self.width}")
-        if self.head_dim % 2 and {"rope", "key_offset"} & set(self.positions):
-            raise ValueError(f"head_dim must be even for rope and key_offset, got {self.head_dim}")
+            require(getattr(self, name) <= MAX_PIECES, name, getattr(self, name), f"at most {MAX_PIECES:,}")
+        known = isinstance(self.positions, tuple) and set(self.positions) <= set(POSITIONS)
+        distinct = known and len(set(self.positions)) == len(self.positions)
+        require(distinct, "positions", self.positions, f"a tuple of distinct names among {POSITIONS}")
+        require(self.width % self.head_dim == 0, "head_dim", self.head_dim, f"a divisor of width={self.width}")
+        even = not (self.head_dim % 2 and {"rope", "key_offset"} & set(self.positions))
+        require(even, "head_dim", self.head_dim, "even for rope and key_offset")
         if self.bigram == "table" and self.vocab_size**2 * self.width > BIGRAM_LIMIT:
-            raise ValueError(
-                f"bigram='table' would need vocab_size^2 * width = {self.vocab_size**2 * self.width:,} numbers, more "
-                f"than {BIGRAM_LIMIT:,}; use bigram='none' for vocabularies of this size"
-            )
+            raise ValueError(f"bigram='table' would need vocab_size^2 * width = {self.vocab_size**2 * self.width:,} numbers, more "
+                             f"than {BIGRAM_LIMIT:,}; use bigram='none' for vocabularies of this size")
 
     @property
     def heads(self) -> int:
@@ -141,10 +118,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """The inverse of `to_dict`; unknown keys raise ValueError."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ValueError(f"unknown ModelConfig fields {unknown}; known: {sorted(known)}")
+        _require_known(values)
         return cls(**values)
 
 
@@ -164,9 +138,12 @@ def preset(name: str, **changes: Any) -> ModelConfig:
     >>> preset("nano", attention="softmax", mlp="relu2").hidden
     256
     """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; expected one of {tuple(PRESETS)}")
-    unknown = sorted(set(changes) - {field.name for field in fields(ModelConfig)})
-    if unknown:
-        raise ValueError(f"unknown ModelConfig fields {unknown}")
+    require_one_of("preset", name, PRESETS)
+    _require_known(changes)
     return replace(PRESETS[name], **changes)
+
+
+def _require_known(values: dict[str, Any]) -> None:
+    known = sorted(field.name for field in fields(ModelConfig))
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"unknown ModelConfig fields {unknown}; known: {known}")

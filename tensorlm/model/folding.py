@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 
 from tensorlm.layers import Norm
-from tensorlm.layers.norm import TOKEN_KINDS
 
 
 @torch.no_grad()
@@ -28,11 +27,10 @@ def fold_norms(model):
 
 
 def _require_constant(model) -> None:
-    per_token = [site for site in model.norm_sites() if site.kind in TOKEN_KINDS]
-    if per_token or model.anneal_fraction() < 1.0:
-        kinds = sorted({site.kind for site in per_token})
+    unsettled = sorted({site.kind for site in model.norm_sites() if not site.is_constant})
+    if unsettled:
         raise ValueError("only constant norm sites can be folded: train with norm='anneal' until the fraction is 1 "
-                         f"(now {model.anneal_fraction():.2f}; {len(per_token)} sites of kinds {kinds})")
+                         f"(now {model.anneal_fraction():.2f}; sites of kinds {unsettled} are none)")
     if model.config.head == "tied":
         raise ValueError("fold_norms needs an untied head: a tied one shares its matrix with the input table")
 
@@ -43,28 +41,14 @@ def _scale(site: Norm) -> torch.Tensor:
 
 
 def _fold_block(old, new) -> None:
-    if hasattr(old, "attention"):
+    if old.attention is not None:
         _fold_attention(old.attention, new.attention, _scale(old.attention_norm))
-    if hasattr(old, "mlp"):
-        for name, weight in new.mlp.named_parameters():
-            if name.split(".")[0] in ("L", "R", "E"):
-                weight.mul_(_scale(old.mlp_norm))
-            elif name in ("T", "S"):
-                weight.mul_(_pairs(_scale(old.mlp_norm), upper=name == "S"))
+    if old.mlp is not None:
+        new.mlp.scale_input(_scale(old.mlp_norm))
 
 
-def _pairs(scale: torch.Tensor, upper: bool) -> torch.Tensor:
-    """What multiplies x_i x_j where `scale` multiplies x: its square (), or all products, with `upper` those of i <= j by diagonals."""
-    if not scale.ndim:
-        return scale**2
-    if not upper:
-        return torch.outer(scale, scale).flatten()
-    return torch.cat([scale[: len(scale) - offset] * scale[offset:] for offset in range(len(scale))])
-
-
-def _fold_attention(old, new, scale) -> None:
-    names = ("q1", "q2", "k1", "k2") if old.kind == "bilinear" else ("q", "k")
-    for name, site in zip(names, old.qk_norms):
+def _fold_attention(old, new, scale: torch.Tensor) -> None:
+    for name, site in zip((*old.query_names, *old.key_names), old.qk_norms):
         weight = getattr(new, name)
         weight.mul_(scale)
         rows = site.factor().reshape(site.factor().shape[0], -1).expand(old.heads, old.head_dim)

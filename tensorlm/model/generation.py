@@ -1,21 +1,21 @@
 """Text from a model, one token at a time, from a recurrent state."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tensorlm.layers.state import AttentionState, attention_step
+from tensorlm.layers.state import AttentionState
 
 
 @dataclass
 class ModelState:
     """What a model carries from token to token. Its size does not depend on the length of the text."""
 
-    layers: list[AttentionState] = field(default_factory=list)
-    previous: Tensor | None = None  # last token, for the bigram table
-    before: Tensor | None = None  # last input row, for the smear
+    layers: list[AttentionState]
+    last_token: Tensor | None = None  # for the bigram table
+    last_row: Tensor | None = None  # the last input row, for the smear
 
 
 @torch.no_grad()
@@ -39,32 +39,15 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
 
 def _continue(model, prompt: Tensor, count: int, temperature: float, top_k: int | None,
               generator: torch.Generator | None) -> Tensor:
-    state, pieces = ModelState([AttentionState() for _ in model.blocks]), [prompt]
+    state, pieces = model.empty_state(), [prompt]
     for index in range(prompt.shape[1]):
-        logits = step(model, prompt[:, index : index + 1], state)
+        logits = model.step(prompt[:, index : index + 1], state)
     for index in range(count):
         _require_finite(logits, prompt.shape[1] + index - 1)
-        token = sample(logits, temperature, top_k, generator)
-        pieces.append(token)
+        pieces.append(sample(logits, temperature, top_k, generator))
         if index < count - 1:
-            logits = step(model, token, state)
+            logits = model.step(pieces[-1], state)
     return torch.cat(pieces, dim=1)
-
-
-def step(model, token: Tensor, state: ModelState) -> Tensor:
-    """Logits (batch, vocab_size) after one more token (batch, 1); changes `state`."""
-    row = model.embed(token, previous=state.previous)
-    x = model.input_site(model.shift_in(row, state.before))
-    state.previous, state.before = token, row
-    x0, first_values = x, None
-    for block, layer_state in zip(model.blocks, state.layers):
-        x, values = block.mix_shortcut(x, x0), None
-        if hasattr(block, "attention"):
-            z, values = attention_step(block.attention, block.attention_norm(x), layer_state, first_values)
-            x = x + z
-        x = block.apply_mlp(x)
-        first_values = values if first_values is None else first_values
-    return model.unembed(x)[:, -1]
 
 
 def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,

@@ -1,31 +1,74 @@
 """The tensor-transformer: input table, residual blocks, head."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tensorlm.layers import Attention, Norm, build_mlp, init_weights
-from tensorlm.layers.linear import project
-from tensorlm.layers.norm import EPS
+from tensorlm.layers import EPS, Attention, Norm, build_mlp, init_weights
+from tensorlm.layers.mlp import MLP
+from tensorlm.layers.state import AttentionState, attention_step
 from tensorlm.model.config import ModelConfig
 from tensorlm.model.degree import Degree, degree_of
 from tensorlm.model.folding import fold_norms
-from tensorlm.model.generation import generate
+from tensorlm.model.generation import ModelState, generate
 
 HEAD_PENALTY = 0.1  # weight of the final site in the norm-constancy penalty, the others have 1
 GROUPS = ("matrix", "embedding", "bigram", "head", "scalar")
 
 
+class Stream(NamedTuple):
+    """The residual stream where a block reads it, with what later blocks read again; made by `TensorTransformer.run`.
+
+    x and x0 (batch, time, width): the stream and the input rows; `first_values`: those of the first attention (None before it);
+    `blocks`: what each block computed, if it was recorded.
+    """
+
+    x: Tensor
+    x0: Tensor
+    first_values: Tensor | None = None
+    blocks: tuple["BlockRun", ...] = ()
+
+
+class BlockRun(NamedTuple):
+    """The activations of one block: streams and outputs (batch, time, width); without attention the last four are empty.
+
+    queries and keys as they meet (of squared attention the same branch twice) and values mixed: (batch, heads, time, head_dim);
+    weights (batch, heads, time, time) are what values are summed with. The residual stream is resid_pre (after a shortcut),
+    resid_mid = resid_pre + attention, resid_post = resid_mid + mlp.
+    """
+
+    resid_pre: Tensor
+    attention: Tensor
+    resid_mid: Tensor
+    mlp: Tensor
+    queries: tuple[Tensor, ...] = ()
+    keys: tuple[Tensor, ...] = ()
+    values: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def resid_post(self) -> Tensor:
+        """The stream that leaves the block."""
+        return self.resid_mid + self.mlp
+
+
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); either may be absent.
+    """x + attention(norm(x)), then x + mlp(norm(x)); either may be absent (None).
 
     The first block reads the normed input directly, so its attention has no site of its own.
     """
 
+    attention: Attention | None
+    mlp: MLP | None
+    shortcut: nn.Parameter | None
+
     def __init__(self, config: ModelConfig, first: bool):
         super().__init__()
+        self.attention = self.mlp = self.shortcut = None
         if config.attention != "none":
             self.attention_norm = Norm("none" if first else config.norm, features=config.width)
             self.attention = Attention(config.attention, config.width, config.head_dim, config.context,
@@ -37,21 +80,27 @@ class Block(nn.Module):
         if config.shortcut == "learned" and not first:
             self.shortcut = nn.Parameter(torch.empty(2))
 
-    def forward(self, x: Tensor, x0: Tensor, first_values: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        x, values = self.mix_shortcut(x, x0), None
-        if hasattr(self, "attention"):
-            z, values = self.attention(self.attention_norm(x), first_values)
-            x = x + z
-        return self.apply_mlp(x), values
-
-    def mix_shortcut(self, x: Tensor, x0: Tensor) -> Tensor:
-        if not hasattr(self, "shortcut"):
-            return x
-        mix = self.shortcut.to(x.dtype)
-        return mix[0] * x + mix[1] * x0
-
-    def apply_mlp(self, x: Tensor) -> Tensor:
-        return x + self.mlp(self.mlp_norm(x)) if hasattr(self, "mlp") else x
+    def forward(self, x: Tensor, x0: Tensor, first_values: Tensor | None, state: AttentionState | None = None,
+                record: bool = False) -> tuple[Tensor, Tensor | None, BlockRun | None]:
+        """The stream that leaves the block, the values of its attention, and with `record` all that was computed."""
+        values, seen, kept, z = None, None, (), torch.zeros_like(x) if record else x
+        if self.shortcut is not None:
+            mix = self.shortcut.to(x.dtype)
+            x = mix[0] * x + mix[1] * x0
+        mid = x
+        if self.attention is not None:
+            normed = self.attention_norm(x)
+            if record:
+                z, values, kept = self.attention.recorded(normed, first_values)
+            elif state is None:
+                z, values = self.attention(normed, first_values)
+            else:
+                z, values = attention_step(self.attention, normed, state, first_values)
+            mid = x + z
+        written = None if self.mlp is None else self.mlp(self.mlp_norm(mid))
+        if record:
+            seen = BlockRun(x, z, mid, torch.zeros_like(x) if written is None else written, *kept)
+        return mid if written is None else mid + written, values, seen
 
 
 class TensorTransformer(nn.Module):
@@ -70,6 +119,7 @@ class TensorTransformer(nn.Module):
     """
 
     input_scale: Tensor
+    blocks: Sequence[Block]
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
@@ -80,7 +130,7 @@ class TensorTransformer(nn.Module):
         if config.smear == "learned":
             self.smear = nn.Parameter(torch.empty(1))
         self.input_site = Norm(config.norm, features=config.width)
-        self.blocks = nn.ModuleList([Block(config, first=index == 0) for index in range(config.layers)])
+        self.blocks = nn.ModuleList([Block(config, index == 0) for index in range(config.layers)])  # type: ignore[assignment]
         self.head_site = Norm(config.norm if config.head_norm == "same" else "none", 1, HEAD_PENALTY, config.width)
         if config.head == "untied":
             self.head = nn.Parameter(torch.empty(config.vocab_size, config.width))
@@ -88,13 +138,51 @@ class TensorTransformer(nn.Module):
         init_weights(self, torch.Generator().manual_seed(seed), config.output_init)
 
     def forward(self, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        x = self.embed(tokens, dtype)
-        x = self.input_site(self.shift_in(x))
-        x0, first_values = x, None
-        for block in self.blocks:
-            x, values = block(x, x0, first_values)
+        return self.unembed(self.run(tokens, dtype=dtype).x)
+
+    def run(self, tokens: Tensor | Stream, start: int = 0, stop: int | None = None, add: dict[int, Tensor] | None = None,
+            record: bool = False, state: ModelState | None = None, dtype: torch.dtype | None = None) -> Stream:
+        """The blocks from `start` to before `stop` (None: all), on token ids (batch, time) or on the stream that enters block `start`.
+
+        This is the only walk through the model: the forward pass, generation and steered runs are calls of it. `add` maps the
+        number of a block to rows (..., time, width) that are added to the stream as it enters that block (at `stop`: as it leaves);
+        at block 0 the input rows that shortcuts read again change with it. `record` keeps what each block computed in `blocks`.
+        `state` carries the past of a text that comes token by token (`tensorlm.model.generation`) and is changed.
+
+        >>> model = TensorTransformer(ModelConfig(norm="none"), seed=0)
+        >>> stream = model.run(torch.zeros(1, 10, dtype=torch.long), record=True)
+        >>> stream.x.shape, [block.weights.shape for block in stream.blocks]
+        (torch.Size([1, 10, 64]), [torch.Size([1, 4, 10, 10]), torch.Size([1, 4, 10, 10])])
+        """
+        x, x0, first_values, seen = tokens if isinstance(tokens, Stream) else self.enter(tokens, dtype, state)
+        stop, blocks = len(self.blocks) if stop is None else stop, list(seen)
+        for layer in range(start, stop):
+            if add is not None and layer in add:
+                x = x + add[layer]
+                x0 = x if layer == 0 else x0
+            x, values, found = self.blocks[layer](x, x0, first_values, None if state is None else state.layers[layer], record)
             first_values = values if first_values is None else first_values
-        return self.unembed(x)
+            if record:
+                blocks.append(found)
+        if add is not None and stop in add:
+            x = x + add[stop]
+            x0 = x if stop == 0 else x0
+        return Stream(x, x0, first_values, tuple(blocks))
+
+    def enter(self, tokens: Tensor, dtype: torch.dtype | None = None, state: ModelState | None = None) -> Stream:
+        """The stream that enters the first block: input rows, mixed with the one before (smear), normed."""
+        rows = self.embed(tokens, dtype, None if state is None else state.last_token)
+        x = self.input_site(self.shift_in(rows, None if state is None else state.last_row))
+        if state is not None:
+            state.last_token, state.last_row = tokens[:, -1:], rows[:, -1:]
+        return Stream(x, x)
+
+    def shift_in(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """The smear: x_t + s x_(t-1), one learned s; `before` (batch, 1, width) stands before the first position."""
+        if self.config.smear == "none":
+            return x
+        first = torch.zeros_like(x[:, :1]) if before is None else before
+        return x + self.smear.to(x.dtype) * torch.cat([first, x[:, :-1]], 1)
 
     def embed(self, tokens: Tensor, dtype: torch.dtype | None = None, previous: Tensor | None = None) -> Tensor:
         """Input rows (batch, time, width): token row (+ bigram row), at unit RMS if input_norm is "rows".
@@ -112,19 +200,17 @@ class TensorTransformer(nn.Module):
             x = F.rms_norm(x, x.shape[-1:], eps=EPS)
         return (x * self.input_scale).to(dtype or x.dtype)
 
-    def shift_in(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """The smear: x_t + s x_(t-1), one learned s; `before` (batch, 1, width) stands before the first position."""
-        if self.config.smear == "none":
-            return x
-        first = torch.zeros_like(x[:, :1]) if before is None else before
-        return x + self.smear.to(x.dtype) * torch.cat([first, x[:, :-1]], 1)
-
     def unembed(self, x: Tensor) -> Tensor:
         """Logits from the residual stream."""
         x = self.head_site(x)
         if self.config.head == "tied":
-            return project(x / math.sqrt(self.config.width), self.embedding)
-        return project(x, self.head)
+            return F.linear(x / math.sqrt(self.config.width), self.embedding.to(x.dtype))
+        return F.linear(x, self.head.to(x.dtype))
+
+    def head_matrix(self) -> Tensor:
+        """W of logits = W (stream before the head): (vocab_size, width). A constant norm before the head is in it, no other."""
+        bare = self.embedding / math.sqrt(self.config.width) if self.config.head == "tied" else self.head
+        return (bare * self.head_site.factor() if self.head_site.is_constant else bare).detach()
 
     def norm_sites(self) -> list[Norm]:
         return [module for module in self.modules() if isinstance(module, Norm)]
@@ -145,6 +231,7 @@ class TensorTransformer(nn.Module):
             site.update(reduce)
 
     def anneal_fraction(self) -> float:
+        """The smallest share of the constant in an annealed site; 1 without such sites."""
         return min((site.anneal_fraction for site in self.norm_sites() if site.kind == "anneal"), default=1.0)
 
     def fold_norms(self) -> "TensorTransformer":
@@ -164,6 +251,14 @@ class TensorTransformer(nn.Module):
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def empty_state(self) -> ModelState:
+        """What the model carries before the first token of a text, for `step`."""
+        return ModelState([AttentionState() for _ in self.blocks])
+
+    def step(self, token: Tensor, state: ModelState) -> Tensor:
+        """Logits (batch, vocab_size) after one more token (batch, 1); changes `state`."""
+        return self.unembed(self.run(token, state=state).x)[:, -1]
 
     def generate(self, prompt: Tensor, count: int, temperature: float = 1.0, top_k: int | None = None,
                  generator: torch.Generator | None = None) -> Tensor:
@@ -187,7 +282,7 @@ class TensorTransformer(nn.Module):
         if dtype is not None and not dtype.is_floating_point:
             raise ValueError(f"dtype must be a floating-point dtype or None, got {dtype}")
         if tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling():
-            low, high = (int(end) for end in tokens.aminmax())
+            low, high = map(int, tokens.aminmax())
             if low < 0 or high >= self.config.vocab_size:
                 raise ValueError(f"tokens must lie in 0 .. {self.config.vocab_size - 1}, the rows of the embedding; got {low} to {high}")
 

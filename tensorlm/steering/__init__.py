@@ -34,7 +34,7 @@ from tensorlm.steering.attribution import (
 from tensorlm.steering.comparison import Comparison, Part, compare
 from tensorlm.steering.joint import JointResponse, joint_response
 from tensorlm.steering.paths import trace
-from tensorlm.steering.prepare import Steerable, head_matrix, layer_tensor, opened
+from tensorlm.steering.prepare import Steerable, layer_tensor, opened
 from tensorlm.steering.propagation import Trajectory, propagate
 from tensorlm.steering.response import ROUTES, SteeringResponse, steering_response
 from tensorlm.steering.vectors import (
@@ -51,7 +51,7 @@ from tensorlm.steering.weights import WeightsAlone, output_matrices, score_table
 from tensorlm.tables import Table
 
 __all__ = [
-    "Steerable", "head_matrix", "layer_tensor", "opened",
+    "Steerable", "layer_tensor", "opened",
     "WORD_PAIRS", "eigenvector", "embedding_difference", "mean_difference", "random_like", "single_tokens", "unembedding_difference",
     "ROUTES", "JointResponse", "SteeringResponse", "TippingPoint", "joint_response", "steering_response",
     "ChebyshevSeries", "Monomials", "PiecewiseSeries", "Polynomial", "Trajectory", "propagate",

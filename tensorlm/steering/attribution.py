@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from tensorlm.checks import require_instance
-from tensorlm.steering.comparison import Comparison, Part, coefficients, run_blocks
-from tensorlm.steering.prepare import head_matrix, layer_tensor, require_block, require_position, require_token, require_vector
+from tensorlm.model import Stream
+from tensorlm.steering.comparison import Comparison, Part, coefficients
+from tensorlm.steering.prepare import layer_tensor, require_block, require_position, require_token, require_vector
 from tensorlm.tables import Table, largest
 from tensorlm.tensors import eigen
 
@@ -194,11 +195,11 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
     readout, position = _question(pair, readout, position)
     _require_changed(pair, layer)
     base, steered = pair.base.blocks[layer], pair.steered.blocks[layer]
-    if base.pattern is None or steered.pattern is None:
+    if base.weights is None or steered.weights is None:
         raise ValueError(f"layer {layer} has no attention")
     pulled = pulled_back(pair.model.blocks[layer].attention, readout.expand(len(pair.tokens), -1))
     value, other = (torch.einsum("bhjd,bhd->bhj", side.values, pulled) for side in (base, steered))
-    weight, changed = base.pattern[:, :, position], steered.pattern[:, :, position]
+    weight, changed = base.weights[:, :, position], steered.weights[:, :, position]
     change = dot((steered.attention - base.attention)[:, position], readout)
     return Carriers(weight * (other - value), (changed - weight) * value, (changed - weight) * (other - value), change)
 
@@ -206,14 +207,14 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
 def behind_mlp(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Tensor:
     """The covector of x + f(x) at the base run, linear part only: readout + 2B(x, .)^T readout, (batch, width)."""
     (readout, position), cp = _question(pair, readout, position), _tensor(pair, layer)
-    x = pair.base.blocks[layer].middle[:, position]
+    x = pair.base.blocks[layer].resid_mid[:, position]
     return readout + torch.einsum("boi,bo->bi", cp.jacobian(x), readout.expand(len(x), -1))
 
 
 def logit_readout(pair: Comparison, token: int, against: int | None = None) -> Tensor:
     """The row of the head for `token` (less that of `against`): the read-out of a logit (of a difference of two), (width,)."""
     require_instance("pair", pair, Comparison)
-    head = head_matrix(pair.model)
+    head = pair.model.head_matrix()
     row = head[require_token(pair.model, "token", token)]
     return row if against is None else row - head[require_token(pair.model, "against", against)]
 
@@ -235,7 +236,7 @@ def _present(tensors, arriving: dict[Part, float], position: int) -> dict[Part, 
 
 
 def _middles(pair: Comparison, layer: int, position: int) -> tuple[Tensor, Tensor]:
-    return pair.base.blocks[layer].middle[:, position], pair.steered.blocks[layer].middle[:, position]
+    return pair.base.blocks[layer].resid_mid[:, position], pair.steered.blocks[layer].resid_mid[:, position]
 
 
 def _shares(pair: Comparison, layer: int, readout: Tensor, position: int, names: tuple[str, ...], values: list[Tensor]) -> Shares:
@@ -327,9 +328,10 @@ def _final(pair: Comparison, names: tuple[str, ...]) -> Tensor:
     x = sum((below[name] for name in names), zero)
     x0 = pair.base.x0 if "E" in names else zero
     if pair.layer == 0:
-        return run_blocks(pair.model, x, x, None, 0)[1]
-    first = pair.base.first_values
-    return run_blocks(pair.model, x, x0, first if first is None or "E" in names else torch.zeros_like(first), pair.layer)[1]
+        return pair.model.run(Stream(x, x)).x
+    first = pair.base.stream.first_values
+    first = first if first is None or "E" in names else torch.zeros_like(first)
+    return pair.model.run(Stream(x, x0, first), start=pair.layer).x
 
 
 def _entering(pair: Comparison) -> dict[str, Tensor]:

@@ -5,13 +5,13 @@ vector. `coefficients` says with which factor each of them arrives where (1, unl
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tensorlm.checks import require_number
-from tensorlm.model import TensorTransformer
+from tensorlm.model import BlockRun, Stream, TensorTransformer
 from tensorlm.steering.prepare import Positions, opened, position_mask, require_layer, require_tokens, require_vector
 
 
@@ -30,41 +30,29 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class BlockRun:
-    """What one block computed. stream, attention, middle = stream + attention, mlp: (batch, time, width).
+class Run:
+    """One recorded pass: the `Stream` before the head with the activations of all blocks, and the logits."""
 
-    queries and keys: two branches (of squared attention the same one twice), rotated and offset, values mixed: each (batch,
-    heads, time, head_dim); pattern (batch, heads, time, time). A block without attention has () and None there.
-    """
-
-    stream: Tensor
-    attention: Tensor
-    middle: Tensor
-    mlp: Tensor
-    queries: tuple[Tensor, ...] = ()
-    keys: tuple[Tensor, ...] = ()
-    values: Tensor | None = None
-    pattern: Tensor | None = None
+    stream: Stream
+    logits: Tensor
 
     @property
-    def out(self) -> Tensor:
-        """The stream that leaves the block."""
-        return self.middle + self.mlp
+    def blocks(self) -> tuple[BlockRun, ...]:
+        return self.stream.blocks
 
+    @property
+    def x0(self) -> Tensor:
+        """The input rows."""
+        return self.stream.x0
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One pass: input rows x0, the values of the first layer (None without), the blocks, the stream before the head, the logits."""
-
-    x0: Tensor
-    first_values: Tensor | None
-    blocks: tuple[BlockRun, ...]
-    final: Tensor
-    logits: Tensor
+    @property
+    def final(self) -> Tensor:
+        """The stream before the head."""
+        return self.stream.x
 
     def entering(self, layer: int) -> Tensor:
         """The stream that enters block `layer`, before its shortcut; after the last block, the stream before the head."""
-        return self.x0 if layer == 0 else self.blocks[layer - 1].out
+        return self.x0 if layer == 0 else self.blocks[layer - 1].resid_post
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,51 +117,17 @@ def compare(model: TensorTransformer, tokens: Tensor, vector: Tensor, layer: int
 
 
 def run(model: TensorTransformer, tokens: Tensor) -> Run:
-    """One pass of an `opened` model over tokens (batch, time)."""
-    x = model.input_site(model.shift_in(model.embed(tokens)))
-    blocks, final, first_values = run_blocks(model, x, x, None, 0)
-    return Run(x, first_values, blocks, final, model.unembed(final))
+    """One pass of an `opened` model over tokens (batch, time), recorded."""
+    stream = model.run(tokens, record=True)
+    return Run(stream, model.unembed(stream.x))
 
 
 def run_steered(model: TensorTransformer, base: Run, added: Tensor, layer: int) -> Run:
     """The pass of `base` with `added`, (time, width) or with a batch axis, on the stream that enters block `layer`."""
-    x = base.entering(layer) + added
-    x0, first_values = (x, None) if layer == 0 else (base.x0, base.first_values)
-    blocks, final, first_values = run_blocks(model, x, x0, first_values, layer)
-    return Run(x0, first_values, base.blocks[:layer] + blocks, final, model.unembed(final))
-
-
-def run_blocks(model: TensorTransformer, x: Tensor, x0: Tensor, first_values: Tensor | None, start: int):
-    """The blocks from `start` on, for a stream x that enters there: (their runs, the stream before the head, first values)."""
-    found = []
-    for index, block in enumerate(model.blocks[start:], start):
-        found.append(_run_block(block, x, x0, first_values))
-        x = found[-1].out
-        first_values = found[-1].values if index == 0 else first_values
-    return tuple(found), x, first_values
-
-
-def _run_block(block, x: Tensor, x0: Tensor, first_values: Tensor | None) -> BlockRun:
-    x = block.mix_shortcut(x, x0)
-    found: dict[str, Any] = {}
-    z = torch.zeros_like(x)
-    if hasattr(block, "attention"):
-        found, z = _attend(block.attention, x, first_values)
-    mlp = block.mlp(x + z) if hasattr(block, "mlp") else torch.zeros_like(x)
-    return BlockRun(x, z, x + z, mlp, **found)
-
-
-def _attend(layer, x: Tensor, first_values: Tensor | None) -> tuple[dict, Tensor]:
-    queries, keys, values = layer.project_heads(x)
-    queries = [layer.positions.rotate(query) for query in queries]
-    keys = [layer.positions.offset(layer.positions.rotate(key)) for key in keys]
-    values, twice = layer.mix_values(values, first_values), 3 - len(queries)
-    queries, keys = queries * twice, keys * twice
-    pattern = layer.positions.multiplier(x.shape[1], x.dtype, x.device)
-    for query, key in zip(queries, keys):
-        pattern = pattern * (query @ key.mT)
-    found = {"queries": tuple(queries), "keys": tuple(keys), "values": values, "pattern": pattern}
-    return found, layer.merge_heads(pattern @ values)
+    first_values = base.stream.first_values if layer else None
+    entering = Stream(base.entering(layer), base.x0, first_values, base.blocks[:layer])
+    stream = model.run(entering, start=layer, add={layer: added}, record=True)
+    return Run(stream, model.unembed(stream.x))
 
 
 def coefficients(model: TensorTransformer, layer: int, steered: int | None = None, middle: bool = False) -> dict[Part, float]:
@@ -185,13 +139,13 @@ def coefficients(model: TensorTransformer, layer: int, steered: int | None = Non
     for index, block in enumerate((*model.blocks, None)[: layer + 1]):
         if index == steered:
             arriving[Part("vector")] = 1.0
-        if hasattr(block, "shortcut"):
+        if block is not None and block.shortcut is not None:
             again = {Part("embedding")} | ({Part("vector")} if steered == 0 else set())
             keep, repeat = block.shortcut.tolist()
             arriving = {part: keep * factor + (repeat if part in again else 0.0) for part, factor in arriving.items()}
-        if block is not None and (index < layer or middle) and hasattr(block, "attention"):
+        if block is not None and (index < layer or middle) and block.attention is not None:
             arriving[Part("attention", index)] = 1.0
-        if index < layer and hasattr(block, "mlp"):
+        if block is not None and index < layer and block.mlp is not None:
             arriving[Part("mlp", index)] = 1.0
     return arriving
 

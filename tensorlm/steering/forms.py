@@ -11,7 +11,7 @@ from torch import Tensor
 from tensorlm.polynomials.chebyshev import PiecewiseSeries, resolve
 from tensorlm.polynomials.powers import POWERS, Polynomial
 from tensorlm.scaling import length
-from tensorlm.steering.prepare import Steerable, head_matrix, layer_tensor
+from tensorlm.steering.prepare import Steerable, layer_tensor
 from tensorlm.steering.vectors import Injection
 from tensorlm.tensors import RationalBlock
 from tensorlm.tensors.rational import EPS, advance_along
@@ -163,7 +163,7 @@ def ratio_curve(steerable: Steerable, tokens: Tensor, injection: Injection, read
     twice the degree.
     """
     first = injection.first
-    stream, rows, _ = steerable.enter(tokens, first)
+    stream, rows, *_ = steerable.model.run(tokens, stop=first)
     s, unit = injection.mask[read] * injection.vectors[0], 1.0
     if s.any() and stream[0, read].any():
         unit = float(length(stream[0, read]) / length(s))
@@ -176,11 +176,11 @@ def ratio_curve(steerable: Steerable, tokens: Tensor, injection: Injection, read
         if layer < steerable.layers:
             pair = _through_block(steerable, layer, pair, start)
     numerator, denominator, power = *pair, 1.0
-    if steerable.model.head_site.kind == "rms":
+    if not steerable.model.head_site.is_constant:
         squares = POWERS.multiply(numerator, numerator).mean(-1)
         denominator = POWERS.add(squares, EPS * POWERS.multiply(denominator, denominator))
         power = 0.5
-    return RatioCurve(Polynomial(steerable.even(numerator @ head_matrix(steerable.model).mT), unit), Polynomial(denominator, unit), power)
+    return RatioCurve(Polynomial(steerable.even(numerator @ steerable.model.head_matrix().mT), unit), Polynomial(denominator, unit), power)
 
 
 def _plus(pair: Pair, polynomial: Tensor) -> Pair:

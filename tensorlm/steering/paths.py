@@ -46,14 +46,14 @@ def mlp_pieces(pair: Comparison, layer: int, covector: Tensor, position: int, me
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair, g = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1), torch.ones(64, dtype=torch.float64)
     >>> base, steered = pair.base.blocks[1], pair.steered.blocks[1]
-    >>> values = mlp_pieces(pair, 1, g, 2) @ (steered.middle - base.middle)[0, 2]
+    >>> values = mlp_pieces(pair, 1, g, 2) @ (steered.resid_mid - base.resid_mid)[0, 2]
     >>> values.shape, torch.allclose(values.sum(), g @ (steered.mlp - base.mlp)[0, 2])
     (torch.Size([128]), True)
     """
     if mechanism not in MECHANISMS:
         raise ValueError(f"mechanism must be one of {MECHANISMS}, got {mechanism!r}")
     cp = layer_tensor(pair.model, layer)
-    middle = (pair.base.blocks[layer].middle[prompt, position] + pair.steered.blocks[layer].middle[prompt, position]) / 2
+    middle = (pair.base.blocks[layer].resid_mid[prompt, position] + pair.steered.blocks[layer].resid_mid[prompt, position]) / 2
     if mechanism == "eigenvector":
         spectrum = eigen(cp, covector)
         values, vectors = spectrum.values[0], spectrum.vectors[0]
@@ -83,7 +83,7 @@ def attention_links(pair: Comparison, layer: int, covector: Tensor, position: in
     found = {"value": _through_values(attention, middle, pulled, read)}
     found |= _through_scores(attention, middle, pulled, read)
     changes = {role: _stream_change(pair, layer, prompt) for role in found}
-    if hasattr(attention, "value_mix") and pair.layer == 0:
+    if attention is not None and attention.value_mix is not None and pair.layer == 0:
         found["first value"] = _through_first_values(pair, attention, middle, pulled, read)
         changes["first value"] = _stream_change(pair, 0, prompt)
     values = [torch.einsum("hjw,jw->hj", found[role], changes[role]) for role in found]
@@ -92,13 +92,13 @@ def attention_links(pair: Comparison, layer: int, covector: Tensor, position: in
 
 @dataclass(frozen=True, eq=False)
 class _Middle:
-    """Means over the two runs for one prompt: queries and keys a branch (heads, time, head_dim), their scores and the pattern."""
+    """Means over the two runs for one prompt: queries and keys a branch (heads, time, head_dim), their scores and the weights of values."""
 
     queries: list[Tensor]
     keys: list[Tensor]
     scores: list[Tensor]
     values: Tensor
-    pattern: Tensor
+    weights: Tensor
 
     @classmethod
     def of(cls, base: BlockRun, steered: BlockRun, prompt: int) -> "_Middle":
@@ -106,18 +106,18 @@ class _Middle:
                          for name in ("queries", "keys"))
         score = lambda side, branch: side.queries[branch][prompt] @ side.keys[branch][prompt].mT
         scores = [(score(base, branch) + score(steered, branch)) / 2 for branch in (0, 1)]
-        values, patterns = ([getattr(side, name)[prompt] for side in (base, steered)] for name in ("values", "pattern"))
-        return cls(queries, keys, scores, (values[0] + values[1]) / 2, (patterns[0] + patterns[1]) / 2)
+        values, weights = ([getattr(side, name)[prompt] for side in (base, steered)] for name in ("values", "weights"))
+        return cls(queries, keys, scores, (values[0] + values[1]) / 2, (weights[0] + weights[1]) / 2)
 
 
 def _through_values(attention, middle: _Middle, pulled: Tensor, read: int) -> Tensor:
-    mix = attention.value_mix[0] if hasattr(attention, "value_mix") else 1.0
-    return torch.einsum("hj,hd,hdw->hjw", mix * middle.pattern[:, read], pulled, _by_head(attention, attention.v))
+    mix = attention.value_mix[0] if attention.value_mix is not None else 1.0
+    return torch.einsum("hj,hd,hdw->hjw", mix * middle.weights[:, read], pulled, _by_head(attention, attention.v))
 
 
 def _through_first_values(pair: Comparison, attention, middle: _Middle, pulled: Tensor, read: int) -> Tensor:
     first = _by_head(attention, getattr(pair.model.blocks[0], "attention").v)  # noqa: B009
-    return torch.einsum("hj,hd,hdw->hjw", attention.value_mix[1] * middle.pattern[:, read], pulled, first)
+    return torch.einsum("hj,hd,hdw->hjw", attention.value_mix[1] * middle.weights[:, read], pulled, first)
 
 
 def _through_scores(attention, middle: _Middle, pulled: Tensor, read: int) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def _by_head(attention, matrix: Tensor) -> Tensor:
 
 
 def _stream_change(pair: Comparison, layer: int, prompt: int) -> Tensor:
-    return (pair.steered.blocks[layer].stream - pair.base.blocks[layer].stream)[prompt]
+    return (pair.steered.blocks[layer].resid_pre - pair.base.blocks[layer].resid_pre)[prompt]
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class _Tracer:
         if self.mechanism == "whole":
             return self.stream(pieces[0], parts, position)
         blocks = (self.pair.steered.blocks[layer], self.pair.base.blocks[layer])
-        change = torch.sub(*(block.middle[self.prompt, position] for block in blocks))
+        change = torch.sub(*(block.resid_mid[self.prompt, position] for block in blocks))
         return self._prune([(f"{self.mechanism} {index}", self.mechanism, value, lambda piece=piece: self.stream(piece, parts, position))
                             for index, (piece, value) in enumerate(zip(pieces, (pieces @ change).tolist()))])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tensorlm.checks import DTYPES, is_whole, require_finite, require_instance
 from tensorlm.model import Degree, TensorTransformer
-from tensorlm.tensors import CPTensor, from_dense
+from tensorlm.tensors import CPTensor
 
 Positions = str | int | list[int] | tuple[int, ...] | Tensor
 
@@ -172,7 +172,7 @@ class Steerable:
     @cached_property
     def first_alike(self) -> Tensor:
         """For every token the first one with the same row of the head, bit for bit: (vocab,)."""
-        rows = np.ascontiguousarray((head_matrix(self.model) + 0.0).numpy())  # -0.0 becomes 0.0
+        rows = np.ascontiguousarray((self.model.head_matrix() + 0.0).numpy())  # -0.0 becomes 0.0
         _, first, which = np.unique(rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel(), return_index=True, return_inverse=True)
         return torch.from_numpy(first[which])
 
@@ -185,23 +185,14 @@ class Steerable:
         """Why the logits are no polynomial in the stream before block `layer`; "" if they are one."""
         if layer < self.layers:
             return self.degree.reason if self.degree.value is None else ""
-        kind = self.model.head_site.kind
-        if kind == "anneal" and self.anneal_fraction < 1.0:
-            return "norm='anneal' is still in part a per-token norm before the head"
-        return "norm='rms' before the head divides by the root mean square" if kind == "rms" else ""
+        if self.model.head_site.is_constant:
+            return ""
+        kind, still = self.model.head_site.kind, "is still in part a per-token norm"
+        return f"norm={kind!r} before the head {still if kind == 'anneal' else 'divides by the root mean square'}"
 
     @property
     def has_attention(self) -> bool:
         return self.model.config.attention != "none"
-
-    def enter(self, tokens: Tensor, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The unsteered stream (batch, time, width) before block `layer`, the input rows, and the first layer's values (None before it)."""
-        x = self.model.input_site(self.model.shift_in(self.model.embed(tokens)))
-        x0, first_values = x, None
-        for block in self.blocks[:layer]:
-            x, values = block(x, x0, first_values)
-            first_values = values if first_values is None else first_values
-        return x, x0, first_values
 
 
 def opened(model: TensorTransformer | Steerable) -> TensorTransformer:
@@ -256,21 +247,9 @@ def _is_ready(weight: Tensor) -> bool:
 def layer_tensor(model: TensorTransformer, layer: int) -> CPTensor:
     """The MLP of block `layer` of an opened model in CP form; raises ValueError where there is none, or none of degree 2."""
     require_block(model, layer)
-    mlp = getattr(model.blocks[layer], "mlp", None)
+    mlp = model.blocks[layer].mlp
     if mlp is None or mlp.degree != 2:
         found = "none" if mlp is None else f"kind {mlp.kind!r} of degree {mlp.degree}"
         raise ValueError(f"layer {layer} must have an MLP of degree 2, whose change is a self term and a cross term; it has {found}; "
                          "take the response to the strength instead")
-    if mlp.kind == "full":
-        return from_dense(mlp.T.detach().view(mlp.out, mlp.width, mlp.width))
-    if mlp.kind == "symmetric":
-        return from_dense(mlp.tensor().detach())
-    return CPTensor.from_layer(mlp)
-
-
-def head_matrix(model: TensorTransformer) -> Tensor:
-    """W of logits = W (stream before the head): (vocab, width). A constant norm before the head is in it, one of each token is not."""
-    bare = model.embedding / math.sqrt(model.config.width) if model.config.head == "tied" else model.head
-    site = model.head_site
-    per_token = site.kind == "rms" or (site.kind == "anneal" and site.anneal_fraction < 1.0)
-    return (bare if per_token else bare * site.factor()).detach()
+    return CPTensor(*(factor.detach() for factor in mlp.cp()))

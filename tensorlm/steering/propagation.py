@@ -83,9 +83,7 @@ def attention(layer, x: Signal, first_values: Signal | None, algebra: Monomials,
     x_i, of key j and of value j. Queries of one degree and keys of one degree meet at a time, so that constants stay
     constants: a steered position costs only what it touches.
     """
-    queries, keys, values = layer.project_heads(x.rows)
-    queries = [layer.positions.rotate(query) for query in queries]
-    keys = [layer.positions.offset(layer.positions.rotate(key)) for key in keys]
+    queries, keys, values, _ = layer.prepare(x.rows)
     key_degrees = x.degrees
     if "key_offset" in layer.positions.features:
         key_degrees = tuple(map(max, x.degrees, (0, *x.degrees)))
@@ -116,7 +114,7 @@ def _attend(queries: list[Tensor], keys: list[Tensor], values: Tensor, pattern: 
 
 
 def _mix_values(layer, values: Signal, first_values: Signal | None, algebra: Monomials) -> Signal:
-    if first_values is None or not hasattr(layer, "value_mix"):
+    if first_values is None or layer.value_mix is None:
         return values
     mix = layer.value_mix
     return values.mapped(lambda rows: mix[0] * rows).plus(first_values.mapped(lambda rows: mix[1] * rows), algebra)
@@ -178,8 +176,9 @@ def propagate(model, tokens: Tensor, injection: Injection | tuple[Injection, ...
     if obstacle := steerable.obstacle(first):
         raise ValueError(f"model must be a polynomial from layer {first} on, but {obstacle}")
     tokens = tokens[:, : read + 1]
-    stream, rows, first_values = steerable.enter(tokens, first)
-    x, x0, values = Signal.constant(stream), Signal.constant(rows), None if first_values is None else Signal.constant(first_values)
+    stream = steerable.model.run(tokens, stop=first)
+    x, x0 = Signal.constant(stream.x), Signal.constant(stream.x0)
+    values = None if stream.first_values is None else Signal.constant(stream.first_values)
     added = [one.until(read) for one in injections]
     alone, states = not steerable.has_attention, {}
     for layer in range(first, steerable.layers + 1):
@@ -232,31 +231,16 @@ def _through_block(steerable: Steerable, layer: int, x: Signal, x0: Signal, firs
 
 
 def _normed(site, x: Signal) -> Signal:
-    return x if site.kind == "none" else x.mapped(site)
+    return x.mapped(site)
 
 
 def mlp(layer, x: Signal, algebra: Monomials) -> Signal:
-    """A polynomial MLP: its encoders multiplied, then D; or a whole tensor on the products of all pairs of features."""
+    """A polynomial MLP: its encoders multiplied, then D."""
     return x.by_degree(lambda rows: _mlp_rows(layer, rows, algebra), algebra, layer.degree)
 
 
 def _mlp_rows(layer, rows: Tensor, algebra: Monomials) -> Tensor:
-    if layer.kind in ("full", "symmetric"):
-        tensor = layer.T if layer.kind == "full" else layer.tensor().flatten(1)
-        return algebra.multiply(rows, rows, "ti,tj->tij").flatten(-2) @ tensor.mT
-    product, *others = (rows @ encoder.mT for encoder in encoders(layer))
+    product, *others = (rows @ encoder.mT for encoder in layer.encoders())
     for factor in others:
         product = algebra.multiply(product, factor)
-    return product @ layer.D.mT
-
-
-def encoders(layer) -> list[Tensor]:
-    """The matrices that an MLP multiplies the results of: L and R, E twice, or E_1 to E_k."""
-    if layer.kind == "bilinear":
-        return [layer.L, layer.R]
-    if layer.kind == "square":
-        return [layer.E, layer.E]
-    if layer.kind == "product":
-        return list(layer.E)
-    raise ValueError(f"no encoders are known of an MLP of kind {layer.kind!r}; polynomials pass through bilinear, square, product, full "
-                     "and symmetric ones")
+    return product @ layer.decoder().mT

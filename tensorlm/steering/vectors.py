@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from tensorlm.checks import require_finite, require_instance, require_same_kind, require_whole
-from tensorlm.model import TensorTransformer
+from tensorlm.model import Stream, TensorTransformer
 from tensorlm.scaling import exponents, length, shifted
 from tensorlm.steering.prepare import (
     Positions,
     Steerable,
     as_strengths,
-    head_matrix,
     layer_tensor,
     opened,
     position_mask,
@@ -114,14 +113,18 @@ def steered_logits(model: TensorTransformer | Steerable, tokens: Tensor, injecti
     injections = require_injections(injection, tokens.shape[1])
     alphas = as_strengths(alphas, 0 if isinstance(injection, Injection) else len(injections))[0].reshape(-1, len(injections))
     first = min(one.first for one in injections)
-    x, x0, values = steerable.enter(tokens[:, : read + 1], first)
+    start = steerable.model.run(tokens[:, : read + 1], stop=first)
+    x = start.x
     added = {layer: torch.stack([_rows(one, layer, read + 1, x) for one in injections]) for layer in range(first, steerable.layers + 1)}
     if not steerable.has_attention:
-        x, x0, read, added = x[:, read:], x0[:, read:], 0, {layer: rows[:, read:] for layer, rows in added.items()}
-    step = max(1, BATCH // x.numel())
+        start, added = Stream(x[:, read:], start.x0[:, read:]), {layer: rows[:, read:] for layer, rows in added.items()}
+        read = 0
+    step = max(1, BATCH // start.x.numel())
     added = {layer: rows for layer, rows in added.items() if rows.any()}
-    parts = [_run(steerable, first, x, x0, values, {layer: torch.einsum("nv,vtd->ntd", part, rows) for layer, rows in added.items()}, read)
-             for part in alphas.split(step)]
+    parts = []
+    for part in alphas.split(step):
+        now = {layer: torch.einsum("nv,vtd->ntd", part, rows) for layer, rows in added.items()}
+        parts.append(steerable.model.unembed(steerable.model.run(start, start=first, add=now).x[:, read]))
     logits = torch.cat([rows.expand(len(part), -1) for rows, part in zip(parts, alphas.split(step))])  # one row where nothing is added
     if not torch.isfinite(logits).all():
         raise ValueError(f"logits are not finite for some strengths in ({alphas.min():g}, {alphas.max():g}); choose a smaller interval")
@@ -131,16 +134,6 @@ def steered_logits(model: TensorTransformer | Steerable, tokens: Tensor, injecti
 def _rows(injection: Injection, layer: int, time: int, like: Tensor) -> Tensor:
     rows = injection.rows(layer)
     return torch.zeros_like(like[0]) if rows is None else rows[:time]
-
-
-def _run(steerable: Steerable, first: int, x: Tensor, x0: Tensor, first_values: Tensor | None, added: dict, read: int) -> Tensor:
-    for layer in range(first, steerable.layers + 1):
-        x = x + added[layer] if layer in added else x
-        x0 = x if layer == 0 else x0
-        if layer < steerable.layers:
-            x, values = steerable.blocks[layer](x, x0, first_values)
-            first_values = values if layer == 0 else first_values
-    return steerable.model.unembed(x[:, read])
 
 
 @torch.no_grad()
@@ -153,7 +146,7 @@ def stream(model: TensorTransformer | Steerable, tokens: Tensor, layer: int) -> 
     """
     steerable = Steerable.of(model)
     require_layer(steerable.model, layer)
-    return steerable.enter(require_tokens(steerable.model, tokens), layer)[0]
+    return steerable.model.run(require_tokens(steerable.model, tokens), stop=layer).x
 
 
 def mean_difference(model: TensorTransformer, tokens: Tensor, others: Tensor, layer: int, positions: Positions = "all") -> Tensor:
@@ -201,7 +194,7 @@ def unembedding_difference(model: TensorTransformer, token: int, other: int) -> 
     wide = Steerable.of(model).model
     for name, one in (("token", token), ("other", other)):
         require_token(wide, name, one)
-    head = head_matrix(wide)
+    head = wide.head_matrix()
     return _not_zero("the two tokens have the same row of the head", head[other] - head[token])
 
 

@@ -19,16 +19,7 @@ from tensorlm.checks import require_finite, require_instance, require_last_axis,
 from tensorlm.model import TensorTransformer
 from tensorlm.scaling import length
 from tensorlm.steering.comparison import Part, coefficients, run
-from tensorlm.steering.prepare import (
-    head_matrix,
-    layer_tensor,
-    opened,
-    require_block,
-    require_position,
-    require_token,
-    require_tokens,
-    require_vector,
-)
+from tensorlm.steering.prepare import layer_tensor, opened, require_block, require_position, require_token, require_tokens, require_vector
 from tensorlm.tables import Names, Table, largest, name_of, promoted
 from tensorlm.tensors import CPTensor
 from tensorlm.ties import by_value, ranks, settled
@@ -83,7 +74,7 @@ def output_matrices(model: TensorTransformer, layer: int) -> Tensor:
     A vector s at a position that a head reads with weight P adds P o_h v_h s at the reading position.
     """
     attention = _attention(opened(model), layer)
-    mix = attention.value_mix[0] if hasattr(attention, "value_mix") else 1.0
+    mix = attention.value_mix[0] if attention.value_mix is not None else 1.0
     return mix * _outputs(attention) @ _values(attention)
 
 
@@ -102,7 +93,7 @@ def _head_directions(model: TensorTransformer, layer: int) -> Tensor:
     """Left singular vectors of what each head can write, times singular values, peak upwards: (heads, head_dim, width)."""
     attention = _attention(model, layer)
     values = [output_matrices(model, layer)]
-    if hasattr(attention, "value_mix"):
+    if attention.value_mix is not None:
         values.append(attention.value_mix[1] * _outputs(attention) @ _values(_attention(model, 0)))
     left, sizes, _ = torch.linalg.svd(torch.cat(values, dim=-1), full_matrices=False)
     return (settled(sizes, left.mT) * sizes[..., None])[:, : attention.head_dim]
@@ -150,7 +141,7 @@ def score_table(model: TensorTransformer, vector: Tensor, layer: int, distance: 
     arriving = coefficients(model, layer, layer)
     rows = arriving[Part("embedding")] * model.embed(torch.arange(model.config.vocab_size)[:, None])
     streams = torch.stack([rows, (arriving[Part("vector")] * require_vector(model, "vector", vector)).expand_as(rows)])
-    queries, keys, _ = attention.project_heads(streams.flatten(0, 1))
+    queries, _, _, keys = attention.prepare(streams.flatten(0, 1))
     turns = attention.positions.rotation_matrices(query_position + 1)
     size = len(rows)
     asking = torch.stack([query[:size, :, 0] @ turns[query_position].mT for query in queries])  # branches, vocab, heads, head_dim
@@ -236,7 +227,7 @@ def what_context_adds(model: TensorTransformer, tokens: Tensor, vector: Tensor, 
     arriving = coefficients(model, layer, layer, middle=True)
     s = require_number("alpha", alpha) * arriving[Part("vector")] * require_vector(model, "vector", vector)
     rows = arriving[Part("embedding")] * model.embed(tokens)[:, position]
-    x, cp = run(model, tokens).blocks[layer].middle[:, position], layer_tensor(model, layer)
+    x, cp = run(model, tokens).blocks[layer].resid_mid[:, position], layer_tensor(model, layer)
     token, context = (2 * cp.polar(s, part) @ readout for part in (rows, x - rows))
     mlp = getattr(model.blocks[layer], "mlp")  # noqa: B009
     effect = (mlp(x + s) - mlp(x)) @ readout
@@ -381,7 +372,7 @@ def weights_alone(model: TensorTransformer, vector: Tensor, layer: int, previous
     vector = arrives * require_vector(model, "vector", vector)
     tensor = layer_tensor(model, layer)
     require_finite("f(vector)", tensor(vector))
-    return WeightsAlone(tensor, vector, token_rows(model, layer, previous), writers(model, layer), head_matrix(model))
+    return WeightsAlone(tensor, vector, token_rows(model, layer, previous), writers(model, layer), model.head_matrix())
 
 
 def self_table(report: WeightsAlone, names: Names = None, count: int = 10) -> Table:

@@ -108,8 +108,8 @@ def test_validation_windows_of_several_parts():
 
 
 @pytest.mark.parametrize("arguments, name", [
-    (dict(step=-1), "step=-1"), (dict(batch_size=0), "batch_size=0"), (dict(context=0), "context=0"),
-    (dict(seed=-5), "seed=-5"), (dict(step=1.5), "step=1.5"), (dict(context=60), "context=60"),
+    (dict(step=-1), "step must .* got -1"), (dict(batch_size=0), "batch_size must .* got 0"), (dict(context=0), "context must .* got 0"),
+    (dict(seed=-5), "seed must .* got -5"), (dict(step=1.5), "step must .* got 1.5"), (dict(context=60), "context=60"),
 ])
 def test_errors_name_the_argument(arguments, name):
     good = dict(step=0, batch_size=2, context=8, seed=0)

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from tensorlm.data.gpt2 import Gpt2Tokenizer
+from tensorlm.data.tokenizer import Gpt2Tokenizer
 
 
 def installed():

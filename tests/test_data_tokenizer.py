@@ -1,11 +1,13 @@
 """Tokenizers are exact on every text, and the committed ones are what our command makes."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.resources import files
 
 import pytest
+from book_files import ROOT
 from hypothesis import given, settings, strategies
 
 from tensorlm.data import tokenizer
@@ -46,9 +48,9 @@ def test_unknown_characters_are_named(text, named):
 
 
 def test_ids_outside_the_table_are_refused():
-    with pytest.raises(ValueError, match="id 4096 is outside 0 .. 4095"):
+    with pytest.raises(ValueError, match="from 0 to 4095, got 4096"):
         BPE["bpe4096"].decode([1, 4096])
-    with pytest.raises(ValueError, match="id -1 "):
+    with pytest.raises(ValueError, match="got -1"):
         CharTokenizer("ab").decode([-1])
 
 
@@ -115,16 +117,16 @@ def test_a_damaged_table_is_refused_by_name(table, message):
 
 def test_half_a_surrogate_pair_and_what_is_no_text_are_refused():
     for codec in (*BPE.values(), CharTokenizer("ab")):
-        with pytest.raises(ValueError, match=r"text: has the lone surrogate U\+D83D at position 2, which is no character"):
+        with pytest.raises(ValueError, match=r"text must be characters, got the lone surrogate U\+D83D at position 2"):
             codec.encode("ab\ud83d")
-        with pytest.raises(ValueError, match="text: bytes, must be a str"):
+        with pytest.raises(ValueError, match="text must be a str, got b"):
             codec.encode(b"ab")
     for make in (CharTokenizer, lambda text: train_bpe([text], 300)):
         with pytest.raises(ValueError, match="lone surrogate"):
             make("ab\udfff")
 
 
-@pytest.mark.parametrize("entries, message", [(256, "entries=256: must be at least 257"), (5000, "no more than")])
+@pytest.mark.parametrize("entries, message", [(256, "entries must be at least 257"), (5000, "no more than")])
 def test_impossible_tables_are_refused(entries, message):
     with pytest.raises(ValueError, match=message):
         train_bpe(["few words"], entries)
@@ -133,8 +135,8 @@ def test_impossible_tables_are_refused(entries, message):
 def test_the_command_trains_without_a_word_of_warning(tmp_path):
     text, out = tmp_path / "corpus.txt", tmp_path / "mine.json"
     text.write_text("a rose is a rose is a rose", encoding="utf-8-sig")  # with a byte order mark
-    command = [sys.executable, "-m", "tensorlm.data.tokenizer", "train", "--entries", "260", "--text", text, "--out", out]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, ROOT / "scripts" / "train_tokenizer.py", "--entries", "260", "--text", text, "--out", out]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
     codec = BpeTokenizer(out.read_text(), "mine")
     assert done.stdout.startswith(f"{codec.id}: 260 entries") and done.stderr == ""
     assert codec.id == BpeTokenizer(train_bpe(["a rose is a rose is a rose"], 260), "mine").id

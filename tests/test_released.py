@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tensorlm import released
-from tensorlm.data import kl_by_rule, load
+from tensorlm.data import load
+from tensorlm.data.toy import kl_by_rule
 from tensorlm.training import evaluate, load_checkpoint
 
 FOLDER = released.checkpoint("micro-tensor").parent

@@ -5,10 +5,8 @@ import torch
 from steering_models import TIME, VOCAB, model, tokens, toy_model, vector
 from tensor_cases import close, differ
 
-from tensorlm.data.tokenizer import open_tokenizer
 from tensorlm.data.toy.language import ANIMALS, INDEX, VERBS, WORDS
-from tensorlm.data.toy.prompts import agreement_prompts, bigram_prompts, induction_prompts, next_words, skip_prompts
-from tensorlm.data.word_pairs import WORD_PAIRS, single_tokens
+from tensorlm.data.toy.prompts import agreement_prompts, bigram_prompts, next_words, skip_prompts
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.steering.comparison import compare
 from tensorlm.steering.prepare import layer_tensor
@@ -81,25 +79,11 @@ def test_random_controls():
     assert torch.equal(controls, random_like(vector(), 200, seed=1)) and controls.mean(0).norm() < 0.3 * vector().norm()
 
 
-def test_word_pairs_are_kept_where_both_are_one_token():
-    coarse, fine = (open_tokenizer(name) for name in ("bpe1024", "bpe4096"))
-    assert ("you", "thou") in single_tokens(WORD_PAIRS["you/thou"], coarse.encode)
-    for pairs in WORD_PAIRS.values():
-        kept = single_tokens(pairs, fine.encode)
-        assert len(kept) >= 8 and len(kept) > len(single_tokens(pairs, coarse.encode))
-        for pair, ids in kept.items():
-            assert [fine.decode([token]) for token in ids] == [" " + word for word in pair]
-        assert len(set(pairs)) == len(pairs)
-    with pytest.raises(ValueError, match="writes no pair"):
-        single_tokens([("antidisestablish", "xyzzy")], fine.encode)
-
-
 def prompts_by_rule():
-    return {"agreement": agreement_prompts(40, 1, seed=2), "bigram": bigram_prompts(40), "skip": skip_prompts(40),
-            "induction": induction_prompts(40)}
+    return {"agreement": agreement_prompts(40, 1, seed=2), "bigram": bigram_prompts(40), "skip": skip_prompts(40)}
 
 
-@pytest.mark.parametrize("rule", ["agreement", "bigram", "skip", "induction"])
+@pytest.mark.parametrize("rule", ["agreement", "bigram", "skip"])
 def test_prompts_differ_in_one_word_and_in_what_follows(rule):
     pairs = prompts_by_rule()[rule]
     where = (pairs.tokens != pairs.twins).nonzero()
@@ -113,7 +97,6 @@ def test_what_follows_is_what_the_rule_says():
     assert (rules["agreement"].targets[:, INDEX["is"]] == 0.5).all() and (rules["agreement"].twin_targets[:, INDEX["are"]] == 0.5).all()
     assert {WORDS[i] for i in rules["skip"].targets[0].nonzero()[:, 0]} == {"whale", "crab", "cow"} <= set(ANIMALS)
     assert rules["bigram"].targets[0, INDEX["sees"]] == pytest.approx(0.35) and set(VERBS)
-    assert (rules["induction"].targets[:, INDEX["nurse"]] == 1).all() and (rules["induction"].twin_targets[:, INDEX["king"]] == 1).all()
 
 
 def test_prompts_that_the_language_cannot_say_are_refused():
@@ -121,7 +104,7 @@ def test_prompts_that_the_language_cannot_say_are_refused():
         next_words(torch.tensor([[INDEX[word] for word in "<doc> sea the cat are".split()]]))
     with pytest.raises(ValueError, match="must differ"):
         bigram_prompts(3, "king", "king")
-    with pytest.raises(ValueError, match="must be one of sea"):
+    with pytest.raises(ValueError, match="must be one of 'sea'"):
         skip_prompts(3, "sea", "king")
     with pytest.raises(ValueError, match="count"):
         agreement_prompts(0)

@@ -17,7 +17,8 @@ import torch
 from scipy import stats
 
 from tensorlm import released
-from tensorlm.data import kl_by_rule, load
+from tensorlm.data import load
+from tensorlm.data.toy import kl_by_rule
 from tensorlm.files import write_json
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.evaluation import evaluate

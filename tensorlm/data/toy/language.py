@@ -1,13 +1,13 @@
 """The book's toy language: 54 words, planted rules, and the exact distribution of every next word.
 
-A document is ``<doc>``, a place, and then clauses without end, cut at the wanted length:
+A document is `<doc>`, a place, and then clauses without end, cut at the wanted length:
 
     <doc> wood the boys near the tree are tall . ( the girl is new ) . dave baker sees a owl .
 
 The language is *unifilar*: each next-word distribution is a function of the words already seen, never of a hidden
 draw. So the generator's own probabilities are the best possible prediction, and for every position three things are
 known exactly: the target distribution, its entropy (the Bayes floor) and the rule that decides there. Only 36
-distributions occur; a position is described by the index (``row``) of its own.
+distributions occur; a position is described by the index (`row`) of its own.
 
     rule         what decides                                            what a model needs for it
     open         clause start: "(", "the" or a name; depth limit         the depth at the limit
@@ -33,6 +33,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
+
+from tensorlm.checks import require, require_whole
 
 FUNCTION = ("<doc>", "the", "near", "is", "are", "and", "a", "(", ")", ".")
 PLACES = ("sea", "farm", "zoo", "wood")
@@ -71,9 +73,9 @@ WORDS_HASH = hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:8]
 class ToyLanguage:
     """The knobs of the language; the defaults are the frozen "book language".
 
-    ``p_name``: a clause is about a name, else about a noun. ``p_and``: a second name follows. ``p_near``: a
-    distractor follows a noun. ``p_open``: a bracket opens, below ``max_depth``. ``stickiness``: a name keeps its
-    first title (else one of the others, uniform). ``article``: "the" stands before a distractor, so that it looks
+    `p_name`: a clause is about a name, else about a noun. `p_and`: a second name follows. `p_near`: a
+    distractor follows a noun. `p_open`: a bracket opens, below `max_depth`. `stickiness`: a name keeps its
+    first title (else one of the others, uniform). `article`: "the" stands before a distractor, so that it looks
     like a subject to its right neighbour. Tables: rows by title, by is/are, by place. Raises ValueError naming the
     field that is no probability.
 
@@ -99,17 +101,15 @@ class ToyLanguage:
     def __post_init__(self) -> None:
         for name in ("p_name", "p_and", "p_near", "p_open", "stickiness"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
-                raise ValueError(f"{name}={value!r}: must be a probability, 0 to 1")
-        if not isinstance(self.max_depth, int) or isinstance(self.max_depth, bool) or not 0 <= self.max_depth <= 99:
-            raise ValueError(f"max_depth={self.max_depth!r}: must be an integer from 0 to 99")
+            require(isinstance(value, int | float | np.floating) and 0 <= value <= 1, name, value, "a probability, 0 to 1")
+        require_whole("max_depth", self.max_depth, 0, 99)
         for name, shape in (("verb_table", (6, 4)), ("adjective_table", (2, 6)), ("animal_table", (4, 8))):
             try:
                 table = np.array(getattr(self, name), dtype=float)
             except (TypeError, ValueError):  # rows of several lengths, or no numbers
                 table = np.empty(0)
             if table.shape != shape or not ((table >= 0).all() and abs(table.sum(-1) - 1).max() <= 1e-9):  # so that NaN fails
-                raise ValueError(f"{name}: must be {shape[0]} rows of {shape[1]} probabilities that sum to 1")
+                raise ValueError(f"{name} must be {shape[0]} rows of {shape[1]} probabilities that sum to 1")
             object.__setattr__(self, name, tuple(map(tuple, table.tolist())))
 
     @cached_property
@@ -166,9 +166,9 @@ class ToyLanguage:
 
     @cached_property
     def inverse(self) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse of all cumulative distributions at once: ascending bounds ``row + cdf``, and the word below each.
+        """Inverse of all cumulative distributions at once: ascending bounds `row + cdf`, and the word below each.
 
-        The word of a draw u in [0, 1) from a row is the one below the first bound above ``row + u``. Rows stay below
+        The word of a draw u in [0, 1) from a row is the one below the first bound above `row + u`. Rows stay below
         64 and draws have 47 bits, so that the sum is exact and never reaches the next row.
         """
         row, word = np.nonzero(self.distributions)

@@ -3,7 +3,6 @@
     agreement    <doc> farm the bird is new . the cat near the boys  |  ... the cats near the boys    is, are or near
     bigram       <doc> farm carol baker                              |  <doc> farm carol pilot        the verb of the title
     skip         <doc> sea the dogs are old . bob king likes a       |  <doc> wood the dogs ...       the animal of the place
-    induction    <doc> farm dave nurse helps a hen . dave            |  <doc> farm dave king ...      the title bound to the name
 
 What differs stands at one position, so that a vector from one kind to the other can be injected there and nowhere else.
 """
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tensorlm.data.batches import check_arguments
+from tensorlm.checks import require_counts, require_one_of, require_whole
 from tensorlm.data.toy import language as lang
 from tensorlm.data.toy.corpus import Registers
 from tensorlm.data.toy.language import BOOK_LANGUAGE, INDEX, WORDS, ToyLanguage
@@ -23,9 +22,9 @@ from tensorlm.data.toy.language import BOOK_LANGUAGE, INDEX, WORDS, ToyLanguage
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """``tokens`` and ``twins`` (count, length) int64, alike but for the word at ``position``.
+    """`tokens` and `twins` (count, length) int64, alike but for the word at `position`.
 
-    ``targets`` and ``twin_targets`` (count, 54) are the exact distributions of the word after each.
+    `targets` and `twin_targets` (count, 54) are the exact distributions of the word after each.
     """
 
     tokens: torch.Tensor
@@ -79,13 +78,13 @@ def next_words(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> t
 
 
 def agreement_prompts(count: int, distractors: int = 1, seed: int = 0, language: ToyLanguage = BOOK_LANGUAGE) -> PromptPairs:
-    """A clause, then a subject (singular, twin plural) with ``distractors`` nouns between it and the verb to come.
+    """A clause, then a subject (singular, twin plural) with `distractors` nouns between it and the verb to come.
 
     >>> pairs = agreement_prompts(200, distractors=2)
     >>> pairs.tokens.shape, pairs.position, pairs.targets[:, INDEX["is"]].unique().tolist()
     (torch.Size([200, 15]), 8, [0.5])
     """
-    check_arguments(count=(count, 1), distractors=(distractors, 0), seed=(seed, 0))
+    require_whole("distractors", distractors)
     draw = _Draws(count, seed)
     start = [draw.word(["<doc>"]), draw.word(lang.PLACES), *_noun_clause(draw, language), draw.word(["the"])]
     link = ["near", "the"] if language.article else ["near"]
@@ -95,7 +94,7 @@ def agreement_prompts(count: int, distractors: int = 1, seed: int = 0, language:
 
 def bigram_prompts(count: int, title: str = "baker", twin: str = "pilot", seed: int = 0,
                    language: ToyLanguage = BOOK_LANGUAGE) -> PromptPairs:
-    """A clause, then a name with ``title`` (``twin``), which alone decides the verb: 54 words, one table."""
+    """A clause, then a name with `title` (`twin`), which alone decides the verb: 54 words, one table."""
     _require_words(lang.TITLES, title=title, twin=twin)
     draw = _Draws(count, seed)
     start = [draw.fixed("<doc>"), draw.word(lang.PLACES), *_noun_clause(draw, language), draw.word(lang.NAMES)]
@@ -103,7 +102,7 @@ def bigram_prompts(count: int, title: str = "baker", twin: str = "pilot", seed: 
 
 
 def skip_prompts(count: int, place: str = "sea", twin: str = "wood", seed: int = 0, language: ToyLanguage = BOOK_LANGUAGE) -> PromptPairs:
-    """``place`` (``twin``), a clause, then a name's clause up to "a": the place far back decides the animal."""
+    """`place` (`twin`), a clause, then a name's clause up to "a": the place far back decides the animal."""
     _require_words(lang.PLACES, place=place, twin=twin)
     draw = _Draws(count, seed)
     title = draw.word(lang.TITLES)
@@ -111,24 +110,12 @@ def skip_prompts(count: int, place: str = "sea", twin: str = "wood", seed: int =
     return _pairs([draw.fixed("<doc>")], draw.fixed(place), draw.fixed(twin), rest, language)
 
 
-def induction_prompts(count: int, title: str = "nurse", twin: str = "king", seed: int = 0,
-                      language: ToyLanguage = BOOK_LANGUAGE) -> PromptPairs:
-    """A name with ``title`` (``twin``), a clause, and the same name again: its title was bound at the first mention."""
-    _require_words(lang.TITLES, title=title, twin=twin)
-    draw = _Draws(count, seed)
-    place, name = draw.word(lang.PLACES), draw.word(lang.NAMES)
-    verbs = [verb for verb in range(4) if all(language.verb_table[lang.TITLES.index(word)][verb] for word in (title, twin))]
-    if not verbs:
-        raise ValueError(f"title={title!r}, twin={twin!r}: must have a verb in common")
-    rest = [draw.word([lang.VERBS[verb] for verb in verbs]), draw.fixed("a"), draw.animal(language, place), draw.fixed("."), name]
-    return _pairs([draw.fixed("<doc>"), place, name], draw.fixed(title), draw.fixed(twin), rest, language)
-
-
 class _Draws:
     """Columns of words (count,), from the raw stream of PCG64, which NumPy keeps the same in all versions."""
 
     def __init__(self, count: int, seed: int) -> None:
-        check_arguments(count=(count, 1), seed=(seed, 0))
+        require_counts(count=count)
+        require_whole("seed", seed)
         self.count, self._bits = count, np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(2,)))
 
     def uniform(self) -> np.ndarray:
@@ -148,9 +135,6 @@ class _Draws:
     def verb(self, language: ToyLanguage, title: np.ndarray) -> np.ndarray:
         return self.from_table(language.verb_table, lang.ORDER_IN_CLASS[title], lang.VERBS)
 
-    def animal(self, language: ToyLanguage, place: np.ndarray) -> np.ndarray:
-        return self.from_table(language.animal_table, lang.ORDER_IN_CLASS[place], lang.ANIMALS)
-
 
 def _noun_clause(draw: _Draws, language: ToyLanguage) -> list[np.ndarray]:
     noun = draw.word(lang.SINGULAR + lang.PLURAL)
@@ -166,7 +150,6 @@ def _pairs(before: list, word: np.ndarray, twin: np.ndarray, after: list, langua
 
 def _require_words(allowed: tuple[str, ...], **words: str) -> None:
     for name, word in words.items():
-        if word not in allowed:
-            raise ValueError(f"{name}={word!r}: must be one of {', '.join(allowed)}")
+        require_one_of(name, word, allowed)
     if len(set(words.values())) < len(words):
         raise ValueError(f"{' and '.join(words)} must differ, got {', '.join(words.values())}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorlm.data import kl_by_rule
+from tensorlm.data.toy import kl_by_rule
 from tensorlm.model import TensorTransformer
 from tensorlm.tensors import CPTensor
 from tensorlm.training.evaluation import evaluate, evaluate_worst

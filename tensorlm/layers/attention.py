@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from tensorlm.checks import require, require_counts, require_one_of, require_rows
+from tensorlm.checks import DTYPES, require, require_counts, require_one_of, require_rows
 from tensorlm.layers.init import init_weights
 from tensorlm.layers.norm import TOKEN_KINDS, Norm, joint_norm
 from tensorlm.layers.polynomial_attention import Pattern, attend, keep_last, skew
@@ -165,21 +165,10 @@ class Attention(nn.Module):
         if query.device.type != "cpu" and not {"decay", "toeplitz"} & set(self.positions.features):
             return F.scaled_dot_product_attention(query, key, values, is_causal=True, scale=1.0)  # a bias rules out its fastest kernel
         bias = self.positions.bias(values.shape[-2], query.dtype, query.device)
-        if use_fused_softmax(query):
+        # On a CPU the fused kernel wins for long sequences only, and in bfloat16 it is several times slower (measured in benchmarks).
+        if query.device.type != "cpu" or (query.dtype in DTYPES and query.shape[-2] >= FLASH_FROM):
             return F.scaled_dot_product_attention(query, key, values, attn_mask=bias, scale=1.0)
         return torch.softmax(query @ key.mT + bias, dim=-1) @ values
-
-    @property
-    def parameter_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
-
-
-def use_fused_softmax(query: Tensor) -> bool:
-    """Whether torch's fused kernel is the faster one: always on a GPU; on a CPU only for long float32 sequences.
-
-    In bfloat16 on a CPU the fused kernel is several times slower than two matrix products (measured in benchmarks).
-    """
-    return query.device.type != "cpu" or (query.dtype in (torch.float32, torch.float64) and query.shape[-2] >= FLASH_FROM)
 
 
 def attention_parameters(kind: str, width: int) -> int:

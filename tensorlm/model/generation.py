@@ -1,11 +1,11 @@
 """Text from a model, one token at a time, from a recurrent state."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from tensorlm.checks import require, require_number, require_whole
 from tensorlm.layers.state import AttentionState
 
 
@@ -82,9 +82,8 @@ def _check(model, prompt: Tensor, count: int, temperature: float, top_k: int | N
     if kind not in (torch.int64, torch.int32) or prompt.ndim != 2 or prompt.numel() == 0:
         raise ValueError(f"prompt must be whole numbers of shape (batch, time) with at least one token, got "
                          f"{kind} {tuple(getattr(prompt, 'shape', ()))}")
-    if int(prompt.min()) < 0 or int(prompt.max()) >= model.config.vocab_size:
-        raise ValueError(f"prompt tokens must lie in [0, {model.config.vocab_size}), got {int(prompt.min())} to "
-                         f"{int(prompt.max())}")
-    if count < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
-        raise ValueError(f"count and temperature must be finite and not negative, and top_k at least 1, got count={count}, "
-                         f"temperature={temperature}, top_k={top_k}")
+    low, high = map(int, prompt.aminmax())
+    require(0 <= low and high < model.config.vocab_size, "prompt", (low, high), f"tokens from 0 to {model.config.vocab_size - 1}")
+    require_whole("count", count)
+    require_number("temperature", temperature, least=0)
+    require_whole("top_k", 1 if top_k is None else top_k, 1)

@@ -13,13 +13,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 CONSTRAINTS ?= constraints.txt
 CHAPTER_FILES = $(if $(CHAPTERS),$(wildcard $(addprefix book/,$(addsuffix _*.ipynb,$(CHAPTERS)))),$$($(RUN) scripts/book_files.py))
 
-.PHONY: help install check book test unit tables chapters check-html lab notebooks bench clean distclean
+.PHONY: help install check book test quick unit tables chapters check-html lab notebooks bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book          build the book into _build/html from the stored outputs, and say which page to open"
 	@echo "make test          unit tests and doctests, an arm of each table again, every chapter against its stored outputs"
 	@echo "                   (its parts: make unit, make tables, make chapters; only some chapters: CHAPTERS='01 03')"
+	@echo "make quick         the tests of one package, without the slow ones: make quick PART=steering"
 	@echo "make check         ruff and mypy: style, unused names, types"
 	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters, which it trusts: their scripts run"
 	@echo "make notebooks     run the chapters and store their outputs (only some: CHAPTERS='01 03')"
@@ -57,6 +58,10 @@ test: unit tables chapters
 
 unit: $(STAMP)
 	$(RUN) -m pytest -q -n 2 --dist loadfile --durations=10
+
+quick: $(STAMP)
+	@test -d "tensorlm/$(PART)" || { echo "Name a package: make quick PART=steering"; exit 1; }
+	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu" $(wildcard tests/$(PART)) tensorlm/$(PART)
 
 tables: $(STAMP)
 	$(RUN) -m pytest -q tests/tables

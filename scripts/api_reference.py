@@ -78,7 +78,8 @@ def signature(thing: object) -> str:
 def prose(thing: object) -> list[str]:
     """The docstring as Markdown, each run of examples as a code block."""
     thing = getattr(thing, "__func__", thing)
-    lines, inside = [], False
+    lines: list[str] = []
+    inside = False
     for line in inspect.cleandoc(thing.__doc__ or "").split("\n"):
         if line.startswith(">>>") and not inside:
             lines, inside = [*lines, "```python"], True

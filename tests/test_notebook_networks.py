@@ -60,7 +60,7 @@ def collisions(fig) -> list[tuple[str, str]]:
 def test_order_is_the_number_of_open_lines(ax):
     legs = [("A", "up"), ("C", 45, "j"), ("C", "down", "l")]
     drawing = tensor_networks.draw(ax, PAIR | {"C": (3.0, 0.0)}, [("A", "B"), ("B", "C", "k")], legs)
-    assert drawing.order == len(drawing.legs) == 3 and len(drawing.wires) == 2 and set(drawing.nodes) == set("ABC")
+    assert len(drawing.legs) == 3 and len(drawing.wires) == 2 and set(drawing.nodes) == set("ABC")
     assert [text.get_text() for text in drawing.words] == ["$k$", "$j$", "$l$", "$A$", "$B$", "$C$"]
 
 
@@ -138,7 +138,7 @@ def test_ready_figures_have_the_orders_of_their_tensors(name, orders, monkeypatc
     drawn, draw = [], tensor_networks.draw
     monkeypatch.setattr(tensor_networks, "draw", lambda *args, **kwargs: drawn.append(draw(*args, **kwargs)) or drawn[-1])
     fig = READY[name]()
-    assert [drawing.order for drawing in drawn] == orders
+    assert [len(drawing.legs) for drawing in drawn] == orders
     assert len(named(fig, "leg")) == sum(orders) and len(named(fig, "node")) == sum(len(drawing.nodes) for drawing in drawn)
 
 

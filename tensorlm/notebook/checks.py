@@ -1,7 +1,7 @@
 """Exercises that check themselves, and checks that are themselves checked.
 
-An `Exercise` carries known wrong answers beside its check; a test demands that every one of them is rejected, and that the solution
-printed in the chapter is accepted. The exercises of chapter 2 stand in `exercises/ch02.py`, and use what is at the end of this file.
+An `Exercise` carries known wrong answers; a test demands that each is rejected, and that the solution printed in the chapter is
+accepted. Those of chapter 2 stand in `exercises/ch02.py`, and use what follows after `registry`.
 """
 
 import functools
@@ -29,10 +29,7 @@ class NotAnswered(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: `check(answer)` returns for a right answer, and raises AssertionError naming the likely mistake.
-
-    `mutants` are wrong answers that learners give; at least two, each rejected by `check`.
-    """
+    """One exercise: `check(answer)` raises AssertionError naming the likely mistake, as for each of the known wrong `mutants`."""
 
     id: str
     title: str
@@ -88,24 +85,18 @@ def registry() -> dict[str, Exercise]:
     return found
 
 
+def answered(value: Any) -> Any:
+    """The value. Raises NotAnswered for `None` and `...`."""
+    if value is None or value is Ellipsis:
+        raise NotAnswered
+    return value
+
+
 def _watched(answer: Any) -> Any:
     """`answer`, or a function around it that raises NotAnswered when it gives nothing back."""
-    if answer is None or answer is Ellipsis:
-        raise NotAnswered
-    if isinstance(answer, type) or not callable(answer):
+    if isinstance(answered(answer), type) or not callable(answer):
         return answer
-
-    @functools.wraps(answer)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        result = answer(*args, **kwargs)
-        if result is None or result is Ellipsis:
-            raise NotAnswered
-        return result
-
-    return call
-
-
-# What the exercises share -----------------------------------------------------------------------------------------------
+    return functools.wraps(answer)(lambda *args, **kwargs: answered(answer(*args, **kwargs)))
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -129,27 +120,27 @@ def third_order(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
     return torch.einsum("ok,ki,kj->oij", D, L, R)
 
 
+def random_form(*eigenvalues: float, seed: int) -> Tensor:
+    """A symmetric matrix with these eigenvalues."""
+    basis = torch.linalg.qr(random(len(eigenvalues), len(eigenvalues), seed=seed)).Q
+    Q = basis @ torch.diag(as_tensor(eigenvalues)) @ basis.mT
+    return (Q + Q.mT) / 2
+
+
 def as_factors(answer: Any) -> list[Tensor]:
     """Three factors as tensors. Raises AssertionError unless there are three."""
     assert isinstance(answer, tuple | list) and len(answer) == 3, "Give the three factors as a tuple (D, L, R)."
-    return [as_tensor(factor) for factor in answer]
+    return [as_tensor(answered(factor)) for factor in answer]
 
 
 def near(got: Any, expected: Any) -> bool:
-    """Whether both have one shape and differ by less than the tolerance, relative to the size of `expected`.
-
-    >>> near([1.0, 2.0], [1.0, 2.0]), near([1.0, 2.1], [1.0, 2.0]), near([1.0], [1.0, 2.0])
-    (True, False, False)
-    """
+    """Whether both have one shape and differ by less than the tolerance, relative to the size of `expected`."""
     got, expected = as_tensor(got), as_tensor(expected)
     return got.shape == expected.shape and bool((got - expected).norm() <= TOLERANCE * (1 + expected.norm()))
 
 
 def compare(got: Any, expected: Any, hint: str, mistakes: Mapping[str, Any] | None = None, each: str = "") -> None:
-    """Raise AssertionError with the hint of the mistake whose value was given, with `hint` for any other wrong value.
-
-    `each` says what there is one entry of, where the shape is checked first.
-    """
+    """Raise AssertionError with the mistake whose value was given, else with `hint`; of a wrong shape, with what `each` entry is."""
     shapes = tuple(as_tensor(expected).shape), tuple(as_tensor(got).shape)
     assert not each or shapes[0] == shapes[1], f"{each}: expected shape {shapes[0]}, got {shapes[1]}."
     for mistake, wrong in (mistakes or {}).items():
@@ -159,10 +150,7 @@ def compare(got: Any, expected: Any, hint: str, mistakes: Mapping[str, Any] | No
 
 def cases(words: str, reference: Callable[..., Any], hints: Sequence[tuple[tuple, str]],
           fits: Callable[[Any, Any], bool] = operator.eq, kind: Callable[[Any], Any] = lambda got: got) -> Callable[[Any], None]:
-    """The check of an answer, taken as a `kind`, at several arguments, each with its hint.
-
-    `words` is what a wrong one gets to read: a format of the arguments by their place, of `got`, `expected` and `hint`.
-    """
+    """The check of an answer, taken as a `kind`, at arguments with their hints; `words` formats them, `got`, `expected` and `hint`."""
     def check(answer: Any) -> None:
         for given, hint in hints:
             got, expected = kind(answer(*given)), reference(*given)

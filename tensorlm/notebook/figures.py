@@ -1,7 +1,7 @@
 """Figures that read the same in the light and the dark theme and to colour-blind eyes.
 
-White background always; one palette (Okabe and Ito's, black last); maps of signed values have zero in the middle of the
-colour scale. The alt text of a figure says its finding and stands in the metadata of the cell (`mystnb.image.alt`).
+White background always; one palette (Okabe and Ito's, black last); maps of signed values have zero in the middle. The alt text of a
+figure says its finding and stands in the metadata of the cell (`mystnb.image.alt`).
 """
 
 from collections.abc import Sequence
@@ -38,9 +38,8 @@ def style() -> None:
 def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (), limit: float | None = None, size: float = 0.66) -> Figure:
     """A table of small signed images (rows, columns, height, width), all on one scale: blue below zero, white at zero, red above.
 
-    `titles` stand over the columns and `names` before the rows; `limit` is the end of the scale (default: the largest
-    absolute entry), `size` the width of an image in inches. Raises ValueError for another number of axes, for entries that
-    are not finite, and for titles or names that are too few or too many.
+    `titles` stand over the columns and `names` before the rows; `limit` is the end of the scale (default: the largest absolute
+    entry), `size` the width of an image in inches. Raises ValueError naming the argument.
 
     >>> fig = images([[[[1.0, -1.0]], [[0.0, 2.0]]]], titles=["a", "b"])
     >>> [ax.get_title() for ax in fig.axes]
@@ -68,13 +67,7 @@ def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (),
 
 
 def show(fig: Figure) -> None:
-    """Display `fig` once and close it, so that nothing is drawn a second time at the end of the cell.
-
-    >>> fig, _ = plt.subplots(); show(fig)
-    Figure(...)
-    >>> plt.get_fignums()
-    []
-    """
+    """Display `fig` once and close it, so that nothing is drawn a second time at the end of the cell."""
     require_instance("fig", fig, Figure)
     display(fig)
     plt.close(fig)

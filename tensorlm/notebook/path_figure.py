@@ -38,21 +38,12 @@ class Line:
 
     @property
     def wrapped(self) -> list[str]:
-        """The label in pieces that leave room for the bars, broken at arrows, and elsewhere where a step alone is too long.
-
-        >>> Line("mlp 1 ← attention 1 ← head 3: value at 12", "head", 1.0, 2, 0).wrapped
-        ['mlp 1 ← attention 1 ←', 'head 3: value at 12']
-        """
+        """The label in pieces that leave room for the bars, broken at arrows, and elsewhere where a step alone is too long."""
         letters = round((WORDS - INDENT * self.depth) / LETTER)
         steps = [step.replace(" ", GLUE) if len(step) <= letters - 2 else step for step in self.label.split(ARROW)]
         glued = (GLUE + ARROW[1:]).join(steps)
         pieces = textwrap.wrap(glued, letters, break_long_words=False, break_on_hyphens=False)
         return [piece.replace(GLUE, " ") for piece in pieces or [""]]
-
-    @property
-    def height(self) -> float:
-        """In lines."""
-        return 1 + FURTHER * (len(self.wrapped) - 1)
 
 
 def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -> Figure:
@@ -63,11 +54,9 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
     unknown kind or a value that is not finite, and for a whole of 0.
 
     >>> leaf = {"label": "vector at 3", "kind": "vector", "value": 1.5, "children": []}
-    >>> head = {"label": "head 0", "kind": "head", "value": 1.5, "children": [leaf]}
-    >>> fig = draw_trace({"label": "are - is", "kind": "readout", "value": 2.0,
-    ...                   "children": [head, {**leaf, "label": "rest (3)", "kind": "rest", "value": 0.5}]})
-    >>> [text.get_text() for text in fig.axes[0].texts][1:6]
-    ['are - is', '+2.0', 'head 0 ← vector at 3', '+1.5', 'rest (3)']
+    >>> fig = draw_trace({"label": "are - is", "kind": "readout", "value": 1.5, "children": [leaf]})
+    >>> [text.get_text() for text in fig.axes[0].texts][1:]
+    ['are - is ← vector at 3', '+1.5']
     >>> plt.close(fig)
     """
     require_instance("unit", unit, str)
@@ -77,8 +66,8 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
     shares = [line.value / whole if whole else math.inf for line in lines]
     require(all(map(math.isfinite, shares)), "value of the tree", whole, "a change that its parts have finite shares of")
     words = max(INDENT * line.depth + LETTER * max(map(len, line.wrapped)) for line in lines) + 0.15
-    width, rows = max(WIDTH, words + BARS + NUMBERS), list(accumulate((line.height for line in lines), initial=0.0))
-    height, low, high = rows[-1], min(0.0, *shares), max(0.0, *shares)
+    rows = list(accumulate((1 + FURTHER * (len(line.wrapped) - 1) for line in lines), initial=0.0))
+    width, height, low, high = max(WIDTH, words + BARS + NUMBERS), rows[-1], min(0.0, *shares), max(0.0, *shares)
     fig = plt.figure(figsize=(width, ROW * (height + 1.2)), facecolor="white", layout="none")
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(height - 0.4, -1.4))
@@ -88,8 +77,10 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
     ax.text(zero, -0.9, f"contribution ({unit})", ha="center" if low < -0.3 else "left", parse_math=False, **TEXT)
     ax.plot([zero, zero], [-0.5, height - 0.5], color="#6a6a6a", linewidth=0.8, zorder=3)
     for row, line, share in zip(rows, lines, shares):
-        if line.parent is not None:
-            _draw_branch(ax, line, row, rows[line.parent + 1])
+        if line.parent is not None:  # from under the parent, down and to the right
+            left = MARGIN + INDENT * line.depth
+            elbow = left - 0.55 * INDENT
+            ax.plot([elbow, elbow, left - 0.02], [rows[line.parent + 1] - 0.58, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
         _draw_line(ax, line, row, zero, scale * share)
         ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", ha="right", **TEXT)
     return fig
@@ -117,13 +108,6 @@ def _check(node: Any) -> None:
     require_one_of(name.format("kind"), node["kind"], COLOURS)
     require_number(name.format("value"), node["value"])
     require_instance(name.format("children"), node["children"], Sequence)
-
-
-def _draw_branch(ax: Axes, line: Line, row: float, below: float) -> None:
-    """From under the parent, whose label ends above `below`, down and to the right."""
-    left = MARGIN + INDENT * line.depth
-    elbow = left - 0.55 * INDENT
-    ax.plot([elbow, elbow, left - 0.02], [below - 0.58, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
 
 
 def _draw_line(ax: Axes, line: Line, row: float, zero: float, length: float) -> None:

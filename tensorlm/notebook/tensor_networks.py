@@ -1,9 +1,8 @@
 """Tensor networks in the field's notation: a tensor is a shape, an index is a line, a line between two shapes is a sum.
 
-An open line is a free index, so the order of a network is the number of its open lines. A small black dot is the copy tensor (1 where all
-its indices are equal, 0 elsewhere); a triangle is an isometry, its apex on the side of the smaller space. Notation after Penrose (1971)
-and tensornetwork.org. Draw one with `draw` on a `canvas`; the ready-made figures are those of the chapters on the tensor form,
-composed layers and attention: `figures.show(tensor_networks.layer())`.
+An open line is a free index, so the order of a network is the number of its open lines. A small black dot is the copy tensor (1 where
+all its indices are equal, 0 elsewhere); a triangle is an isometry, its apex on the side of the smaller space. Notation after Penrose
+(1971) and tensornetwork.org. The chapters show ready figures: `figures.show(tensor_networks.layer())`; `draw` on a `canvas` makes more.
 """
 
 import cmath
@@ -31,29 +30,24 @@ Shapes = Mapping[str, tuple[complex, str]]           # place and kind of each no
 
 @dataclass(frozen=True)
 class Drawing:
-    """What was drawn: shapes by node, lines and words. `order` is that of the tensor the network stands for."""
+    """What was drawn: shapes by node, lines and words. There are as many legs as the tensor has indices."""
 
     nodes: dict[str, patches.Patch]
     wires: list[patches.PathPatch]
     legs: list[patches.PathPatch]
     words: list[Text]
 
-    @property
-    def order(self) -> int:
-        return len(self.legs)
-
 
 def draw(ax: Axes, nodes: Mapping[str, Point], wires: Iterable[Sequence[Any]] = (), legs: Iterable[Sequence[Any]] = (),
          kinds: Mapping[str, str] | None = None) -> Drawing:
     """Draw the network of `nodes` (name to position) on `ax`.
 
-    A wire is (start, end, index="", bend=0.0, dashed=False), such as `("L", "dot", "h")`: how far it bends to its left. A leg, which is a
-    free index, is (node, direction, index="", dashed=False), such as `("L", "down", "i")`: a name of `DIRECTIONS` or degrees. `kinds`
-    gives a node the shape "circle" (the default), "box", "isometry" or "dot". A node shows its name up to the first space, as
-    mathematics; a dot shows nothing. Raises KeyError for a name that is unknown. A matrix product has two free indices left:
+    A wire is (start, end, index="", bend=0.0, dashed=False): how far it bends to its left. A leg, which is a free index, is (node,
+    direction, index="", dashed=False): a name of `DIRECTIONS` or degrees. `kinds` gives a node the shape "circle" (the default), "box",
+    "isometry" or "dot". A node shows its name up to the first space. Raises KeyError for an unknown name. A matrix product:
 
     >>> _, ax = canvas(4, 2)
-    >>> draw(ax, {"A": (1, 1), "B": (2.5, 1)}, wires=[("A", "B", "k")], legs=[("A", "left", "i"), ("B", "right", "j")]).order
+    >>> len(draw(ax, {"A": (1, 1), "B": (2.5, 1)}, wires=[("A", "B", "k")], legs=[("A", "left", "i"), ("B", "right", "j")]).legs)
     2
     >>> plt.close("all")
     """
@@ -69,12 +63,7 @@ def draw(ax: Axes, nodes: Mapping[str, Point], wires: Iterable[Sequence[Any]] = 
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A white figure whose axes are `width` by `height` units, at one size of shapes and letters for all diagrams.
-
-    >>> fig, ax = canvas(10, 5); fig.get_size_inches().tolist()
-    [6.2, 3.1]
-    >>> plt.close(fig)
-    """
+    """A white figure whose axes are `width` by `height` units, at one size of shapes and letters for all diagrams."""
     fig = plt.figure(figsize=(INCH * width, INCH * height), facecolor="white", layout="none")
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
@@ -221,6 +210,5 @@ def _factors(x: float, y: float, index: str = "", copy: str = "",
 
 
 def _captions(ax: Axes, y: float, words: dict[float, str]) -> None:
-    """Words under each part of a figure, all hanging from the height `y`."""
     for x, each in words.items():
         say(ax, x, y, each, 11.5, "top")

@@ -5,13 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-from tensorlm.notebook.checks import DTYPE, NotAnswered, apply, as_factors, as_tensor, compare, exercise, near, random, third_order
+from tensorlm.notebook.checks import DTYPE, apply, as_factors, as_tensor, compare, exercise, near, random, third_order
 
 
 def _factors(answer, inputs: int, outputs: int, most_units: int) -> list[Tensor]:
     """The three factors as tensors. Raises AssertionError unless they fit together with these sizes."""
-    if isinstance(answer, tuple | list) and len(answer) == 3 and any(factor is None or factor is Ellipsis for factor in answer):
-        raise NotAnswered
     factors = as_factors(answer)
     h = factors[1].shape[0]
     wanted, got = ((outputs, h), (h, inputs), (h, inputs)), tuple(tuple(factor.shape) for factor in factors)
@@ -64,35 +62,28 @@ def monomials(answer):
         assert got == expected, f"d = {d}, k = {k}: got {got}, expected {expected}.{hint}"
 
 
-def _folded(D, L, R) -> Tensor:
-    T = third_order(D, L, R)
-    return T.triu() + T.transpose(1, 2).triu(1)
+_mirrored = lambda D, L, R: third_order(D, R, L)
+TABLES = {
+    "that is T as it stands, and T[o, i, j] differs from T[o, j, i]": third_order,
+    "the sum of T and its mirror image is symmetric, but gives 2 f(x)": lambda *layer: third_order(*layer) + _mirrored(*layer),
+    "the difference of T and its mirror image is the part that does nothing at all":
+        lambda *layer: (third_order(*layer) - _mirrored(*layer)) / 2,
+    "the entries below the diagonal were dropped, so the function changed": lambda *layer: third_order(*layer).triu(),
+    "the entries below the diagonal were folded upwards: the function is right, but the table is not symmetric":
+        lambda *layer: third_order(*layer).triu() + _mirrored(*layer).triu(1),
+}
 
 
-@exercise("01.3", "One table for one function", third_order, _folded,
-          lambda D, L, R: third_order(D, L, R) + third_order(D, R, L),
-          lambda D, L, R: (third_order(D, L, R) - third_order(D, R, L)) / 2,
-          lambda D, L, R: third_order(D, L + R, L + R) / 2,
-          lambda D, L, R: third_order(D, L, R).triu(),
-          lambda D, L, R: third_order(D, L, R).permute(1, 2, 0))
+@exercise("01.3", "One table for one function", *TABLES.values(),
+          lambda D, L, R: third_order(D, L + R, L + R) / 2, lambda *layer: third_order(*layer).permute(1, 2, 0))
 def symmetric(answer):
-    D, L, R = random(3, 6, seed=1), random(6, 4, seed=2), random(6, 4, seed=3)
-    T, got = third_order(D, L, R), as_tensor(answer(D, L, R))
-    mirror = T.transpose(1, 2)
-    assert got.shape == T.shape, f"The table has shape {tuple(got.shape)}; for 3 outputs and 4 inputs it must be (3, 4, 4): output first."
-    likely = {
-        "that is T as it stands, and T[o, i, j] differs from T[o, j, i]": T,
-        "the sum of T and its mirror image is symmetric, but gives 2 f(x)": T + mirror,
-        "the difference of T and its mirror image is the part that does nothing at all": (T - mirror) / 2,
-        "the entries below the diagonal were dropped, so the function changed": T.triu(),
-        "the entries below the diagonal were folded upwards: the function is right, but the table is not symmetric":
-            _folded(D, L, R),
-    }
-    for mistake, table in likely.items():
-        assert not near(got, table), f"Likely mistake: {mistake}."
-    compare(got, got.transpose(1, 2), "The table is not symmetric in its last two indices: compare S[o, i, j] with S[o, j, i].")
-    compare(got, (T + mirror) / 2, "The table is symmetric, but it is not the table of this layer: contract it with x twice "
-                                   "and compare with f(x).")
+    layer = random(3, 6, seed=1), random(6, 4, seed=2), random(6, 4, seed=3)
+    got = as_tensor(answer(*layer))
+    assert got.shape == (3, 4, 4), f"The table has shape {tuple(got.shape)}; for 3 outputs and 4 inputs it must be (3, 4, 4): output first."
+    compare(got, got.mT, "The table is not symmetric in its last two indices: compare S[o, i, j] with S[o, j, i].",
+            {f"Likely mistake: {mistake}.": table(*layer) for mistake, table in TABLES.items()})
+    compare(got, (third_order(*layer) + _mirrored(*layer)) / 2,
+            "The table is symmetric, but it is not the table of this layer: contract it with x twice and compare with f(x).")
 
 
 MISTAKES = {

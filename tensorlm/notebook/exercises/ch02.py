@@ -62,28 +62,24 @@ def predict(answer):
         compare(answer(f(-1), f(0), f(1), alpha), f(alpha), hint)
 
 
-@exercise("02.4", "A normed block without a square root",
-          lambda x, fx: x + fx / (x @ x),
-          lambda x, fx: x + len(x) ** 0.5 * fx / x.norm(),
-          lambda x, fx: (x + len(x) * fx) / (x @ x),
-          lambda x, fx: x + fx * (x @ x) / len(x),
-          lambda x, fx: x * (len(x) / (x @ x)) ** 0.5 + len(x) * fx / (x @ x),
-          lambda x, fx: len(x) * fx / (x @ x),
-          lambda x, fx: x + fx)
+_squared = lambda x: x @ x / len(x)
+BLOCKS = {
+    "the layer is divided by x.x but the factor d is missing": lambda x, fx: x + fx / (x @ x),
+    "the divisor is the norm; the layer has two factors x, and each is divided": lambda x, fx: x + fx / _squared(x).sqrt(),
+    "the residual x is not normed: only what the layer reads is": lambda x, fx: x / _squared(x).sqrt() + fx / _squared(x),
+    "the whole numerator stands over x.x, so the residual must be x (x.x) in it": lambda x, fx: (x + len(x) * fx) / (x @ x),
+    "d and x.x have changed places": lambda x, fx: x + fx * _squared(x),
+    "the residual is missing": lambda x, fx: fx / _squared(x),
+    "there is no norm in it": lambda x, fx: x + fx,
+}
+
+
+@exercise("02.4", "A normed block without a square root", *BLOCKS.values())
 def normed_block(answer):
     x = random(4, seed=40)
-    d, square, fx = len(x), x @ x, apply(random_layer(30), x)
-    likely = {
-        "the layer is divided by x.x but the factor d is missing": x + fx / square,
-        "the divisor is the norm; the layer has two factors x, and each is divided": x + d**0.5 * fx / square.sqrt(),
-        "the residual x is not normed: only what the layer reads is": x * (d / square) ** 0.5 + d * fx / square,
-        "the whole numerator stands over x.x, so the residual must be x (x.x) in it": (x + d * fx) / square,
-        "d and x.x have changed places": x + fx * square / d,
-        "the residual is missing": d * fx / square,
-        "there is no norm in it": x + fx,
-    }
-    compare(answer(x, fx), x + d * fx / square, "Not x + f(x / rms(x)). Start from rms(x)^2 = x.x / d and f(cx) = c^2 f(x).",
-            {f"Likely mistake: {mistake}.": value for mistake, value in likely.items()})
+    fx = apply(random_layer(30), x)
+    compare(answer(x, fx), x + fx / _squared(x), "Not x + f(x / rms(x)). Start from rms(x)^2 = x.x / d and f(cx) = c^2 f(x).",
+            {f"Likely mistake: {mistake}.": block(x, fx) for mistake, block in BLOCKS.items()})
 
 
 def _detector(fits):

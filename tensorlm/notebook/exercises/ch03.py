@@ -16,20 +16,12 @@ def _blend(count, lower, discount, kinds=None):
     return np.maximum(count - discount, 0) / total + discount * kinds / total * lower if total else lower
 
 
-def _unguarded(count, lower, discount):
-    return np.maximum(count - discount, 0) / count.sum() + discount * (count > 0).sum() / count.sum() * lower
-
-
-def _negative(count, lower, discount):
-    return (count - discount) / count.sum() + discount * len(count) / count.sum() * lower if count.sum() else lower
-
-
 @exercise("03.1", "One row of a table of counts",
           lambda count, lower, discount: _blend(count, lower, discount, kinds=0),
           lambda count, lower, discount: _blend(count, lower, discount, kinds=len(count)),
-          _negative,
+          lambda count, lower, discount: (count - discount + discount * len(count) * lower) / count.sum() if count.sum() else lower,
           lambda count, lower, discount: _blend(count, np.full(len(count), 1 / len(count)), discount) if count.sum() else lower,
-          _unguarded)
+          lambda count, lower, discount: (np.maximum(count - discount, 0) + discount * (count > 0).sum() * lower) / count.sum())
 def blend(answer):
     lower, unseen, seen = np.array([0.5, 0.25, 0.125, 0.125]), np.zeros(4), np.array([6.0, 0.0, 1.0, 1.0])
     with np.errstate(all="ignore"):
@@ -48,7 +40,6 @@ def blend(answer):
 
 
 def _orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix with all singular values one."""
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     return u @ v
 

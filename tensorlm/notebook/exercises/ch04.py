@@ -4,9 +4,8 @@ import math
 from itertools import count
 
 import torch
-from torch import Tensor
 
-from tensorlm.notebook.checks import TOLERANCE, Exercise, as_tensor, cases, exercise, random
+from tensorlm.notebook.checks import TOLERANCE, Exercise, cases, exercise, random_form
 
 QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
              2.120, 2.110, 2.101, 2.093, 2.086)  # of Student's t, 95 %, for 1, 2, ... degrees of freedom
@@ -31,20 +30,15 @@ seeds = Exercise(
      lambda s, d: _seeds(s, d, lost=0), lambda s, d: max(3, _seeds(s, d))))
 
 
-def _more(base, steps: float, loss: float, *, from_the_end: bool = False) -> float:
+def _more(base, steps: float, loss: float, there=math.log, back=math.exp) -> float:
     (s0, l0), (s1, l1) = base
-    part = (loss - l1 if from_the_end else l0 - loss) / (l0 - l1)
-    return steps / math.exp(math.log(s0) + part * math.log(s1 / s0))
-
-
-def _linear(base, steps: float, loss: float) -> float:
-    (s0, l0), (s1, l1) = base
-    return steps / (s0 + (l0 - loss) / (l0 - l1) * (s1 - s0))
+    return steps / back(there(s0) + (l0 - loss) / (l0 - l1) * (there(s1) - there(s0)))
 
 
 @exercise("04.2", "How many more batches?",
-          _linear, lambda base, steps, loss: 1 / _more(base, steps, loss), lambda *given: _more(*given, from_the_end=True),
-          lambda base, steps, loss: steps / base[1][0], lambda base, steps, loss: _more(base, steps, loss) - 1)
+          lambda base, steps, loss: _more(base, steps, loss, float, float), lambda base, steps, loss: 1 / _more(base, steps, loss),
+          lambda base, steps, loss: _more(base, steps, base[0][1] + base[1][1] - loss), lambda base, steps, loss: steps / base[1][0],
+          lambda base, steps, loss: _more(base, steps, loss) - 1)
 def more_batches(answer):
     base = [(100, 4.0), (400, 3.6)]
     got, expected = answer(base, 300, 3.8), 1.5
@@ -62,12 +56,6 @@ def more_batches(answer):
         assert abs(got - expected) < TOLERANCE, f"loss {loss}, steps {steps}: got {got:.3f}, expected {expected:.3f}. {hint}"
 
 
-def _form(*eigenvalues: float) -> Tensor:
-    basis = torch.linalg.qr(random(len(eigenvalues), len(eigenvalues), seed=70)).Q
-    Q = basis @ torch.diag(as_tensor(eigenvalues)) @ basis.mT
-    return (Q + Q.mT) / 2
-
-
 _rank = lambda Q: int(torch.linalg.matrix_rank(Q))
 
 
@@ -81,5 +69,5 @@ def products(answer):
             ((-1.0, -2.0, -3.0, 5.0), 3, "Three negative and one positive: the positive one can join only one of them."),
             ((0.0, 0.0, 0.0, 0.0), 0, "Nothing needs no product."),
             ((1e3, -1e-2, 1e-13, 0.0), 1, "Compare with the largest eigenvalue: what is smaller by 1e-9 is rounding.")):
-        got = answer(_form(*eigenvalues))
+        got = answer(random_form(*eigenvalues, seed=70))
         assert int(got) == expected, f"Got {got}, expected {expected}. {hint}"

@@ -33,8 +33,7 @@ def folded(answer):
     for c in (2.0, 0.3):
         result = answer(*factors, c)
         assert isinstance(result, tuple | list) and len(result) == 3, "Return three matrices: D, L, R."
-        fits = all(new.shape == old.shape for new, old in zip(result, factors))
-        assert fits, "The factors keep their shapes: a constant needs no room."
+        assert [new.shape for new in result] == [old.shape for old in factors], "The factors keep their shapes: a constant needs no room."
         got, expected = apply(result, x), apply(factors, x / c)
         hint = ("The layer reads its input twice." if near(got * c, expected) or near(got / c, expected)
                 else "Which power of c does f(x / c) carry?")

@@ -3,13 +3,20 @@
 import torch
 from torch import Tensor
 
-from tensorlm.notebook.checks import DTYPE, Exercise, apply, as_tensor, cases, compare, exercise, near, random, random_layer, third_order
-
-
-def _with_eigenvalues(*values: float, seed: int) -> Tensor:
-    basis = torch.linalg.qr(random(len(values), len(values), seed=seed)).Q
-    return basis @ torch.diag(as_tensor(values)) @ basis.mT
-
+from tensorlm.notebook.checks import (
+    DTYPE,
+    Exercise,
+    apply,
+    as_tensor,
+    cases,
+    compare,
+    exercise,
+    near,
+    random,
+    random_form,
+    random_layer,
+    third_order,
+)
 
 _half = lambda D, L, R, u: L.mT @ torch.diag(u @ D) @ R
 
@@ -65,7 +72,7 @@ def _lost(Q: Tensor, k: int) -> float:
           lambda Q, k: 1 - _lost(Q, k))
 def truncation(answer):
     for k, expected in ((0, 1.0), (1, 5.25 / 14.25), (2, 1.25 / 14.25), (4, 0.0)):
-        got = float(answer(_with_eigenvalues(1.0, -3.0, 2.0, 0.5, seed=50), k))
+        got = float(answer(random_form(1.0, -3.0, 2.0, 0.5, seed=50), k))
         assert abs(got - expected) < 1e-9, (f"Eigenvalues 1, -3, 2, 0.5 and k = {k}: got {got:.4f}, expected {expected:.4f}. Keep the "
                                             "largest absolute values, negative ones too; the lost part is a ratio of sums of squares.")
 
@@ -76,7 +83,7 @@ def truncation(answer):
           lambda Q, length: torch.linalg.eigh(Q).eigenvectors[:, torch.linalg.eigvalsh(Q).abs().argmax()])
 def loudest(answer):
     for spectrum, length in (([2.0, 1.0, -5.0], 3.0), ([4.0, -1.0, 0.0], 0.5)):
-        Q = _with_eigenvalues(*spectrum, seed=60)
+        Q = random_form(*spectrum, seed=60)
         x = as_tensor(answer(Q, length))
         assert x.shape == (3,), f"An input has 3 entries here, got shape {tuple(x.shape)}."
         assert abs(x.norm() - length) < 1e-9, f"The input must have length {length}, got {float(x.norm()):.3f}."
@@ -85,13 +92,10 @@ def loudest(answer):
                                             "possible. A large negative output counts as well.")
 
 
-def _most_units(out: int, width: int) -> int:
-    return max((h for h in range(1, out + 2 * width) if min(h, out) + 2 * min(h, width) >= 2 * h + 2), default=0)
-
-
+_kruskal = lambda out, width: max((h for h in range(1, out + 2 * width) if min(h, out) + 2 * min(h, width) >= 2 * h + 2), default=0)
 most_units = Exercise(
     "06.5", "How many units can Kruskal vouch for?",
-    cases("out = {0}, width = {1}: got {got}, expected {expected}. {hint}", _most_units, [
+    cases("out = {0}, width = {1}: got {got}, expected {expected}. {hint}", _kruskal, [
         ((10, 64), "As many inputs and outputs as this chapter's layer: at the answer all three ranks are capped by the sizes."),
         ((128, 128), "A square layer."),
         ((1000, 4), "With 1000 outputs and few units, k_D is the number of units: a k-rank is never larger than h."),

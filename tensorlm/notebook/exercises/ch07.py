@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tensorlm.notebook.checks import DTYPE, Exercise, as_tensor, cases, compare, exercise, near, random, third_order
+from tensorlm.notebook.checks import DTYPE, Exercise, as_tensor, cases, compare, exercise, near, random, random_layer, third_order
 
 legs = Exercise(
     "07.1", "How many legs?",
@@ -18,8 +18,7 @@ legs = Exercise(
      lambda layers, encoders: encoders**layers))
 
 
-def _contracted(T1, T2, a, b, c, d) -> Tensor:
-    return torch.einsum("omn,mij,nkl,i,j,k,l->o", T2, T1, T1, a, b, c, d)
+_contracted = lambda T1, T2, *vectors: torch.einsum("omn,mij,nkl,i,j,k,l->o", T2, T1, T1, *vectors)
 
 
 @exercise("07.2", "Four different inputs",
@@ -72,10 +71,8 @@ def _inner(first, second, both_sides: bool = True) -> float:
     return float(G.trace())
 
 
-def _network(seed: int, units: int) -> tuple:
-    """Factors of two layers, 4 -> 3 -> 2."""
-    lower = random(3, units, seed=seed), random(units, 4, seed=seed + 1), random(units, 4, seed=seed + 2)
-    return lower, (random(2, 6, seed=seed + 3), random(6, 3, seed=seed + 4), random(6, 3, seed=seed + 5))
+# Factors of two layers, 4 -> 3 -> 2.
+_network = lambda seed, units: (random_layer(seed, 3, units, 4), random_layer(seed + 3, 2, 6, 3))
 
 
 @exercise("07.4", "An inner product without the tensors",

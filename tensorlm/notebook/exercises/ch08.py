@@ -3,21 +3,12 @@
 from itertools import count
 
 import torch
-from torch import Tensor
 
 from tensorlm.notebook.checks import DTYPE, Exercise, apply, as_factors, as_tensor, cases, compare, exercise, random
 
-
-def _head(time, size, seed):
-    """Random q1, k1, q2, k2, v of shape (time, size)."""
-    return [random(time, size, seed=seed + number) for number in range(5)]
-
-
-def _fading(time: int, factor) -> Tensor:
-    """Constants c_ij = factor^(i - j), zero above the diagonal."""
-    return (torch.as_tensor(factor, dtype=DTYPE) ** (torch.arange(time)[:, None] - torch.arange(time)).clamp(min=0)).tril()
-
-
+# Random q1, k1, q2, k2, v of shape (time, size); constants c_ij = factor^(i - j), zero above the diagonal; and a head.
+_head = lambda time, size, seed: [random(time, size, seed=seed + number) for number in range(5)]
+_fading = lambda time, factor: (as_tensor(factor) ** (torch.arange(time)[:, None] - torch.arange(time)).clamp(min=0)).tril()
 _attend = lambda q1, k1, q2, k2, v, *, c: (c * (q1 @ k1.mT) * (q2 @ k2.mT)) @ v
 
 
@@ -58,10 +49,7 @@ def one_token(answer):
         compare(z, expected[i], f"Position {i}: not what attention over all keys so far gives. {hint}")
 
 
-def _pays_from(size: int) -> int:
-    return next(n for n in count(1) if n * (2 * size**3 + 2 * size**2) < n**2 / 2 * (3 * size + 1))
-
-
+_pays_from = lambda size: next(n for n in count(1) if n * (2 * size**3 + 2 * size**2) < n**2 / 2 * (3 * size + 1))
 pays_from = Exercise(
     "08.3", "From when on does it pay?",
     cases("Head size {0}: got {got}, expected {expected}. {hint}", _pays_from,
@@ -76,17 +64,11 @@ def _lifted(D, L, R, b, c, e):
     return torch.cat([D, e[:, None]], 1), left, right
 
 
-def _lifted_without_output(*given):
-    D, L, R = _lifted(*given)
-    return D[:, :-1], L[:-1], R[:-1]
+_lifted_then = lambda change: lambda *given: change(*_lifted(*given))
 
 
-def _lifted_at_the_end(*given):
-    D, L, R = _lifted(*given)
-    return D, L.roll(-1, 1), R.roll(-1, 1)
-
-
-@exercise("08.4", "Biases, lifted", _lifted_without_output, _lifted_at_the_end, lambda D, L, R, b, c, e: _lifted(D, L, R, b, b, e))
+@exercise("08.4", "Biases, lifted", _lifted_then(lambda D, L, R: (D[:, :-1], L[:-1], R[:-1])),
+          _lifted_then(lambda D, L, R: (D, L.roll(-1, 1), R.roll(-1, 1))), lambda D, L, R, b, c, e: _lifted(D, L, R, b, b, e))
 def lifted(answer):
     D, L, R = random(2, 4, seed=20), random(4, 3, seed=21), random(4, 3, seed=22)
     b, c, e = random(4, seed=23), random(4, seed=24), random(2, seed=25)

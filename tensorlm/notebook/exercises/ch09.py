@@ -4,9 +4,7 @@ from torch import Tensor
 
 from tensorlm.notebook.checks import apply, as_tensor, compare, exercise, random, random_layer
 
-
-def _polar(D: Tensor, L: Tensor, R: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    return ((u @ L.mT) * (v @ R.mT) + (v @ L.mT) * (u @ R.mT)) @ D.mT / 2
+_polar = lambda D, L, R, u, v: ((u @ L.mT) * (v @ R.mT) + (v @ L.mT) * (u @ R.mT)) @ D.mT / 2
 
 
 @exercise("09.1", "The cross term from three runs",
@@ -23,8 +21,7 @@ def cross_term(answer):
                 each="One number for each output")
 
 
-def _return(D, L, R, x, s, u):
-    return -2 * (_polar(D, L, R, x, s) @ u) / (apply((D, L, R), s) @ u)
+_return = lambda D, L, R, x, s, u: -2 * (_polar(D, L, R, x, s) @ u) / (apply((D, L, R), s) @ u)
 
 
 @exercise("09.2", "Where the change returns",

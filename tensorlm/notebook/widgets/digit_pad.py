@@ -1,8 +1,7 @@
 """A pad to draw an 8x8 digit on: the page itself computes what a bilinear layer says of it, and which eigenvectors made it say so.
 
-The weights stand in the page, rounded to 6 significant digits. The interaction matrix of a class has eigenvalues lambda_i and
-eigenvectors v_i, and the logit of the class is the sum of lambda_i (v_i . x)^2 over all of them (Pearce et al. 2024, arXiv
-2410.08417, section 3). `evaluate` is what the script computes, with the same rounded weights.
+The logit of a class is the sum of lambda_i (v_i . x)^2 over the eigenvalues lambda_i and eigenvectors v_i of its interaction
+matrix (Pearce et al. 2024, arXiv 2410.08417, section 3). The weights stand in the page, rounded to 6 significant digits.
 """
 
 import base64
@@ -32,10 +31,9 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     """A pad for the layer f(x) = D[(Lx) * (Rx)] on images of 64 pixels from 0 to 1, read as x = (pixels - `mean`) * `scale`.
 
     `D` (classes, h), `L` and `R` (h, 64); `values` (classes, k) and `vectors` (classes, k, 64) are the eigenvalues and unit
-    eigenvectors kept for each class, 12 at most. A vector and its negative mean the same; the one shown is that on which ink is red
-    more often than blue in the examples. `examples` maps a label to an image (64 numbers or 8 by 8), stored in sixteenths; the first is
-    drawn at the start. `labels` names the classes (default: "0", "1", ...), `mean` is a number or an image. Raises ValueError naming
-    the argument; eigenvectors that are not those of this layer are refused too.
+    eigenvectors kept for each class, 12 at most, each turned so that ink in the examples is red more often than blue. `examples` maps a
+    label to an image (64 numbers or 8 by 8); the first is drawn at the start. `labels` names the classes, `mean` is a number or an
+    image. Raises ValueError naming the argument; eigenvectors that are not those of this layer are refused too.
 
     >>> x = np.eye(8).ravel()
     >>> corner, unit = x[None] / 8, x[None, None] / 8**0.5
@@ -50,7 +48,9 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     classes = len(layer["D"])
     names = [str(index) for index in range(classes)] if labels is None else page.texts("labels", labels)
     require(len(names) == classes == len(set(names)) and all(names), "labels", names, f"{classes} different names, one for each row of D")
-    images = _examples(examples)
+    page.require_names("examples", examples, 20)
+    images = [{"label": label, "ink": np.floor(_pixels(f"example {label!r}", image) * INKS + 0.5).astype(int).tolist()}
+              for label, image in examples.items()]
     ink = np.sum([each["ink"] for each in images], axis=0)
     layer["vectors"] = np.where((layer["vectors"] @ ink)[..., None] < 0, -layer["vectors"], layer["vectors"])
     middle, size = as_array(mean, "mean"), as_array(scale, "scale")
@@ -65,9 +65,8 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
 def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
     """What a page with `data` shows for an image of `pixels` (64 numbers from 0 to 1) when it explains the class number `chosen`.
 
-    `chosen=None` explains the predicted class, or the first one where nothing is predicted. Keys: `predicted` (a label; None where
-    all logits are equal), `chosen` (a label), `logit0` .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2,
-    `part1` .. for their products, `rest` (what the eigenvectors left out contribute) and `total` (the logit).
+    `chosen=None` explains the predicted class, or the first one. Keys: `predicted` (a label; None where all logits are equal), `chosen`,
+    `logit0` .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .. for their products, `rest`, `total`.
     """
     x = (_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
     D, L, R, values, vectors = (np.array(data[key]) for key in ("D", "L", "R", "values", "vectors"))
@@ -76,12 +75,10 @@ def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
     shown = (top or 0) if chosen is None else require_whole("chosen", chosen, 0, len(logits) - 1)
     squares = (vectors[shown] @ x) ** 2
     parts = values[shown] * squares
-    numbers = {f"logit{c}": logit for c, logit in enumerate(logits)}
-    for key, entries in (("lambda", values[shown]), ("square", squares), ("part", parts)):
-        numbers |= {f"{key}{i}": entry for i, entry in enumerate(entries, 1)}
-    numbers |= {"rest": logits[shown] - parts.sum(), "total": logits[shown]}
     return {"predicted": None if top is None else data["labels"][top], "chosen": data["labels"][shown],
-            **{key: float(number) for key, number in numbers.items()}}
+            **{f"logit{c}": float(logit) for c, logit in enumerate(logits)},
+            **page.numbered(**{"lambda": values[shown], "square": squares, "part": parts}),
+            "rest": float(logits[shown] - parts.sum()), "total": float(logits[shown])}
 
 
 def kind_of(key: str) -> str:
@@ -126,15 +123,6 @@ def _check_eigen(D: np.ndarray, L: np.ndarray, R: np.ndarray, values: np.ndarray
         c, i = map(int, np.argwhere(off)[0])
         raise ValueError(f"vectors must be eigenvectors of this layer, of length 1, got number {i} of class {c}, no eigenvector of its "
                          f"interaction matrix with value {values[c, i]:g}")
-
-
-def _examples(examples: Mapping[str, Any]) -> list[dict[str, Any]]:
-    require(isinstance(examples, Mapping) and 1 <= len(examples) <= 20, "examples", examples,
-            "a mapping of 1 to 20 labels to images, the first of which is drawn at the start")
-    for label in examples:
-        require(isinstance(label, str) and label.strip(), "examples: label", label, "text that says what the image is")
-    return [{"label": label, "ink": np.floor(_pixels(f"example {label!r}", image) * INKS + 0.5).astype(int).tolist()}
-            for label, image in examples.items()]
 
 
 def _pixels(name: str, image: Any) -> np.ndarray:

@@ -26,8 +26,7 @@ def slider(function: Callable[[float], str | float], variable: str = "a", low: f
            start: float = 1.0, description: str = "", step: float | None = None) -> LiveView:
     """A slider whose value goes through `function`, called in the kernel; its HTML string or number is shown below.
 
-    `step` defaults to a hundredth of the range. Raises ValueError unless `low <= start <= high` and `low < high`, and ImportError
-    where ipywidgets is not installed.
+    Raises ValueError unless `low <= start <= high` and `low < high`, and ImportError where ipywidgets is not installed.
 
     >>> view = slider(lambda a: a * a, "a", -2, 2, start=1.5, description="square of a")
     >>> print(view.sentence)

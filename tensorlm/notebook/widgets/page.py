@@ -1,7 +1,6 @@
 """What the widgets of a page share: the frame, its data and script, range inputs, lists, tables, bars, axes, and numbers.
 
-A widget needs no kernel: plain HTML, a still picture of its start, which a short script with the data beside it moves. Without
-scripts (GitHub's preview, a printout) the starting values and a table of sample points remain.
+A widget needs no kernel: plain HTML, a still picture of its start and a table of samples, which a short script beside them moves.
 """
 
 import functools
@@ -10,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal, localcontext
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from html import escape
 from importlib import resources
 from typing import Any
@@ -37,10 +36,7 @@ OVERFLOW = "{} must be finite numbers wherever the inputs can stand, got some th
 
 @dataclass(frozen=True)
 class Widget:
-    """A widget: its kind, its name (the id on the page), and all that the page gets to know, JSON-safe.
-
-    `evaluate` gives what the page must show, by key, where its inputs stand as given; `_repr_html_` is the page.
-    """
+    """A widget: its kind, its name (the id on the page), all that the page gets to know, JSON-safe, and what it shows for inputs."""
 
     kind: str
     name: str
@@ -71,8 +67,8 @@ def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: s
           known: Data | None = None, compact: bool = False, still: str = "it moves", attributes: str = "") -> str:
     """The whole widget as one string, the same for the same data; ids start with `tlm-NAME`.
 
-    `script` is the file that moves it and what that takes beside the name and the script that gives a second copy on a page ids
-    of its own. `known` is what the page knows beside the data. `still` says what an untrusted notebook, where no script runs, lacks.
+    `script` is the file that moves it, and what that takes beside the name and `apart.js` (ids of their own for a second copy).
+    `known` is what the page knows beside the data. `still` says what an untrusted notebook, where no script runs, lacks.
     """
     name, (file, *arguments) = widget.name, script
     data = json.dumps({**widget.data, **(known or {})}, allow_nan=False, separators=(",", ":") if compact else None)
@@ -89,10 +85,9 @@ def asset(file: str) -> str:
 
 
 def range_input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
-    """The data of a range input; the start must be a value that the browser can show, which is `low` plus whole steps.
+    """The data of a range input, whose start must be `low` plus whole steps; `decimals` shown tell one step from the next.
 
     Browsers add steps in decimal: a step whose multiple would miss `high` by rounding is cut after 15 digits.
-    `decimals` of the value shown tell one step from the next.
     """
     require_instance("variable", label, str)
     fits = all(map(is_finite, (low, high, step))) and low < high and step > 0 and high - low < 1e15 * step
@@ -131,6 +126,12 @@ def chosen_options(chosen: Any, counts: Sequence[int]) -> list[int]:
     """The numbers of the options that lists of `counts` options stand at."""
     require(isinstance(chosen, Sequence) and len(chosen) == len(counts), "chosen", chosen, f"{len(counts)} numbers, one a list")
     return [require_whole("chosen", number, 0, count - 1) for number, count in zip(chosen, counts)]
+
+
+def require_names(name: str, value: Any, most: int) -> None:
+    """Raise ValueError unless it is a mapping whose keys are 1 to `most` names."""
+    fits = isinstance(value, Mapping) and 1 <= len(value) <= most and all(isinstance(key, str) and key.strip() for key in value)
+    require(fits, name, value, f"a mapping of 1 to {most} names")
 
 
 def texts(name: str, values: Any, least: int = 0, most: float = math.inf) -> list[str]:
@@ -230,9 +231,9 @@ class Plot:
         x, look = self.x(strength), 'stroke="#6a6a6a" stroke-dasharray="3 3"'
         return f'<line data-here x1="{x:.1f}" y1="{FRAME["top"]}" x2="{x:.1f}" y2="{BOTTOM}" {look}/>'
 
-    def dot(self, key: str, strength: float, height: float, colour: str) -> str:
-        return (f'<circle data-marker="{key}" r="4.5" cx="{self.x(strength):.1f}" cy="{height:.1f}" fill="{colour}"'
-                ' stroke="#ffffff"/>')
+    def dot(self, key: str, a: float, height: float, colour: str, radius: float = 4.5, attributes: str = "") -> str:
+        return (f'<circle data-marker="{key}" r="{radius}" cx="{self.x(a):.1f}" cy="{self.y(height):.1f}" fill="{colour}"'
+                f' stroke="#ffffff"{attributes}/>')
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -246,14 +247,9 @@ def precise(value: float, digits: int = 7) -> str:
     >>> precise(1.5e-05), precise(-1234567.0), precise(12345678.0), precise(1.5e-07), precise(2**-11, 3)
     ('0.00001500000', '-1234567', '1.234568e+7', '1.500000e-7', '0.000488')
     """
-    with localcontext(prec=1200, rounding=ROUND_HALF_UP):
-        size = Decimal(abs(value))
-        size = round(size, digits - 1 - size.adjusted()) if size else size
-        power = size.adjusted() if size else 0
-        if -7 < power < digits:
-            words = f"{size:.{digits - 1 - power}f}"
-        else:
-            words = f"{size.scaleb(-power):.{digits - 1}f}e{power:+d}"
+    size = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal(abs(value))
+    power = size.adjusted() if size else 0
+    words = f"{size:.{digits - 1 - power}f}" if -7 < power < digits else f"{size.scaleb(-power):.{digits - 1}f}e{power:+d}"
     return "-" * (value < 0) + words
 
 
@@ -278,8 +274,14 @@ def decimals(number: float) -> int:
     return max(0, -int(Decimal(repr(float(number))).normalize().as_tuple().exponent))
 
 
+def numbered(**groups: Any) -> dict[str, Any]:
+    """Flat keys: the name of the group and the number of the entry, from 1; None stays."""
+    flat = {f"{name}{i}": entry for name, entries in groups.items() for i, entry in enumerate(entries, 1)}
+    return {key: None if entry is None else float(entry) for key, entry in flat.items()}
+
+
 def plain(array: np.ndarray, weights: Any = 1.0, digits: int = 12) -> Any:
-    """Nested lists without what rounding decides, which differs between processors: `digits` of the largest entry, all cut at one place.
+    """Nested lists of `digits` of the largest entry, all cut at one place: without what rounding decides on each processor.
 
     Entries count as large as they are times `weights`: coefficients of powers times the powers of the largest strength.
     """
@@ -289,11 +291,8 @@ def plain(array: np.ndarray, weights: Any = 1.0, digits: int = 12) -> Any:
     if not math.isfinite(largest):
         raise ValueError(OVERFLOW.format("values"))
     places = digits - 1 - np.floor(np.log10(largest / weights)) if largest else np.zeros(array.shape)
-    return _cut(array, places)
-
-
-def _cut(array: np.ndarray, places: np.ndarray) -> Any:
-    return [_cut(row, each) for row, each in zip(array, places)] if array.ndim else round(float(array), int(places)) + 0.0
+    cut = np.vectorize(lambda entry, place: round(float(entry), int(place)) + 0.0, otypes=[float])
+    return cut(array, places).tolist()
 
 
 def powers(count: int, low: float, high: float) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Sliders that need no kernel: the page evaluates the real function, since here the function is a polynomial.
 
-They work from disk with the network off, by keyboard, in JupyterLab and in Colab's output frames. `evaluate` is the same computation
-in Python, so that a browser test can compare what the page shows with what it must show.
+`evaluate` is the same computation in Python, so that a browser test can compare what the page shows with what it must show.
 """
 
 import re
@@ -17,7 +16,6 @@ from tensorlm.notebook.figures import palette
 from tensorlm.notebook.widgets import page
 from tensorlm.notebook.widgets.page import Data, Plot, Widget
 
-SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
 SUMS = {"f": "f(ax)", "a2f": "a² f(x)"}
 POINTS = 121
 Shown = dict[str, float | None]
@@ -27,14 +25,14 @@ def bilinear(name: str, D: Any, L: Any, R: Any, point: Sequence[float], low: flo
              step: float = 0.05, title: str = "A bilinear layer, f(x) = D[(Lx) * (Rx)]") -> Widget:
     """One range input a coordinate of x (at most 3): shows each encoder, each hidden product and each output.
 
-    `D` (o, h), `L` and `R` (h, d), `point` (d,) the starting x. Keys of `evaluate`: `l1..`, `r1..` (encoders), `h1..` (products),
-    `f1..` (outputs). Raises ValueError for other shapes, more than 3 inputs or 8 hidden units.
+    `D` (o, h), `L` and `R` (h, d), `point` (d,) the start; at most 8 hidden units. Keys of `evaluate`: `l1..`, `r1..` (encoders),
+    `h1..` (products), `f1..` (outputs). Raises ValueError naming the argument.
 
     >>> bilinear("demo", [[1, -1]], [[1, 0], [0, 1]], [[1, 1], [0, 1]], [1.0, 0.5]).evaluate([2.0, 1.0])["f1"]
     5.0
     """
     D, L, R, x = _factors(D, L, R, point, most_inputs=3)
-    inputs = [page.range_input(f"x{i + 1}", f"x{SUBSCRIPTS[i + 1]}", low, high, step, start) for i, start in enumerate(x)]
+    inputs = [page.range_input(f"x{i + 1}", "x" + "₁₂₃"[i], low, high, step, start) for i, start in enumerate(x)]
     corners = np.array(np.meshgrid(*[[low, high]] * L.shape[1])).reshape(L.shape[1], -1)
     products = (L @ corners) * (R @ corners)
     return _slider(name, kind="bilinear", title=title, inputs=inputs, D=page.plain(D), L=page.plain(L), R=page.plain(R),
@@ -66,14 +64,12 @@ def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "
     """Curves in one variable with a marker that a range input moves.
 
     `curves` maps a label to the coefficients of a polynomial, constant term first, or to a pair (numerator, denominator) of such for a
-    rational curve. `y` is the vertical range drawn (default: that of the curves). Keys of `evaluate`: `y1..` in their order.
-    Raises ValueError naming the argument that cannot be drawn.
+    rational curve. `y` is the vertical range drawn (default: that of the curves). Keys: `y1..`. Raises ValueError naming the argument.
 
     >>> polynomial("demo", {"square": [0, 0, 1], "bounded": ([0, 1], [1, 0, 1])}, start=1.0).evaluate([2.0])
     {'y1': 4.0, 'y2': 0.4}
     """
-    fits = isinstance(curves, Mapping) and 1 <= len(page.texts("curves", [*curves])) <= 7
-    require(fits, "curves", curves, "a mapping of 1 to 7 labels to coefficients")
+    page.require_names("curves", curves, 7)
     key = variable if isinstance(variable, str) and re.fullmatch(r"[^\W\d][\w-]*", variable) else "variable"
     step = (require_number("high", high) - require_number("low", low)) / 80 if step is None else step
     data = {"kind": "polynomial", "title": title, "inputs": [page.range_input(key, variable, low, high, step, start)],
@@ -126,11 +122,7 @@ def _box(data: Data, y: tuple[float, float] | None) -> dict[str, Any]:
 
 
 def evaluate(data: Data, values: Sequence[float]) -> Shown:
-    """What a page with `data` shows when its inputs stand at `values`; None for what is undefined there.
-
-    >>> evaluate({"kind": "polynomial", "curves": [{"numerator": [1, 2], "denominator": [1]}]}, [3.0])
-    {'y1': 7.0}
-    """
+    """What a page with `data` shows when its inputs stand at `values`; None for what is undefined there."""
     inputs, count = as_array(values, "values"), len(data["L"][0]) if data["kind"] == "bilinear" else 1
     require(inputs.shape == (count,), "values", values, f"{count} numbers, one an input")
     if data["kind"] == "polynomial":
@@ -139,18 +131,12 @@ def evaluate(data: Data, values: Sequence[float]) -> Shown:
     D, L, R = (np.array(data[key]) for key in "DLR")
     if data["kind"] == "bilinear":
         left, right = L @ inputs, R @ inputs
-        return _named(l=left, r=right, h=left * right, f=D @ (left * right))
+        return page.numbered(l=left, r=right, h=left * right, f=D @ (left * right))
     x, a = np.array(data["point"]), inputs[0]
     c = D * (L @ (a * x)) * (R @ (a * x))
     total = float(np.abs(c).sum())
     shares = np.abs(c) / total if total else [None] * len(c)
-    return {**_named(c=c, s=shares), "f": float(c.sum()), "a2f": float(a**2 * (D * (L @ x) * (R @ x)).sum())}
-
-
-def _named(**groups: Any) -> Shown:
-    """Flat keys: the letter of the group and the number of the entry, from 1."""
-    flat = {f"{letter}{i + 1}": entry for letter, entries in groups.items() for i, entry in enumerate(entries)}
-    return {key: None if entry is None else float(entry) for key, entry in flat.items()}
+    return {**page.numbered(c=c, s=shares), "f": float(c.sum()), "a2f": float(a**2 * (D * (L @ x) * (R @ x)).sum())}
 
 
 def html(widget: Widget) -> str:
@@ -194,11 +180,9 @@ def _polynomial(data: Data, start: Shown) -> str:
     plot, parts, rows = Plot(first["low"], first["high"], first["label"], box["min"], box["max"]), [], []
     labels = [escape(curve["label"]) for curve in data["curves"]]
     for (key, value), label, heights, colour, dash in zip(start.items(), labels, box["heights"], palette.values(), page.DASHES):
-        inside = plot.inside(value)
-        height = plot.y(value) if value is not None and inside else page.FRAME["top"]
+        height, seen = (value, "visible") if value is not None and plot.inside(value) else (plot.top, "hidden")
         parts.append(f'<path d="{plot.path(heights)}" {page.STROKE.format(colour, 2, dash)}/>'
-                     f'<circle data-marker="{key}" r="5" cx="{plot.x(first["start"]):.1f}" cy="{height:.1f}" fill="{colour}"'
-                     f' stroke="#ffffff" visibility="{"visible" if inside else "hidden"}"/>')
+                     + plot.dot(key, first["start"], height, colour, 5, f' visibility="{seen}"'))
         rows.append(f'<tr><th scope="row">{page.SWATCH.format(colour, dash)} {label}</th>{page.cell(key, text(value))}</tr>')
     picture = page.PICTURE.format("Curves: " + ", ".join(labels), "".join([plot.axes(), *parts]))
     return picture + page.table("Values at the marker", ["curve", "value"], rows, live=True)

@@ -1,7 +1,6 @@
 """A number that is a sum of powers of one strength, each power a part with a name, stacked on the page from nothing to the sum.
 
-Made for the response of a layer to a steering vector, where the parts are what is there without the vector, the cross term and the
-self term. The page holds the coefficients; `evaluate` is what its script computes.
+Made for the response of a layer to a steering vector: what is there without it, the cross term and the self term.
 """
 
 import json
@@ -25,17 +24,16 @@ def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[st
           title: str = "Parts of a response, stacked") -> Widget:
     """A range input for the strength and one list for each of `choices`; shows every part, and their sum.
 
-    `parts` maps a name to its power (0 to 6) of the strength; `choices` maps a label to the options of a list (1 to 3 lists), the last
-    one the quantity that is read, with a scale of its own. `values` (options of the first list, ..., of the last, parts) holds the
-    coefficients. Keys of `evaluate`: `p1` .. in the order of `parts`, and `sum`. Raises ValueError naming the argument.
+    `parts` maps a name to its power (0 to 6) of the strength; `choices` maps a label to the options of a list, the last one the quantity
+    that is read, with a scale of its own. `values` (options of the first list, ..., of the last, parts) holds the coefficients. Keys of
+    `evaluate`: `p1` .. in the order of `parts`, and `sum`. Raises ValueError naming the argument.
 
     >>> demo = stack("demo", {"cross": 1, "self": 2}, {"output": ["first", "second"]}, [[3.0, 1.0], [0.0, -1.0]])
     >>> demo.evaluate(2.0, [0]), demo.evaluate(-2.0, [1])["sum"]
     ({'p1': 6.0, 'p2': 4.0, 'sum': 10.0}, -4.0)
     """
-    for argument, given, most in (("parts", parts, 6), ("choices", choices, 3)):
-        fits = isinstance(given, Mapping) and 1 <= len(page.texts(argument, [*given])) <= most
-        require(fits, argument, given, f"a mapping of 1 to {most} names")
+    page.require_names("parts", parts, 6)
+    page.require_names("choices", choices, 3)
     powers = [require_whole(f"parts: power of {label!r}", power, 0, 6) for label, power in parts.items()]
     lists = [{"label": label, "options": page.texts(f"choices: options of {label!r}", each)} for label, each in choices.items()]
     require_instance("total", total, str)
@@ -56,7 +54,7 @@ def evaluate(data: Data, strength: float, chosen: Sequence[int]) -> dict[str, fl
     for option in page.chosen_options(chosen, [len(each["options"]) for each in data["choices"]]):
         row = row[option]
     shown = [coefficient * strength ** part["power"] for coefficient, part in zip(row, data["parts"])]
-    return {**{f"p{i}": float(value) for i, value in enumerate(shown, 1)}, "sum": float(sum(shown))}
+    return {**page.numbered(p=shown), "sum": float(sum(shown))}
 
 
 def _scale(control: Data, rows: np.ndarray, powers: list[int]) -> dict[str, float]:
@@ -74,8 +72,7 @@ def html(widget: Widget) -> str:
     data, chosen = widget.data, [0] * len(widget.data["choices"])
     lists = (page.choice(widget.name, f"choice{i}", str(i), each["label"], each["options"]) for i, each in enumerate(data["choices"]))
     shown = evaluate(data, data["inputs"][0]["start"], chosen)
-    body = "\n".join([*lists, page.control(widget.name, data["inputs"][0]), _picture(data, shown, chosen), _rows(data, shown),
-                      _samples(data)])
+    body = "\n".join([*lists, page.control(widget.name, data["inputs"][0]), _parts(data, shown, chosen), _samples(data)])
     return page.frame(widget, "stack", body, ["strength.js", json.dumps("data-tlm-stack"), page.asset("stacked_parts.js").strip()],
                       look=" tlm-stack", stylesheets=("slider.css", "stacked_parts.css"), known={"frame": page.FRAME, "points": POINTS})
 
@@ -87,25 +84,20 @@ def _looks(data: Data) -> list[tuple[str, str, str, str]]:
     return [*zip(keys, labels, COLOURS, page.DASHES[1:]), ("sum", escape(data["total"]), palette["black"], "")]
 
 
-def _picture(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
-    """Every part and the sum as curves over the strength, a vertical line and dots at the strength chosen."""
-    first = data["inputs"][0]
+def _parts(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
+    """Every part and the sum, as curves over the strength and as stacked bars."""
+    first, hidden, rows = data["inputs"][0], ' display="none"', []
     plots = [Plot(first["low"], first["high"], first["label"], each["min"], each["max"]) for each in data["scales"]]
     columns = [evaluate(data, float(a), chosen) for a in np.linspace(first["low"], first["high"], POINTS)]
-    hidden = ' display="none"'
     parts = [f'<g data-axes="{i}"{hidden * (i > 0)}>{plot.axes()}</g>' for i, plot in enumerate(plots)]
     parts.append(plots[0].here(first["start"]))
-    for key, _, colour, dash in _looks(data):
-        path = plots[0].path([column[key] for column in columns])
-        parts.append(f'<path data-curve="{key}" d="{path}" {page.STROKE.format(colour, 3 if key == "sum" else 2, dash)}/>'
-                     + plots[0].dot(key, first["start"], plots[0].y(here[key]), colour))
-    return page.PICTURE.format("Curves: " + ", ".join(name for _, name, _, _ in _looks(data)), "".join(parts))
-
-
-def _rows(data: Data, shown: Mapping[str, float]) -> str:
-    entries = ((key, colour, f"{page.SWATCH.format(colour, dash)} {name}") for key, name, colour, dash in _looks(data))
-    rows = page.stacked_bars(entries, shown, data["scales"][0]["reach"])
-    return page.table("Each part starts where the one above it ends", ["part", "", "value"], rows, live=True)
+    for key, name, colour, dash in _looks(data):
+        path, stroke = plots[0].path([column[key] for column in columns]), page.STROKE.format(colour, 3 if key == "sum" else 2, dash)
+        parts.append(f'<path data-curve="{key}" d="{path}" {stroke}/>' + plots[0].dot(key, first["start"], here[key], colour))
+        rows.append((key, colour, f"{page.SWATCH.format(colour, dash)} {name}"))
+    picture = page.PICTURE.format("Curves: " + ", ".join(name for _, name, _, _ in _looks(data)), "".join(parts))
+    bars = page.stacked_bars(rows, here, data["scales"][0]["reach"])
+    return picture + "\n" + page.table("Each part starts where the one above it ends", ["part", "", "value"], bars, live=True)
 
 
 def _samples(data: Data) -> str:

@@ -1,7 +1,6 @@
 """The words that a model expects next while a steering vector joins its stream, on the page: probabilities, and what each path adds.
 
-Made for a polynomial model, where every logit is a polynomial in the strength: the page holds the coefficients for a few prompts and
-vectors, takes the softmax over the whole vocabulary, and stacks the paths. `evaluate` is what its script computes.
+Every logit is a polynomial in the strength: the page takes the softmax over the whole vocabulary, and stacks the paths.
 """
 
 import json
@@ -34,8 +33,7 @@ class Prompt:
     def __post_init__(self) -> None:
         require_instance("text", self.text, str)
         require_instance("contest", self.contest, str)
-        fits = isinstance(self.words, Mapping) and 1 <= len(page.texts(f"words of {self.text!r}", [*self.words])) <= 5
-        require(fits, f"words of {self.text!r}", self.words, "a mapping of 1 to 5 words to their tokens")
+        page.require_names(f"words of {self.text!r}", self.words, 5)
 
 
 def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: Any, paths: Any, labels: Sequence[str],
@@ -87,8 +85,7 @@ def evaluate(data: Data, strength: float, chosen: Sequence[int]) -> dict[str, fl
     logits, paths = (polyval(strength, np.array(data[kind][prompt][vector]).T) for kind in ("logits", "paths"))
     likely = np.exp(logits - logits.max())
     words = likely[data["prompts"][prompt]["tokens"]] / likely.sum()
-    return {**{f"w{i}": float(value) for i, value in enumerate(words, 1)},
-            **{f"p{i}": float(value) for i, value in enumerate(paths, 1)}, "sum": float(sum(paths))}
+    return {**page.numbered(w=words, p=paths), "sum": float(sum(paths))}
 
 
 def _reach(control: Data, row: list[np.ndarray]) -> float:
@@ -104,39 +101,27 @@ def html(widget: Widget) -> str:
     here = evaluate(data, data["inputs"][0]["start"], (0, 0))
     lists = {"prompt": [each["text"] for each in data["prompts"]], "vector": data["vectors"]}
     body = "\n".join([*(page.choice(name, label, label, label, options) for label, options in lists.items()),
-                      page.control(name, data["inputs"][0]), _picture(data, here), _words(data, here), _paths(data, here), _samples(data)])
+                      page.control(name, data["inputs"][0]), _words(data, here), _paths(data, here), _samples(data)])
     return page.frame(widget, "steer", body, ["strength.js", json.dumps("data-tlm-steer"), page.asset("steered_words.js").strip()],
                       look=" tlm-stack", stylesheets=("slider.css", "stacked_parts.css"), known={"frame": page.FRAME, "points": POINTS})
 
 
-def _word_rows(data: Data) -> list[tuple[str, str | None, str, str]]:
-    """Key, word, colour and dashes of as many rows as the longest prompt needs; the first prompt may have no word for the last ones."""
-    words = data["prompts"][0]["words"]
-    most = max(len(each["words"]) for each in data["prompts"])
-    return [(f"w{i + 1}", words[i] if i < len(words) else None, COLOURS[i], page.DASHES[i]) for i in range(most)]
-
-
-def _picture(data: Data, here: Mapping[str, float]) -> str:
-    """The probabilities over the strength, a vertical line and dots at the strength chosen."""
-    first = data["inputs"][0]
+def _words(data: Data, here: Mapping[str, float]) -> str:
+    """The probabilities as curves over the strength, and in a table with as many rows as the longest prompt needs."""
+    first, words, hidden = data["inputs"][0], data["prompts"][0]["words"], ' hidden=""'
     plot = Plot(first["low"], first["high"], first["label"], -0.02, 1.02)
     columns = [evaluate(data, float(a), (0, 0)) for a in np.linspace(first["low"], first["high"], POINTS)]
-    parts = [plot.axes([0.0, 0.25, 0.5, 0.75, 1.0], zero="#dddddd"), plot.here(first["start"])]
-    for key, word, colour, dash in _word_rows(data):
-        path, height, shown = ("", page.BOTTOM, " display=none") if word is None else (
-            plot.path([column[key] for column in columns]), plot.y(here[key]), "")
-        parts.append(f'<g data-line="{key}"{shown}><path data-curve="{key}" d="{path}" {page.STROKE.format(colour, 2, dash)}/>'
-                     f'{plot.dot(key, first["start"], height, colour)}</g>')
-    return page.PICTURE.format("Probabilities of words over the strength; the tables below hold the values", "".join(parts))
-
-
-def _words(data: Data, here: Mapping[str, float]) -> str:
-    rows, hidden = [], ' hidden=""'
-    for key, word, colour, dash in _word_rows(data):
-        value, label = here.get(key, 0.0), f'{page.SWATCH.format(colour, dash)} <span data-word="{key}">{escape(word or "")}</span>'
-        rows.append(f'<tr data-row="{key}"{hidden * (word is None)}><th scope="row">{label}</th>'
+    parts, rows = [plot.axes([0.0, 0.25, 0.5, 0.75, 1.0], zero="#dddddd"), plot.here(first["start"])], []
+    for i, (colour, dash) in enumerate(zip(COLOURS, page.DASHES[:max(len(each["words"]) for each in data["prompts"])])):
+        key, there = f"w{i + 1}", i < len(words)
+        value, path = (here[key], plot.path([column[key] for column in columns])) if there else (0.0, "")
+        parts.append(f'<g data-line="{key}"{" display=none" * (not there)}><path data-curve="{key}" d="{path}" '
+                     f'{page.STROKE.format(colour, 2, dash)}/>{plot.dot(key, first["start"], value if there else -0.02, colour)}</g>')
+        label = f'{page.SWATCH.format(colour, dash)} <span data-word="{key}">{escape(words[i]) if there else ""}</span>'
+        rows.append(f'<tr data-row="{key}"{hidden * (not there)}><th scope="row">{label}</th>'
                     f'{page.cell(key, page.rounded(value, 3), f"{value:.9g}")}</tr>')
-    return page.table("Probability of the next word", ["word", "probability"], rows, live=True)
+    picture = page.PICTURE.format("Probabilities of words over the strength; the tables below hold the values", "".join(parts))
+    return picture + "\n" + page.table("Probability of the next word", ["word", "probability"], rows, live=True)
 
 
 def _paths(data: Data, here: Mapping[str, float]) -> str:

@@ -8,5 +8,5 @@ from tensorlm.notebook.checks import check
 from tensorlm.notebook.session import record, setup
 from tensorlm.notebook.widgets import digit_pad, live, sliders, stacked_parts, steered_tokens
 
-__all__ = ["check", "digit_pad", "figures", "live", "path_figure", "record", "setup", "sliders", "stacked_parts", "steered_tokens",
-           "tensor_networks"]
+__all__ = ["check", "digit_pad", "figures", "live", "path_figure", "record", "setup", "sliders", "stacked_parts",
+           "steered_tokens", "tensor_networks"]

@@ -1,7 +1,7 @@
 """Exercises that check themselves, and checks that are themselves checked.
 
-An `Exercise` carries known wrong answers; a test demands that each is rejected, and that the solution printed in the chapter is
-accepted. Those of chapter 2 stand in `exercises/ch02.py`, and use what follows after `registry`.
+An `Exercise` carries known wrong answers; a test demands that each is rejected, and that the printed solution is accepted.
+Those of chapter 2 stand in `exercises/ch02.py`, and use what follows after `registry`.
 """
 
 import functools
@@ -29,7 +29,7 @@ class NotAnswered(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: `check(answer)` raises AssertionError naming the likely mistake, as for each of the known wrong `mutants`."""
+    """`check(answer)` raises AssertionError naming the likely mistake, as for each of the known wrong `mutants`."""
 
     id: str
     title: str
@@ -140,7 +140,7 @@ def near(got: Any, expected: Any) -> bool:
 
 
 def compare(got: Any, expected: Any, hint: str, mistakes: Mapping[str, Any] | None = None, each: str = "") -> None:
-    """Raise AssertionError with the mistake whose value was given, else with `hint`; of a wrong shape, with what `each` entry is."""
+    """Raise AssertionError with the mistake whose value was given, else with `hint`; `each` names the entries of a shape."""
     shapes = tuple(as_tensor(expected).shape), tuple(as_tensor(got).shape)
     assert not each or shapes[0] == shapes[1], f"{each}: expected shape {shapes[0]}, got {shapes[1]}."
     for mistake, wrong in (mistakes or {}).items():
@@ -149,8 +149,8 @@ def compare(got: Any, expected: Any, hint: str, mistakes: Mapping[str, Any] | No
 
 
 def cases(words: str, reference: Callable[..., Any], hints: Sequence[tuple[tuple, str]],
-          fits: Callable[[Any, Any], bool] = operator.eq, kind: Callable[[Any], Any] = lambda got: got) -> Callable[[Any], None]:
-    """The check of an answer, taken as a `kind`, at arguments with their hints; `words` formats them, `got`, `expected` and `hint`."""
+          kind: Callable[[Any], Any] = lambda got: got, fits: Callable[[Any, Any], bool] = operator.eq) -> Callable[[Any], None]:
+    """The check of an answer, taken as a `kind`, at arguments with their hints, which `words` formats."""
     def check(answer: Any) -> None:
         for given, hint in hints:
             got, expected = kind(answer(*given)), reference(*given)

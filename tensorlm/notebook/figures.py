@@ -1,7 +1,7 @@
 """Figures that read the same in the light and the dark theme and to colour-blind eyes.
 
-White background always; one palette (Okabe and Ito's, black last); maps of signed values have zero in the middle. The alt text of a
-figure says its finding and stands in the metadata of the cell (`mystnb.image.alt`).
+White background always; one palette (Okabe and Ito's, black last); maps of signed values have zero in the middle. The alt
+text of a figure says its finding and stands in the metadata of the cell (`mystnb.image.alt`).
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from tensorlm.checks import as_array, require, require_instance, require_number
 
-palette = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7", "amber": "#E69F00", "sky": "#56B4E9",
-           "black": "#000000"}
+palette = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7", "amber": "#E69F00",
+           "sky": "#56B4E9", "black": "#000000"}
 INCHES = 500  # of a figure's side at most: matplotlib draws 65,536 pixels
 LARGEST = 1e300  # end of a colour scale: matplotlib needs room above it
 dashes = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
@@ -35,10 +35,11 @@ def style() -> None:
     })
 
 
-def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (), limit: float | None = None, size: float = 0.66) -> Figure:
+def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (), limit: float | None = None,
+           size: float = 0.66) -> Figure:
     """A table of small signed images (rows, columns, height, width), all on one scale: blue below zero, white at zero, red above.
 
-    `titles` stand over the columns and `names` before the rows; `limit` is the end of the scale (default: the largest absolute
+    `titles` stand over the columns, `names` before the rows; `limit` is the end of the scale (default: the largest absolute
     entry), `size` the width of an image in inches. Raises ValueError naming the argument.
 
     >>> fig = images([[[[1.0, -1.0]], [[0.0, 2.0]]]], titles=["a", "b"])

@@ -38,7 +38,7 @@ class Line:
 
     @property
     def wrapped(self) -> list[str]:
-        """The label in pieces that leave room for the bars, broken at arrows, and elsewhere where a step alone is too long."""
+        """The label in pieces that leave room for the bars, broken at arrows, and elsewhere where a step is too long."""
         letters = round((WORDS - INDENT * self.depth) / LETTER)
         steps = [step.replace(" ", GLUE) if len(step) <= letters - 2 else step for step in self.label.split(ARROW)]
         glued = (GLUE + ARROW[1:]).join(steps)
@@ -49,9 +49,8 @@ class Line:
 def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -> Figure:
     """A figure of a trace, from the read-out at the top to the vector.
 
-    A step with one cause stands in one line with it, `mlp 1 ← attention 1`. Bars to the right push the way the whole does, bars
-    to the left (hatched) push back; what was pruned has a dotted outline. Raises ValueError for a node that lacks a key, has an
-    unknown kind or a value that is not finite, and for a whole of 0.
+    A step with one cause stands in one line with it, `mlp 1 ← attention 1`. Bars to the right push the way the whole does,
+    bars to the left (hatched) push back; what was pruned is dotted. Raises ValueError for a node that does not fit.
 
     >>> leaf = {"label": "vector at 3", "kind": "vector", "value": 1.5, "children": []}
     >>> fig = draw_trace({"label": "are - is", "kind": "readout", "value": 1.5, "children": [leaf]})
@@ -80,14 +79,15 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
         if line.parent is not None:  # from under the parent, down and to the right
             left = MARGIN + INDENT * line.depth
             elbow = left - 0.55 * INDENT
-            ax.plot([elbow, elbow, left - 0.02], [rows[line.parent + 1] - 0.58, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
+            heights = [rows[line.parent + 1] - 0.58, row, row]
+            ax.plot([elbow, elbow, left - 0.02], heights, color="#9a9a9a", linewidth=0.8, zorder=1)
         _draw_line(ax, line, row, zero, scale * share)
         ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", ha="right", **TEXT)
     return fig
 
 
 def trace_lines(node: Any, depth: int = 0, parent: int | None = None, above: int = 0) -> list[Line]:
-    """The lines that are drawn, top to bottom: a node with, in the same line, the only cause of it and of that; then those below."""
+    """The lines drawn, top to bottom: a node with, in the same line, the only cause of it and of that; then those below."""
     _check(node)
     labels = [node["label"]]
     while len(node["children"]) == 1:

@@ -1,7 +1,7 @@
-"""What makes a chapter reproducible: threads, dtype, seeds and style fixed at its start, and recorded numbers that its prose may quote.
+"""What makes a chapter reproducible: what is fixed at its start, and recorded numbers that its prose may quote.
 
-`record("loss", 1.5871)` prints the line `loss = 1.587`. A sentence of the chapter then says `1.59<!--=loss-->`: the reader sees 1.59,
-and a test compares it with the stored line.
+`record("loss", 1.5871)` prints the line `loss = 1.587`. A sentence of the chapter then says `1.59<!--=loss-->`: the reader
+sees 1.59, and a test compares it with the stored line.
 """
 
 import random
@@ -21,7 +21,7 @@ LINE = re.compile(rf"({NAME.pattern}) = ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 def setup(threads: int = 1, seed: int = 0) -> torch.device:
     """Fix what a reader's machine would otherwise decide, and print one line that says what is left.
 
-    Sets torch threads, float32 as the default dtype, all seeds, and the book's figure style. Returns the device that a chapter may
+    Sets torch threads, float32 as the default dtype, all seeds, and the figure style. Returns the device that a chapter may
     use: the first GPU where there is one, else the CPU. Raises ValueError for a number of threads or a seed out of range.
 
     >>> device = setup(threads=1, seed=0)    # doctest: +ELLIPSIS
@@ -44,7 +44,7 @@ def setup(threads: int = 1, seed: int = 0) -> torch.device:
 def record(name: str, value: float, digits: int = 3) -> None:
     """Print `name = value` with `digits` decimals (integers as they are), as a line that prose can be bound to.
 
-    A nonzero value that would print as zero is printed in scientific form. Raises ValueError for bad names, and values not finite.
+    A nonzero value that would print as zero is printed in scientific form. Raises ValueError naming the argument.
 
     >>> record("loss", 1.58749)
     loss = 1.587
@@ -64,5 +64,6 @@ def recorded(text: str) -> dict[str, str]:
     require_instance("text", text, str)
     found: dict[str, str] = {}
     for match in filter(None, (LINE.fullmatch(row.strip()) for row in text.splitlines())):
-        require(found.setdefault(match[1], match[2]) == match[2], match[1], match[2], f"recorded with one value, {found[match[1]]}")
+        name, value = match.groups()
+        require(found.setdefault(name, value) == value, name, value, f"recorded with one value, {found[name]}")
     return found

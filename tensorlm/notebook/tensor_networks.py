@@ -1,8 +1,8 @@
 """Tensor networks in the field's notation: a tensor is a shape, an index is a line, a line between two shapes is a sum.
 
-An open line is a free index, so the order of a network is the number of its open lines. A small black dot is the copy tensor (1 where
-all its indices are equal, 0 elsewhere); a triangle is an isometry, its apex on the side of the smaller space. Notation after Penrose
-(1971) and tensornetwork.org. The chapters show ready figures: `figures.show(tensor_networks.layer())`; `draw` on a `canvas` makes more.
+An open line is a free index, so the order of a network is the number of its open lines. A small black dot is the copy tensor
+(1 where all its indices are equal, 0 elsewhere); a triangle is an isometry, its apex on the side of the smaller space. After
+Penrose (1971), tensornetwork.org. Chapters show ready figures, `figures.show(tensor_networks.layer())`; `draw` makes more.
 """
 
 import cmath
@@ -42,12 +42,12 @@ def draw(ax: Axes, nodes: Mapping[str, Point], wires: Iterable[Sequence[Any]] = 
          kinds: Mapping[str, str] | None = None) -> Drawing:
     """Draw the network of `nodes` (name to position) on `ax`.
 
-    A wire is (start, end, index="", bend=0.0, dashed=False): how far it bends to its left. A leg, which is a free index, is (node,
-    direction, index="", dashed=False): a name of `DIRECTIONS` or degrees. `kinds` gives a node the shape "circle" (the default), "box",
-    "isometry" or "dot". A node shows its name up to the first space. Raises KeyError for an unknown name. A matrix product:
+    A wire is (start, end, index="", bend=0.0, dashed=False), a leg, which is a free index, (node, direction, index="",
+    dashed=False) with a name of `DIRECTIONS` or degrees. `kinds` gives a node the shape "circle" (the default), "box",
+    "isometry" or "dot". A node shows its name up to the first space. Raises KeyError for an unknown name.
 
     >>> _, ax = canvas(4, 2)
-    >>> len(draw(ax, {"A": (1, 1), "B": (2.5, 1)}, wires=[("A", "B", "k")], legs=[("A", "left", "i"), ("B", "right", "j")]).legs)
+    >>> len(draw(ax, {"A": (1, 1), "B": (2.5, 1)}, [("A", "B", "k")], [("A", "left", "i"), ("B", "right", "j")]).legs)
     2
     >>> plt.close("all")
     """

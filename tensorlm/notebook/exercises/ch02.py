@@ -4,9 +4,8 @@ import torch
 
 from tensorlm.notebook.checks import Exercise, apply, as_factors, cases, compare, exercise, near, random, random_layer
 
-exponent = Exercise(
-    "02.1", "The exponent of a stack",
-    cases("layers = {0}, encoders = {1}: got {got}, expected {expected}. {hint}", lambda layers, encoders: encoders**layers, [
+exponent = Exercise("02.1", "The exponent of a stack", cases(
+    "layers = {0}, encoders = {1}: got {got}, expected {expected}. {hint}", lambda layers, encoders: encoders**layers, [
         ((1, 3), "One layer with three encoders multiplies three factors a."),
         ((2, 1), "A layer with one encoder is linear: two of them in a row still scale by a."),
         ((3, 2), "Each layer raises everything below it to its own power, so the exponents multiply from layer to layer."),

@@ -72,9 +72,8 @@ def muon(answer):
 
 
 _rate = lambda step, steps, cooldown: min(1.0, (steps - step) / (cooldown * steps)) if cooldown else 1.0
-rate = Exercise(
-    "03.3", "Constant, then down to zero",
-    cases("step {0} of {1}, cooldown {2}: got {got:.3f}, expected {expected:.3f}. {hint}", _rate, [
+rate = Exercise("03.3", "Constant, then down to zero", cases(
+    "step {0} of {1}, cooldown {2}: got {got:.3f}, expected {expected:.3f}. {hint}", _rate, [
         ((0, 10, 0.5), "The first step has the full rate: there is no warm-up."),
         ((5, 10, 0.5), "With 5 of 10 steps done, half of the steps remain: the rate is still the full one."),
         ((6, 10, 0.5), "The fall is a straight line: each step takes away one part of the cool-down's length."),

@@ -17,9 +17,8 @@ def _seeds(s: float, d: float, lost: int = 1, power: float = 0.5) -> int:
     return next(n for n in count(2) if quantile(n - lost) * s / n**power < d)
 
 
-seeds = Exercise(
-    "04.1", "How many seeds?",
-    cases("s = {0}, d = {1}: got {got}, expected {expected} seeds. {hint}", _seeds, [
+seeds = Exercise("04.1", "How many seeds?", cases(
+    "s = {0}, d = {1}: got {got}, expected {expected} seeds. {hint}", _seeds, [
         ((0.01, 0.01), "With d = s the formula needs t / sqrt(n) below 1: 6 seeds give 2.571 / sqrt(6) = 1.05, 7 give 0.92."),
         ((0.01, 0.005), "Half the difference takes more than twice the seeds, since the root of n is in the formula."),
         ((0.02, 0.01), "Only the ratio s / d counts: twice the scatter is as bad as half the difference."),

@@ -40,9 +40,8 @@ def folded(answer):
         compare(got, expected, f"c = {c}: the new layer at x is not the old layer at x / c. {hint}")
 
 
-degree = Exercise(
-    "05.3", "How high a degree?",
-    cases("{0} layers, {1} encoders: you said {got}, and it is {expected}. {hint}", lambda layers, encoders: (5 * encoders) ** layers, [
+degree = Exercise("05.3", "How high a degree?", cases(
+    "{0} layers, {1} encoders: you said {got}, and it is {expected}. {hint}", lambda layers, encoders: (5 * encoders) ** layers, [
         ((1, 2), "One layer: attention reads its input five times, the MLP squares that."),
         ((2, 2), "Layers multiply; they do not add."), ((2, 1), "One encoder is a linear MLP."),
         ((3, 2), "Three layers."), ((2, 3), "Three encoders multiply three inputs."),

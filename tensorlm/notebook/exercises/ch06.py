@@ -93,9 +93,8 @@ def loudest(answer):
 
 
 _kruskal = lambda out, width: max((h for h in range(1, out + 2 * width) if min(h, out) + 2 * min(h, width) >= 2 * h + 2), default=0)
-most_units = Exercise(
-    "06.5", "How many units can Kruskal vouch for?",
-    cases("out = {0}, width = {1}: got {got}, expected {expected}. {hint}", _kruskal, [
+most_units = Exercise("06.5", "How many units can Kruskal vouch for?", cases(
+    "out = {0}, width = {1}: got {got}, expected {expected}. {hint}", _kruskal, [
         ((10, 64), "As many inputs and outputs as this chapter's layer: at the answer all three ranks are capped by the sizes."),
         ((128, 128), "A square layer."),
         ((1000, 4), "With 1000 outputs and few units, k_D is the number of units: a k-rank is never larger than h."),

@@ -5,9 +5,8 @@ from torch import Tensor
 
 from tensorlm.notebook.checks import DTYPE, Exercise, as_tensor, cases, compare, exercise, near, random, random_layer, third_order
 
-legs = Exercise(
-    "07.1", "How many legs?",
-    cases("layers = {0}, encoders = {1}: got {got}, expected {expected}. {hint}", lambda layers, encoders: encoders**layers + 1, [
+legs = Exercise("07.1", "How many legs?", cases(
+    "layers = {0}, encoders = {1}: got {got}, expected {expected}. {hint}", lambda layers, encoders: encoders**layers + 1, [
         ((1, 2), "One bilinear layer has one output leg and two input legs."),
         ((2, 2), "Four inputs and an output."),
         ((3, 2), "Every layer doubles the input legs; they do not just grow by two."),

@@ -50,11 +50,10 @@ def one_token(answer):
 
 
 _pays_from = lambda size: next(n for n in count(1) if n * (2 * size**3 + 2 * size**2) < n**2 / 2 * (3 * size + 1))
-pays_from = Exercise(
-    "08.3", "From when on does it pay?",
-    cases("Head size {0}: got {got}, expected {expected}. {hint}", _pays_from,
-          [((size,), "Set n(2d^3 + 2d^2) equal to n^2 (3d + 1) / 2 and solve for n.") for size in (8, 16, 32, 64)],
-          fits=lambda got, expected: abs(got - expected) <= 1),
+pays_from = Exercise("08.3", "From when on does it pay?", cases(
+    "Head size {0}: got {got}, expected {expected}. {hint}", _pays_from,
+    [((size,), "Set n(2d^3 + 2d^2) equal to n^2 (3d + 1) / 2 and solve for n.") for size in (8, 16, 32, 64)],
+    fits=lambda got, expected: abs(got - expected) <= 1),
     (lambda size: size**2, lambda size: 2 * size**2, lambda size: 2 * (2 * size**3 + 2 * size**2)))
 
 
@@ -100,9 +99,8 @@ def bounded(answer):
                                             "one N for queries and one for keys.")
 
 
-is_ratio = Exercise(
-    "08.6", "Does a root stay?",
-    cases("reads = {0}: you said {got}, and it is {expected}. {hint}", lambda reads: all(number % 2 == 0 for number in reads), [
+is_ratio = Exercise("08.6", "Does a root stay?", cases(
+    "reads = {0}: you said {got}, and it is {expected}. {hint}", lambda reads: all(number % 2 == 0 for number in reads), [
         (([2],), "A bilinear layer."), (([2, 0],), "A bilinear layer and a constant."), (([4, 2],), "Even counts only."),
         (([2, 1, 1, 0],), "A bilinear layer with input biases has terms that read once."), (([2, 3],), "One of the terms is odd."),
         (([5],), "Five is odd."),

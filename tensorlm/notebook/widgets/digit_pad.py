@@ -31,15 +31,9 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     """A pad for the layer f(x) = D[(Lx) * (Rx)] on images of 64 pixels from 0 to 1, read as x = (pixels - `mean`) * `scale`.
 
     `D` (classes, h), `L` and `R` (h, 64); `values` (classes, k) and `vectors` (classes, k, 64) are the eigenvalues and unit
-    eigenvectors kept for each class, 12 at most, each turned so that ink in the examples is red more often than blue. `examples` maps a
-    label to an image (64 numbers or 8 by 8); the first is drawn at the start. `labels` names the classes, `mean` is a number or an
-    image. Raises ValueError naming the argument; eigenvectors that are not those of this layer are refused too.
-
-    >>> x = np.eye(8).ravel()
-    >>> corner, unit = x[None] / 8, x[None, None] / 8**0.5
-    >>> shown = pad("demo", [[1.0], [-1.0]], corner, corner, [[0.125], [-0.125]], np.repeat(unit, 2, axis=0), {"a line": x}).evaluate(x)
-    >>> shown["predicted"], shown["logit0"], round(shown["part1"], 5), abs(shown["rest"]) < 1e-5
-    ('0', 1.0, 1.0, True)
+    eigenvectors kept for each class, 12 at most, each turned so that ink in the examples is red more often than blue.
+    `examples` maps a label to an image (64 numbers or 8 by 8); the first is drawn at the start. `labels` names the classes,
+    `mean` is a number or an image. Raises ValueError naming the argument; eigenvectors of another layer are refused too.
     """
     given = {"D": D, "L": L, "R": R, "values": values, "vectors": vectors}
     layer = {key: as_array(weights, key) for key, weights in given.items()}
@@ -47,7 +41,8 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     _check_eigen(**layer)
     classes = len(layer["D"])
     names = [str(index) for index in range(classes)] if labels is None else page.texts("labels", labels)
-    require(len(names) == classes == len(set(names)) and all(names), "labels", names, f"{classes} different names, one for each row of D")
+    fits = len(names) == classes == len(set(names)) and all(names)
+    require(fits, "labels", names, f"{classes} different names, one for each row of D")
     page.require_names("examples", examples, 20)
     images = [{"label": label, "ink": np.floor(_pixels(f"example {label!r}", image) * INKS + 0.5).astype(int).tolist()}
               for label, image in examples.items()]
@@ -57,16 +52,16 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     require(middle.size in (1, CELLS), "mean", middle, f"a number or an image of shape {IMAGE}")
     require(size.size == 1 and size, "scale", scale, "one finite number other than 0")
     data = {"kind": "digit_pad", "title": title, "labels": names,
-            "mean": page.plain(np.broadcast_to(middle.reshape(-1), CELLS), digits=9), "scale": page.plain(size.reshape(()), digits=9),
+            "mean": page.plain(np.resize(middle, CELLS), digits=9), "scale": page.plain(size.reshape(()), digits=9),
             "examples": images, **{key: page.plain(weights, digits=6) for key, weights in layer.items()}}
     return Widget("DigitPad", name, {**data, **_ranges(data)}, evaluate, html)
 
 
 def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
-    """What a page with `data` shows for an image of `pixels` (64 numbers from 0 to 1) when it explains the class number `chosen`.
+    """What a page with `data` shows for an image of 64 numbers from 0 to 1 when it explains the class number `chosen`.
 
-    `chosen=None` explains the predicted class, or the first one. Keys: `predicted` (a label; None where all logits are equal), `chosen`,
-    `logit0` .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .. for their products, `rest`, `total`.
+    `chosen=None` explains the predicted class, or the first one. Keys: `predicted` (a label; None where all logits agree),
+    `chosen`, `logit0` .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .., `rest`, `total`.
     """
     x = (_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
     D, L, R, values, vectors = (np.array(data[key]) for key in ("D", "L", "R", "values", "vectors"))
@@ -82,7 +77,7 @@ def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
 
 
 def kind_of(key: str) -> str:
-    """Numbers of one kind share a scale and their decimals: `logit`, `part` (with `rest` and `total`), `lambda`, `square`."""
+    """Numbers of one kind share a scale and decimals: `logit`, `part` (with `rest` and `total`), `lambda`, `square`."""
     return {"rest": "part", "total": "part"}.get(key, key.rstrip("0123456789"))
 
 
@@ -121,15 +116,15 @@ def _check_eigen(D: np.ndarray, L: np.ndarray, R: np.ndarray, values: np.ndarray
     size = np.linalg.norm(applied - values[..., None] * vectors, axis=2)
     if (off := (size > TOLERANCE * np.abs(values).max()) | (np.abs(np.linalg.norm(vectors, axis=2) - 1) > TOLERANCE)).any():
         c, i = map(int, np.argwhere(off)[0])
-        raise ValueError(f"vectors must be eigenvectors of this layer, of length 1, got number {i} of class {c}, no eigenvector of its "
-                         f"interaction matrix with value {values[c, i]:g}")
+        raise ValueError(f"vectors must be eigenvectors of this layer, of length 1, got number {i} of class {c}, "
+                         f"no eigenvector of its interaction matrix with value {values[c, i]:g}")
 
 
 def _pixels(name: str, image: Any) -> np.ndarray:
     pixels = as_array(image, name)
     require(pixels.shape in ((CELLS,), (SIDE, SIDE)), name, pixels, f"an image of shape {IMAGE}")
     if pixels.min() < 0 or pixels.max() > 1:
-        raise ValueError(f"{name} must be values from 0 (paper) to 1 (ink), got values from {pixels.min():g} to {pixels.max():g}")
+        raise ValueError(f"{name} must be values from 0 to 1, got values from {pixels.min():g} to {pixels.max():g}")
     return pixels.reshape(CELLS)
 
 
@@ -137,13 +132,15 @@ def html(widget: Widget) -> str:
     name, data = widget.name, widget.data
     ink = data["examples"][0]["ink"]
     shown = evaluate(data, [each / INKS for each in ink])
-    examples = [(i, escape(each["label"]), bitmap(np.repeat(paper(each["ink"]), 3))) for i, each in enumerate(data["examples"])]
-    buttons = (f'<button type="button" data-example="{i}" aria-label="Load: {label}"><img class="dark-light" alt="{label}" src="{image}">'
-               f"<span>{label}</span></button>\n" for i, label, image in examples)
+    buttons = ""
+    for i, each in enumerate(data["examples"]):
+        label, image = escape(each["label"]), bitmap(np.repeat(paper(each["ink"]), 3))
+        buttons += (f'<button type="button" data-example="{i}" aria-label="Load: {label}">'
+                    f'<img class="dark-light" alt="{label}" src="{image}"><span>{label}</span></button>\n')
     body = page.asset("digit_pad.html").format(
-        name=name, predicted=escape(shown["predicted"] or "nothing"), cells=_cells(name, ink), examples="".join(buttons),
+        name=name, predicted=escape(shown["predicted"] or "nothing"), cells=_cells(name, ink), examples=buttons,
         logits=_logits(data, shown), why=_why(data, shown)).strip()
-    return page.frame(widget, "pad", body, ["digit_pad.js"], look=" tlm-pad", stylesheets=("slider.css", "digit_pad.css"),
+    return page.frame(widget, "pad", body, ["digit_pad.js"], look=" tlm-pad", styles=("digit_pad.css",),
                       known={"stops": STOPS}, compact=True, still="it is a pad to draw on",
                       attributes=' data-lm-suppress-shortcuts="true"\n')
 
@@ -171,8 +168,8 @@ def _cells(name: str, ink: list[int]) -> str:
     words = []
     for place, value in enumerate(ink):
         (row, column), grey = divmod(place, SIDE), paper(value)
-        words.append(f'<span role="gridcell" id="tlm-{name}-{row}{column}" aria-label="row {row + 1}, column {column + 1}: ink {value} of '
-                     f'{INKS}" style="background:rgb({grey},{grey},{grey})"></span>')
+        words.append(f'<span role="gridcell" id="tlm-{name}-{row}{column}" aria-label="row {row + 1}, column {column + 1}: '
+                     f'ink {value} of {INKS}" style="background:rgb({grey},{grey},{grey})"></span>')
     return "".join('<div role="row">' + "".join(words[start:start + SIDE]) + "</div>\n" for start in range(0, CELLS, SIDE))
 
 
@@ -202,10 +199,12 @@ def _why(data: Data, shown: Shown) -> str:
 
 
 def _number(data: Data, shown: Mapping[str, Any], key: str) -> str:
-    """A number; one that is a logit or a part of it has a sign, and a bar before it, as long as its share of the largest of its kind."""
+    """A number; a logit or a part of it has a sign, and a bar before it, as long as its share of the largest of its kind."""
     kind, value = kind_of(key), shown[key]
     signed = kind in ("logit", "part")
-    number = page.cell(key, page.rounded(value, data["decimals"][kind], signed), f"{value:.7g}", "tlm-number" if signed else "tlm-detail")
+    words, look = page.rounded(value, data["decimals"][kind], signed), "tlm-number" if signed else "tlm-detail"
+    number = page.cell(key, words, f"{value:.7g}", look)
     if not signed:
         return number
-    return page.bar(key, value, max([data["bounds"][kind], *(abs(shown[each]) for each in shown if kind_of(each) == kind)])) + number
+    bound = max([data["bounds"][kind], *(abs(shown[each]) for each in shown if kind_of(each) == kind)])
+    return page.bar(key, value, bound) + number

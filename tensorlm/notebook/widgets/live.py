@@ -28,11 +28,7 @@ def slider(function: Callable[[float], str | float], variable: str = "a", low: f
 
     Raises ValueError unless `low <= start <= high` and `low < high`, and ImportError where ipywidgets is not installed.
 
-    >>> view = slider(lambda a: a * a, "a", -2, 2, start=1.5, description="square of a")
-    >>> print(view.sentence)
-    Live view, in Jupyter or Colab: run this cell,
-    then move a from -2 to 2 and see square of a.
-    >>> control, shown = view.box.children
+    >>> control, shown = slider(lambda a: a * a, "a", -2, 2, start=1.5, description="square of a").box.children
     >>> control.value = 2.0; shown.value
     'square of a = 4'
     """

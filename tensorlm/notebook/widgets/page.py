@@ -1,6 +1,6 @@
 """What the widgets of a page share: the frame, its data and script, range inputs, lists, tables, bars, axes, and numbers.
 
-A widget needs no kernel: plain HTML, a still picture of its start and a table of samples, which a short script beside them moves.
+A widget needs no kernel: plain HTML, a still picture of its start and a table of samples, moved by a short script.
 """
 
 import functools
@@ -23,7 +23,7 @@ Data = Mapping[str, Any]
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "12 4", "1 2")
 WIDTH, HEIGHT = 360, 220
 FRAME = {"left": 46, "top": 8, "width": WIDTH - 56, "height": HEIGHT - 38}
-RIGHT, BOTTOM = FRAME["left"] + FRAME["width"], FRAME["top"] + FRAME["height"]
+LEFT, TOP, RIGHT, BOTTOM = FRAME["left"], FRAME["top"], FRAME["left"] + FRAME["width"], FRAME["top"] + FRAME["height"]
 TRACK = '<td class="tlm-track" aria-hidden="true"><span><i {}"></i></span></td>'
 PICTURE = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{{}}">{{}}</svg>'
 LINE = '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}"/>'
@@ -36,7 +36,7 @@ OVERFLOW = "{} must be finite numbers wherever the inputs can stand, got some th
 
 @dataclass(frozen=True)
 class Widget:
-    """A widget: its kind, its name (the id on the page), all that the page gets to know, JSON-safe, and what it shows for inputs."""
+    """A widget: its name (the id on the page), all that the page gets to know, JSON-safe, and what it shows for inputs."""
 
     kind: str
     name: str
@@ -63,20 +63,26 @@ class Widget:
         return f"{self.kind} {self.name!r}: {self.data['title']}"
 
 
-def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: str = "", stylesheets: Sequence[str] = ("slider.css",),
+def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: str = "", styles: Sequence[str] = (),
           known: Data | None = None, compact: bool = False, still: str = "it moves", attributes: str = "") -> str:
     """The whole widget as one string, the same for the same data; ids start with `tlm-NAME`.
 
-    `script` is the file that moves it, and what that takes beside the name and `apart.js` (ids of their own for a second copy).
+    `script` is the file that moves it, and what that takes beside the name and `apart.js` (own ids for a second copy).
     `known` is what the page knows beside the data. `still` says what an untrusted notebook, where no script runs, lacks.
     """
     name, (file, *arguments) = widget.name, script
     data = json.dumps({**widget.data, **(known or {})}, allow_nan=False, separators=(",", ":") if compact else None)
     arguments = [json.dumps(name), asset("apart.js").strip(), *arguments]
     return asset("widget.html").format(
-        name=name, look=look, marker=marker, attributes=attributes, styles="".join(map(asset, stylesheets)), body=body, still=still,
-        title=escape(widget.data["title"]), data=data.replace("<", chr(92) + "u003c"), script=asset(file).strip(),
-        arguments=", ".join(arguments)).strip()
+        name=name, look=look, marker=marker, attributes=attributes, styles="".join(map(asset, ("slider.css", *styles))),
+        body=body, still=still, title=escape(widget.data["title"]), data=data.replace("<", chr(92) + "u003c"),
+        script=asset(file).strip(), arguments=", ".join(arguments)).strip()
+
+
+def strength_frame(widget: Widget, marker: str, body: str, script: str, points: int) -> str:
+    """The frame of a widget with a strength, whose curves have so many points."""
+    return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), asset(script).strip()],
+                 " tlm-stack", ("stacked_parts.css",), {"frame": FRAME, "points": points})
 
 
 @functools.cache
@@ -91,7 +97,7 @@ def range_input(key: str, label: str, low: float, high: float, step: float, star
     """
     require_instance("variable", label, str)
     fits = all(map(is_finite, (low, high, step))) and low < high and step > 0 and high - low < 1e15 * step
-    require(fits, f"range of {key}", (low, high, step), "finite (low, high, step), low < high, step above 0, below 1e15 steps")
+    require(fits, f"range of {key}", (low, high, step), "finite (low, high, step), low < high, below 1e15 steps")
     low, high, step = float(low), float(high), float(step)
     steps = (start - low) / step if is_finite(start) else math.nan
     fits = low <= start <= high and abs(steps - round(steps)) <= 1e-6 if is_finite(steps) else False
@@ -124,13 +130,15 @@ def choice(name: str, key: str, data_key: str, label: str, options: Sequence[str
 
 def chosen_options(chosen: Any, counts: Sequence[int]) -> list[int]:
     """The numbers of the options that lists of `counts` options stand at."""
-    require(isinstance(chosen, Sequence) and len(chosen) == len(counts), "chosen", chosen, f"{len(counts)} numbers, one a list")
+    fits = isinstance(chosen, Sequence) and len(chosen) == len(counts)
+    require(fits, "chosen", chosen, f"{len(counts)} numbers, one a list")
     return [require_whole("chosen", number, 0, count - 1) for number, count in zip(chosen, counts)]
 
 
 def require_names(name: str, value: Any, most: int) -> None:
     """Raise ValueError unless it is a mapping whose keys are 1 to `most` names."""
-    fits = isinstance(value, Mapping) and 1 <= len(value) <= most and all(isinstance(key, str) and key.strip() for key in value)
+    fits = isinstance(value, Mapping) and all(isinstance(key, str) and key.strip() for key in value)
+    fits = fits and 1 <= len(value) <= most
     require(fits, name, value, f"a mapping of 1 to {most} names")
 
 
@@ -189,7 +197,7 @@ def span(start: float, end: float, reach: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Plot:
-    """The drawing area of curves: an input from `low` to `high`, with the name `label`, and heights from `bottom` to `top`."""
+    """The drawing area of curves: an input named `label`, from `low` to `high`, and heights from `bottom` to `top`."""
 
     low: float
     high: float
@@ -198,10 +206,10 @@ class Plot:
     top: float
 
     def x(self, a: float) -> float:
-        return FRAME["left"] + (a - self.low) / (self.high - self.low) * FRAME["width"]
+        return LEFT + (a - self.low) / (self.high - self.low) * FRAME["width"]
 
     def y(self, height: float) -> float:
-        return FRAME["top"] + (self.top - height) / (self.top - self.bottom) * FRAME["height"]
+        return TOP + (self.top - height) / (self.top - self.bottom) * FRAME["height"]
 
     def inside(self, height: float | None) -> bool:
         return height is not None and self.bottom <= height <= self.top
@@ -220,16 +228,16 @@ class Plot:
         parts = []
         for tick in ticks(self.low, self.high):
             x = self.x(tick)
-            parts += [LINE.format(x, FRAME["top"], x, BOTTOM, "#dddddd"), TEXT.format(x, BOTTOM + 14, "middle", f"{tick:.4g}")]
+            parts += [LINE.format(x, TOP, x, BOTTOM, "#dddddd"), TEXT.format(x, BOTTOM + 14, "middle", f"{tick:.4g}")]
         for tick in ticks(self.bottom, self.top) if heights is None else heights:
             y, colour = self.y(tick), zero if tick == 0 else "#dddddd"
-            parts += [LINE.format(FRAME["left"], y, RIGHT, y, colour), TEXT.format(FRAME["left"] - 4, y + 4, "end", f"{tick:.4g}")]
+            parts += [LINE.format(LEFT, y, RIGHT, y, colour), TEXT.format(LEFT - 4, y + 4, "end", f"{tick:.4g}")]
         return "".join(parts) + TEXT.format(RIGHT, BOTTOM + 27, "end", escape(self.label))
 
     def here(self, strength: float) -> str:
         """The vertical line at the strength chosen."""
         x, look = self.x(strength), 'stroke="#6a6a6a" stroke-dasharray="3 3"'
-        return f'<line data-here x1="{x:.1f}" y1="{FRAME["top"]}" x2="{x:.1f}" y2="{BOTTOM}" {look}/>'
+        return f'<line data-here x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{BOTTOM}" {look}/>'
 
     def dot(self, key: str, a: float, height: float, colour: str, radius: float = 4.5, attributes: str = "") -> str:
         return (f'<circle data-marker="{key}" r="{radius}" cx="{self.x(a):.1f}" cy="{self.y(height):.1f}" fill="{colour}"'
@@ -261,11 +269,7 @@ def rounded(value: float, decimals: int = 2, signed: bool = False) -> str:
 
 
 def exact(number: float, places: int = 0) -> str:
-    """All digits of a number that make it that one, without an exponent; at least so many decimals.
-
-    >>> exact(30864.175), exact(1.5e-05), exact(2.0), exact(-2.0, 2), exact(1e21)
-    ('30864.175', '0.000015', '2', '-2.00', '1000000000000000000000')
-    """
+    """All digits of a number that make it that one, without an exponent; at least so many decimals."""
     return f"{Decimal(repr(float(number))):.{max(places, decimals(number))}f}"
 
 

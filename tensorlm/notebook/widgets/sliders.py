@@ -25,8 +25,8 @@ def bilinear(name: str, D: Any, L: Any, R: Any, point: Sequence[float], low: flo
              step: float = 0.05, title: str = "A bilinear layer, f(x) = D[(Lx) * (Rx)]") -> Widget:
     """One range input a coordinate of x (at most 3): shows each encoder, each hidden product and each output.
 
-    `D` (o, h), `L` and `R` (h, d), `point` (d,) the start; at most 8 hidden units. Keys of `evaluate`: `l1..`, `r1..` (encoders),
-    `h1..` (products), `f1..` (outputs). Raises ValueError naming the argument.
+    `D` (o, h), `L` and `R` (h, d), `point` (d,) the start; at most 8 hidden units. Keys of `evaluate`: `l1..`, `r1..`
+    (encoders), `h1..` (products), `f1..` (outputs). Raises ValueError naming the argument.
 
     >>> bilinear("demo", [[1, -1]], [[1, 0], [0, 1]], [[1, 1], [0, 1]], [1.0, 0.5]).evaluate([2.0, 1.0])["f1"]
     5.0
@@ -43,19 +43,16 @@ def scale(name: str, D: Any, L: Any, R: Any, point: Sequence[float], output: int
           start: float = 1.0, step: float = 0.05, title: str = "One input, scaled: f(ax) = a² f(x)") -> Widget:
     """One range input a: the contributions D_ok (L_k ax)(R_k ax) of every hidden unit to one output, and their shares.
 
-    Factors as in `bilinear`; `output` is o. Keys of `evaluate`: `c1..` (contributions), `s1..` (shares of the sum of absolute
-    contributions, None where that sum is 0), `f` (the output at ax, summed), `a2f` (a² times the output at x).
-
-    >>> shown = scale("demo", [[1, -1]], [[1, 0], [0, 1]], [[1, 1], [0, 1]], [1.0, 0.5]).evaluate([2.0])
-    >>> shown["f"] == shown["a2f"], shown["s2"]
-    (True, 0.14285714285714285)
+    Factors as in `bilinear`; `output` is o. Keys of `evaluate`: `c1..` (contributions), `s1..` (shares of the sum of their
+    sizes, None where that is 0), `f` (the output at ax, summed), `a2f` (a² times the output at x).
     """
     D, L, R, x = _factors(D, L, R, point)
     output = require_whole("output", output, 0, len(D) - 1)
     inputs = [page.range_input("a", "a", low, high, step, start)]
     contributions = D[output] * (L @ x) * (R @ x) * max(abs(low), abs(high)) ** 2
-    return _slider(name, kind="scale", title=title, inputs=inputs, point=page.plain(x), D=page.plain(D[output]), L=page.plain(L),
-                   R=page.plain(R), bounds={"c": _bound(contributions), "s": 1.0, "f": _bound(np.abs(contributions).sum())})
+    bounds = {"c": _bound(contributions), "s": 1.0, "f": _bound(np.abs(contributions).sum())}
+    return _slider(name, kind="scale", title=title, inputs=inputs, point=page.plain(x), D=page.plain(D[output]),
+                   L=page.plain(L), R=page.plain(R), bounds=bounds)
 
 
 def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "a", low: float = -2.0, high: float = 2.0,
@@ -63,8 +60,8 @@ def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "
                title: str = "Move the marker along the curves") -> Widget:
     """Curves in one variable with a marker that a range input moves.
 
-    `curves` maps a label to the coefficients of a polynomial, constant term first, or to a pair (numerator, denominator) of such for a
-    rational curve. `y` is the vertical range drawn (default: that of the curves). Keys: `y1..`. Raises ValueError naming the argument.
+    `curves` maps a label to the coefficients of a polynomial, constant term first, or to a pair (numerator, denominator) of
+    such. `y` is the vertical range drawn (default: that of the curves). Keys: `y1..`. Raises ValueError naming the argument.
 
     >>> polynomial("demo", {"square": [0, 0, 1], "bounded": ([0, 1], [1, 0, 1])}, start=1.0).evaluate([2.0])
     {'y1': 4.0, 'y2': 0.4}
@@ -73,7 +70,7 @@ def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "
     key = variable if isinstance(variable, str) and re.fullmatch(r"[^\W\d][\w-]*", variable) else "variable"
     step = (require_number("high", high) - require_number("low", low)) / 80 if step is None else step
     data = {"kind": "polynomial", "title": title, "inputs": [page.range_input(key, variable, low, high, step, start)],
-            "curves": [{"label": label, **_fraction(label, coefficients, low, high)} for label, coefficients in curves.items()]}
+            "curves": [{"label": label, **_fraction(label, each, low, high)} for label, each in curves.items()]}
     return _slider(name, **data, box=_box(data, None if y is None else require_interval(y, "y")))
 
 
@@ -87,8 +84,8 @@ def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None)
         raise ValueError("shapes of D, L, R, point must be (o, h), (h, d), (h, d), (d,), not empty, "
                          f"got {D.shape}, {L.shape}, {R.shape}, {x.shape}")
     if L.shape[0] > 8 or L.shape[1] > (most_inputs or L.shape[1]):
-        raise ValueError(f"L must have at most 8 hidden units and {most_inputs or 'any'} inputs, got {L.shape[0]} hidden units "
-                         f"and {L.shape[1]} inputs")
+        raise ValueError(f"L must have at most 8 hidden units and {most_inputs or 'any'} inputs, "
+                         f"got {L.shape[0]} hidden units and {L.shape[1]} inputs")
     return D, L, R, x
 
 
@@ -105,14 +102,15 @@ def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) 
     above, below = (as_array(side, f"curves: {label!r}") for side in (coefficients if pair else (coefficients, [1.0])))
     fits = above.ndim == below.ndim == 1 and above.size and below.any()
     require(fits, f"curves: {label!r}", coefficients, "at least one coefficient, and a denominator other than 0")
-    return {key: page.plain(side, page.powers(len(side), low, high)) for key, side in (("numerator", above), ("denominator", below))}
+    numerator, denominator = (page.plain(side, page.powers(len(side), low, high)) for side in (above, below))
+    return {"numerator": numerator, "denominator": denominator}
 
 
 def _box(data: Data, y: tuple[float, float] | None) -> dict[str, Any]:
     """The drawing area of the curves: where it lies in the picture, its ranges, and the curves' heights at even steps."""
     low, high = data["inputs"][0]["low"], data["inputs"][0]["high"]
     columns = [evaluate(data, [a]) for a in np.linspace(low, high, POINTS)]
-    heights = [[None if (height := column[key]) is None else float(f"{height:.6g}") for column in columns] for key in columns[0]]
+    heights = [[None if column[key] is None else float(f"{column[key]:.6g}") for column in columns] for key in columns[0]]
     known = [height for curve in heights for height in curve if height is not None]
     least, most = y or (min(known), max(known))
     margin = 0.0 if y else max(0.05 * (most - least) or 1.0, 1e-4 * abs(most))
@@ -126,7 +124,8 @@ def evaluate(data: Data, values: Sequence[float]) -> Shown:
     inputs, count = as_array(values, "values"), len(data["L"][0]) if data["kind"] == "bilinear" else 1
     require(inputs.shape == (count,), "values", values, f"{count} numbers, one an input")
     if data["kind"] == "polynomial":
-        ratios = ([float(polyval(inputs[0], curve[part])) for part in ("numerator", "denominator")] for curve in data["curves"])
+        value = lambda side: float(polyval(inputs[0], side))
+        ratios = ((value(curve["numerator"]), value(curve["denominator"])) for curve in data["curves"])
         return {f"y{i}": above / below if below else None for i, (above, below) in enumerate(ratios, 1)}
     D, L, R = (np.array(data[key]) for key in "DLR")
     if data["kind"] == "bilinear":
@@ -170,8 +169,10 @@ def _bilinear(data: Data, start: Shown) -> str:
 
 def _scale(data: Data, start: Shown) -> str:
     rows = [_row(k, start, data["bounds"], f"c{k}", f"s{k}") for k in range(1, len(data["L"]) + 1)]
-    sums = [_row(label, start, data["bounds"], key) for key, label in (("f", "f(ax), summed over the units"), ("a2f", SUMS["a2f"]))]
-    return (page.table("Contribution of each hidden unit at ax, and its share", ["unit", "", "contribution", "", "share"], rows)
+    labels = ("f", "f(ax), summed over the units"), ("a2f", SUMS["a2f"])
+    sums = [_row(label, start, data["bounds"], key) for key, label in labels]
+    head = ["unit", "", "contribution", "", "share"]
+    return (page.table("Contribution of each hidden unit at ax, and its share", head, rows)
             + page.table("The output", ["", "", "value"], sums, live=True))
 
 
@@ -179,7 +180,8 @@ def _polynomial(data: Data, start: Shown) -> str:
     box, first = data["box"], data["inputs"][0]
     plot, parts, rows = Plot(first["low"], first["high"], first["label"], box["min"], box["max"]), [], []
     labels = [escape(curve["label"]) for curve in data["curves"]]
-    for (key, value), label, heights, colour, dash in zip(start.items(), labels, box["heights"], palette.values(), page.DASHES):
+    looks = zip(palette.values(), page.DASHES)
+    for (key, value), label, heights, (colour, dash) in zip(start.items(), labels, box["heights"], looks):
         height, seen = (value, "visible") if value is not None and plot.inside(value) else (plot.top, "hidden")
         parts.append(f'<path d="{plot.path(heights)}" {page.STROKE.format(colour, 2, dash)}/>'
                      + plot.dot(key, first["start"], height, colour, 5, f' visibility="{seen}"'))

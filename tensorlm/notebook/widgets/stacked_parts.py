@@ -3,7 +3,6 @@
 Made for the response of a layer to a steering vector: what is there without it, the cross term and the self term.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -24,9 +23,9 @@ def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[st
           title: str = "Parts of a response, stacked") -> Widget:
     """A range input for the strength and one list for each of `choices`; shows every part, and their sum.
 
-    `parts` maps a name to its power (0 to 6) of the strength; `choices` maps a label to the options of a list, the last one the quantity
-    that is read, with a scale of its own. `values` (options of the first list, ..., of the last, parts) holds the coefficients. Keys of
-    `evaluate`: `p1` .. in the order of `parts`, and `sum`. Raises ValueError naming the argument.
+    `parts` maps a name to its power (0 to 6) of the strength; `choices` maps a label to the options of a list, the last one
+    the quantity that is read, with a scale of its own. `values` (options of the first list, ..., of the last, parts) are the
+    coefficients. Keys of `evaluate`: `p1` .. in the order of `parts`, and `sum`. Raises ValueError naming the argument.
 
     >>> demo = stack("demo", {"cross": 1, "self": 2}, {"output": ["first", "second"]}, [[3.0, 1.0], [0.0, -1.0]])
     >>> demo.evaluate(2.0, [0]), demo.evaluate(-2.0, [1])["sum"]
@@ -35,7 +34,7 @@ def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[st
     page.require_names("parts", parts, 6)
     page.require_names("choices", choices, 3)
     powers = [require_whole(f"parts: power of {label!r}", power, 0, 6) for label, power in parts.items()]
-    lists = [{"label": label, "options": page.texts(f"choices: options of {label!r}", each)} for label, each in choices.items()]
+    lists = [{"label": label, "options": page.texts(f"choices of {label!r}", each)} for label, each in choices.items()]
     require_instance("total", total, str)
     control = page.range_input("strength", variable, low, high, step, start)
     coefficients, shape = as_array(values, "values"), (*(len(each["options"]) for each in lists), len(parts))
@@ -44,7 +43,7 @@ def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[st
     data = {"kind": "stacked", "title": title, "total": total, "inputs": [control],
             "parts": [{"label": label, "power": power} for label, power in zip(parts, powers)], "choices": lists,
             "values": page.plain(coefficients, page.powers(7, low, high)[powers])}
-    data["scales"] = [_scale(control, coefficients[..., option, :].reshape(-1, len(parts)), powers) for option in range(shape[-2])]
+    data["scales"] = [_scale(control, rows.reshape(-1, len(parts)), powers) for rows in np.moveaxis(coefficients, -2, 0)]
     return Widget("StackedParts", name, data, evaluate, html)
 
 
@@ -70,11 +69,10 @@ def _scale(control: Data, rows: np.ndarray, powers: list[int]) -> dict[str, floa
 
 def html(widget: Widget) -> str:
     data, chosen = widget.data, [0] * len(widget.data["choices"])
-    lists = (page.choice(widget.name, f"choice{i}", str(i), each["label"], each["options"]) for i, each in enumerate(data["choices"]))
-    shown = evaluate(data, data["inputs"][0]["start"], chosen)
-    body = "\n".join([*lists, page.control(widget.name, data["inputs"][0]), _parts(data, shown, chosen), _samples(data)])
-    return page.frame(widget, "stack", body, ["strength.js", json.dumps("data-tlm-stack"), page.asset("stacked_parts.js").strip()],
-                      look=" tlm-stack", stylesheets=("slider.css", "stacked_parts.css"), known={"frame": page.FRAME, "points": POINTS})
+    shown, name = evaluate(data, data["inputs"][0]["start"], chosen), widget.name
+    lists = (page.choice(name, f"choice{i}", str(i), *each.values()) for i, each in enumerate(data["choices"]))
+    body = "\n".join([*lists, page.control(name, data["inputs"][0]), _parts(data, shown, chosen), _samples(data)])
+    return page.strength_frame(widget, "stack", body, "stacked_parts.js", POINTS)
 
 
 def _looks(data: Data) -> list[tuple[str, str, str, str]]:
@@ -92,21 +90,23 @@ def _parts(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
     parts = [f'<g data-axes="{i}"{hidden * (i > 0)}>{plot.axes()}</g>' for i, plot in enumerate(plots)]
     parts.append(plots[0].here(first["start"]))
     for key, name, colour, dash in _looks(data):
-        path, stroke = plots[0].path([column[key] for column in columns]), page.STROKE.format(colour, 3 if key == "sum" else 2, dash)
-        parts.append(f'<path data-curve="{key}" d="{path}" {stroke}/>' + plots[0].dot(key, first["start"], here[key], colour))
+        path = plots[0].path([column[key] for column in columns])
+        parts.append(f'<path data-curve="{key}" d="{path}" {page.STROKE.format(colour, 3 if key == "sum" else 2, dash)}/>'
+                     + plots[0].dot(key, first["start"], here[key], colour))
         rows.append((key, colour, f"{page.SWATCH.format(colour, dash)} {name}"))
     picture = page.PICTURE.format("Curves: " + ", ".join(name for _, name, _, _ in _looks(data)), "".join(parts))
     bars = page.stacked_bars(rows, here, data["scales"][0]["reach"])
-    return picture + "\n" + page.table("Each part starts where the one above it ends", ["part", "", "value"], bars, live=True)
+    table = page.table("Each part starts where the one above it ends", ["part", "", "value"], bars, live=True)
+    return f"{picture}\n{table}"
 
 
 def _samples(data: Data) -> str:
     """All options of the last list at five even strengths, the other lists at their first option."""
     first, (*others, last) = data["inputs"][0], data["choices"]
-    points = [(option, float(a)) for option in range(len(last["options"])) for a in np.linspace(first["low"], first["high"], 5)]
     rows = []
-    for option, a in points:
-        shown = evaluate(data, a, [0] * len(others) + [option])
-        rows.append([escape(last["options"][option]), f"{a:.4g}", *(page.rounded(value, signed=True) for value in shown.values())])
+    for option, words in enumerate(last["options"]):
+        for a in np.linspace(first["low"], first["high"], 5):
+            shown = evaluate(data, float(a), [0] * len(others) + [option])
+            rows.append([escape(words), f"{a:.4g}", *(page.rounded(value, signed=True) for value in shown.values())])
     heads = [escape(last["label"]), escape(first["label"]), *(name for _, name, _, _ in _looks(data))]
     return page.samples("".join(f", {escape(each['label'])}: {escape(each['options'][0])}" for each in others), heads, rows)

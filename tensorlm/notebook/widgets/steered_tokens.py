@@ -3,7 +3,6 @@
 Every logit is a polynomial in the strength: the page takes the softmax over the whole vocabulary, and stacks the paths.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -24,7 +23,7 @@ POINTS = 121
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its `text`, the tokens of 1 to 5 `words` whose probabilities are shown, and `contest`, the read-out's name."""
+    """One prompt: its `text`, the tokens of 1 to 5 `words` whose probabilities are shown, and the name of the read-out."""
 
     text: str
     words: Mapping[str, int]
@@ -41,9 +40,9 @@ def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: 
           title: str = "A steered model") -> Widget:
     """A range input for the strength, a list of prompts and a list of vectors.
 
-    `logits[prompt][vector]` (vocab, powers) holds the coefficients in rising powers of the strength, `paths[prompt][vector]` (paths,
-    powers) those of what each path adds to the read-out, named by `labels`. Keys of `evaluate`: `w1` .. the probabilities of the
-    prompt's words, `p1` .. the paths, and `sum` of the paths. Raises ValueError naming the argument.
+    `logits[prompt][vector]` (vocab, powers) holds the coefficients in rising powers of the strength, `paths[prompt][vector]`
+    (paths, powers) those of what each path adds to the read-out, named by `labels`. Keys of `evaluate`: `w1` .. the
+    probabilities of the prompt's words, `p1` .. the paths, and `sum` of the paths. Raises ValueError naming the argument.
 
     >>> demo = steer("demo", [Prompt("the dog", {"is": 0, "are": 1}, "are − is")], ["plural"], [[[[1, 0], [0, 2]]]], [[[[0, 2]]]], ["all"])
     >>> {key: round(value, 3) for key, value in demo.evaluate(0.5, (0, 0)).items()}
@@ -52,19 +51,20 @@ def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: 
     fits = isinstance(prompts, Sequence) and prompts and all(isinstance(each, Prompt) for each in prompts)
     require(fits, "prompts", prompts, "a sequence of at least one Prompt")
     vectors, labels = page.texts("vectors", vectors, 1, 99), page.texts("labels", labels, 1, 5)
-    head, tail = (_tables(kind, given, (len(prompts), len(vectors))) for kind, given in (("logits", logits), ("paths", paths)))
+    counts = len(prompts), len(vectors)
+    head, tail = _tables("logits", logits, counts), _tables("paths", paths, counts)
     for prompt, row, ways in zip(prompts, head, tail):
         for word, token in prompt.words.items():
             require_whole(f"words of {prompt.text!r}: token of {word!r}", token, 0, min(map(len, row)) - 1)
         require(all(len(rows) == len(labels) for rows in ways), f"paths of {prompt.text!r}", list(map(len, ways)),
                 f"{len(labels)} rows, one a label")
     control = page.range_input("strength", variable, low, high, step, start)
-    stored = lambda rows: page.plain(rows, page.powers(rows.shape[-1], low, high), DIGITS)
+    plain = lambda rows: page.plain(rows, page.powers(rows.shape[-1], low, high), DIGITS)
+    stored = lambda table: [list(map(plain, row)) for row in table]
     shown = [{"text": each.text, "contest": each.contest, "words": [*each.words], "tokens": [*each.words.values()]} for each in prompts]
     return Widget("SteeredWords", name, {
         "kind": "steered", "title": title, "inputs": [control], "prompts": shown, "vectors": vectors, "labels": labels,
-        "logits": [[stored(rows) for rows in row] for row in head], "paths": [[stored(rows) for rows in row] for row in tail],
-        "reach": [_reach(control, row) for row in tail]}, evaluate, html)
+        "logits": stored(head), "paths": stored(tail), "reach": [_reach(control, row) for row in tail]}, evaluate, html)
 
 
 def _tables(kind: str, given: Any, counts: tuple[int, int]) -> list[list[np.ndarray]]:
@@ -73,7 +73,8 @@ def _tables(kind: str, given: Any, counts: tuple[int, int]) -> list[list[np.ndar
         tables = [[as_array(rows, kind) for rows in row] for row in given]
     except (TypeError, RuntimeError):  # what cannot be iterated over
         tables = []
-    fits = [len(row) for row in tables] == [counts[1]] * counts[0] and all(rows.ndim == 2 and rows.size for row in tables for rows in row)
+    fits = [len(row) for row in tables] == [counts[1]] * counts[0]
+    fits = fits and all(rows.ndim == 2 and rows.size for row in tables for rows in row)
     require(fits, kind, given, f"{counts[0]} x {counts[1]} tables, one a prompt and vector, each of two axes, not empty")
     return tables
 
@@ -102,8 +103,7 @@ def html(widget: Widget) -> str:
     lists = {"prompt": [each["text"] for each in data["prompts"]], "vector": data["vectors"]}
     body = "\n".join([*(page.choice(name, label, label, label, options) for label, options in lists.items()),
                       page.control(name, data["inputs"][0]), _words(data, here), _paths(data, here), _samples(data)])
-    return page.frame(widget, "steer", body, ["strength.js", json.dumps("data-tlm-steer"), page.asset("steered_words.js").strip()],
-                      look=" tlm-stack", stylesheets=("slider.css", "stacked_parts.css"), known={"frame": page.FRAME, "points": POINTS})
+    return page.strength_frame(widget, "steer", body, "steered_words.js", POINTS)
 
 
 def _words(data: Data, here: Mapping[str, float]) -> str:
@@ -115,13 +115,15 @@ def _words(data: Data, here: Mapping[str, float]) -> str:
     for i, (colour, dash) in enumerate(zip(COLOURS, page.DASHES[:max(len(each["words"]) for each in data["prompts"])])):
         key, there = f"w{i + 1}", i < len(words)
         value, path = (here[key], plot.path([column[key] for column in columns])) if there else (0.0, "")
+        dot = plot.dot(key, first["start"], value if there else plot.bottom, colour)
         parts.append(f'<g data-line="{key}"{" display=none" * (not there)}><path data-curve="{key}" d="{path}" '
-                     f'{page.STROKE.format(colour, 2, dash)}/>{plot.dot(key, first["start"], value if there else -0.02, colour)}</g>')
+                     f'{page.STROKE.format(colour, 2, dash)}/>{dot}</g>')
         label = f'{page.SWATCH.format(colour, dash)} <span data-word="{key}">{escape(words[i]) if there else ""}</span>'
         rows.append(f'<tr data-row="{key}"{hidden * (not there)}><th scope="row">{label}</th>'
                     f'{page.cell(key, page.rounded(value, 3), f"{value:.9g}")}</tr>')
-    picture = page.PICTURE.format("Probabilities of words over the strength; the tables below hold the values", "".join(parts))
-    return picture + "\n" + page.table("Probability of the next word", ["word", "probability"], rows, live=True)
+    label = "Probabilities of words over the strength; the tables below hold the values"
+    table = page.table("Probability of the next word", ["word", "probability"], rows, live=True)
+    return page.PICTURE.format(label, "".join(parts)) + f"\n{table}"
 
 
 def _paths(data: Data, here: Mapping[str, float]) -> str:
@@ -134,9 +136,10 @@ def _paths(data: Data, here: Mapping[str, float]) -> str:
 def _samples(data: Data) -> str:
     """The first prompt at five even strengths, for every vector."""
     first, prompt, rows = data["inputs"][0], data["prompts"][0], []
-    for number, a in [(number, float(a)) for number in range(len(data["vectors"])) for a in np.linspace(first["low"], first["high"], 5)]:
-        shown = evaluate(data, a, (0, number))
-        cells = (page.rounded(value, 3) if key[0] == "w" else page.rounded(value, signed=True) for key, value in shown.items())
-        rows.append([escape(data["vectors"][number]), f"{a:.4g}", *cells])
+    written = lambda key, value: page.rounded(value, 3) if key[0] == "w" else page.rounded(value, signed=True)
+    for number, vector in enumerate(data["vectors"]):
+        for a in np.linspace(first["low"], first["high"], 5):
+            shown = evaluate(data, float(a), (0, number))
+            rows.append([escape(vector), f"{a:.4g}", *map(written, shown, shown.values())])
     heads = ["vector", first["label"], *prompt["words"], *data["labels"], "all of it"]
     return page.samples(f", after: {escape(prompt['text'])}", [escape(words) for words in heads], rows)

@@ -10,12 +10,12 @@ import pytest
 import widget_pages
 
 from tensorlm.notebook import digit_pad
-from tensorlm.notebook.widgets.page import rounded
+from tensorlm.notebook.widgets.page import Widget, rounded
 
 MARKER = "data-tlm-pad"
 
 
-def made_here() -> digit_pad.DigitPad:
+def made_here() -> Widget:
     draw = np.random.default_rng(3)
     D, L, R = (draw.normal(size=shape) / 8 for shape in ((4, 5), (5, 64), (5, 64)))
     values, vectors = np.linalg.eigh(np.einsum("ch,hi,hj->cij", D, L, R) / 2 + np.einsum("ch,hi,hj->cij", D, R, L) / 2)
@@ -68,7 +68,7 @@ def compare(root, data) -> dict:
         assert 0 <= width <= 50.001
         assert abs(expected[key]) < 1e-9 * size or (look == "tlm-below") == (expected[key] < 0)
     shown = data["vectors"][now["chosen"]]
-    assert now["vectors"] == [digit_pad.bitmap(digit_pad.diverging(v, max(map(abs, vector))) for v in vector) for vector in shown]
+    assert now["vectors"] == [digit_pad.bitmap(digit_pad.diverging(vector, max(map(abs, vector)))) for vector in shown]
     return expected
 
 

@@ -13,7 +13,7 @@ from tensorlm.notebook.widgets import page
 MARKER = "data-tlm-stack"
 
 
-def made_here() -> stacked_parts.StackedParts:
+def made_here() -> page.Widget:
     values = np.random.default_rng(5).normal(size=(2, 3, 3)) * [10.0, 30.0, 3.0]
     return stacked_parts.stack("made-here", {"at the start": 0, "cross": 1, "own": 2}, {"after": ["a", "b"], "read-out": ["x", "y", "z"]},
                                values, low=-2.5, high=2.5, step=0.05)

@@ -14,7 +14,7 @@ from tensorlm.notebook.widgets.steered_tokens import Prompt
 MARKER = "data-tlm-steer"
 
 
-def made_here() -> steered_tokens.SteeredWords:
+def made_here() -> page.Widget:
     random = np.random.default_rng(5)
     prompts = [Prompt("the cat", {"is": 0, "are": 2, "and": 4}, "are − is"), Prompt("a place", {"a": 1, "b": 3}, "b − a")]
     logits, paths = ([[random.normal(size=(rows, powers)) for powers in (4, 7)] for _ in prompts] for rows in (6, 2))

@@ -4,6 +4,7 @@ A wrong type of object raises TypeError, everything else ValueError; both before
 """
 
 import math
+import numbers
 import operator
 import reprlib
 from collections.abc import Iterable
@@ -74,8 +75,11 @@ def is_whole(value: Any) -> bool:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether it is a finite int or float, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite real number (of Python or numpy), and no bool."""
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def require_whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:

@@ -11,7 +11,6 @@ from bs4 import BeautifulSoup
 from hypothesis import given, strategies as st
 
 from tensorlm.notebook import sliders
-from tensorlm.notebook.widgets import slider_page
 from tensorlm.notebook.widgets.page import plain
 
 D, L = np.array([[1.0, -0.5, 2.0], [0.3, 0.0, -1.0]]), np.array([[1.0, 0.5], [0.2, -1.0], [0.0, 1.0]])
@@ -53,7 +52,7 @@ def test_shares_of_different_points_do_differ():
 
 def test_shares_at_zero_are_undefined():
     assert ALL["scale"].evaluate([0.0])["s1"] is None
-    assert slider_page.text(None) == "undefined"
+    assert sliders.text(None) == "undefined"
 
 
 def test_polynomial_and_rational_curves():
@@ -90,7 +89,7 @@ def test_page_carries_the_data_it_evaluates(slider):
 def test_page_without_scripts_shows_the_start_and_a_table(slider):
     shown = {element["data-key"]: element.text for element in page(slider).select("[data-key]")}
     expected = slider.evaluate([control["start"] for control in slider.data["inputs"]])
-    assert shown == {key: slider_page.text(value) for key, value in expected.items()}
+    assert shown == {key: sliders.text(value) for key, value in expected.items()}
     assert len(page(slider).select("details tbody tr")) >= 5
 
 
@@ -150,10 +149,10 @@ def test_a_flat_curve_is_drawn_inside_its_box(height):
 
 
 def test_numbers_have_seven_digits_and_no_noise():
-    assert slider_page.text(1 / 3) == "0.3333333"
-    assert slider_page.text(2e-17) == "0.000000"
-    assert slider_page.text(-1234567.0) == "-1234567"
-    assert slider_page.text(1.5e-05) == "0.00001500000" and slider_page.text(12345678.0) == "1.234568e+7"
+    assert sliders.text(1 / 3) == "0.3333333"
+    assert sliders.text(2e-17) == "0.000000"
+    assert sliders.text(-1234567.0) == "-1234567"
+    assert sliders.text(1.5e-05) == "0.00001500000" and sliders.text(12345678.0) == "1.234568e+7"
 
 
 def test_numbers_are_cut_where_the_largest_of_them_ends():
@@ -180,22 +179,22 @@ def test_without_its_script_the_page_says_that_the_cell_must_be_run():
     (lambda: sliders.scale("n", D, L, R, [1, 1], start=1.01), "start of a"),
     (lambda: sliders.polynomial("n", {}), "curves"),
     (lambda: sliders.polynomial("n", {"x": [1]}, start=9.0), "start of a"),
-    (lambda: sliders.polynomial("n", {"x": [1]}, y=(np.nan, 1)), "y: got"),
-    (lambda: sliders.polynomial("n", {"x": [1]}, y=(-np.inf, 1)), "y: got"),
-    (lambda: sliders.polynomial("n", {"x": [1]}, y=(1, 1)), "y: got"),
-    (lambda: sliders.polynomial("n", {"x": [1]}, y=(1, 1 + 1e-9)), "y: got"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, y=(np.nan, 1)), "y must be"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, y=(-np.inf, 1)), "y must be"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, y=(1, 1)), "y must be"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, y=(1, 1 + 1e-9)), "y must be"),
     (lambda: sliders.polynomial("n", {"x": [1]}, low=1.0, high=1.0), "range of a"),
-    (lambda: sliders.polynomial("n", {"x": [1]}, low=-np.inf), "range of a"),
+    (lambda: sliders.polynomial("n", {"x": [1]}, low=-np.inf), "low must be"),
     (lambda: sliders.polynomial("n", {"x": [1]}, step=0), "range of a"),
-    (lambda: sliders.polynomial("n", {"x": []}), "curves: got"),
-    (lambda: sliders.polynomial("n", {"x": 5}), "curves: got"),
-    (lambda: sliders.polynomial("n", {"x": ([1], [0])}), "curves: got"),
-    (lambda: sliders.polynomial("n", {"x": ([1], [])}), "curves: got"),
+    (lambda: sliders.polynomial("n", {"x": []}), "curves: .x. must be"),
+    (lambda: sliders.polynomial("n", {"x": 5}), "curves: .x. must be"),
+    (lambda: sliders.polynomial("n", {"x": ([1], [0])}), "curves: .x. must be"),
+    (lambda: sliders.polynomial("n", {"x": ([1], [])}), "curves: .x. must be"),
     (lambda: sliders.bilinear("n", D, L, R, [1, 0], step=-1), "range of x1"),
     (lambda: sliders.bilinear("n", D[:, :0], L[:0], R[:0], [1, 0]), "not empty"),
     (lambda: sliders.bilinear("n", D, 1e200 * L, 1e200 * R, [1, 0]), "overflow"),
-    (lambda: sliders.scale("n", D, L, R, [1, 1], output=3), "output: got 3"),
-    (lambda: sliders.scale("n", D, L, R, [1, 1], output=-1), "output: got -1"),
+    (lambda: sliders.scale("n", D, L, R, [1, 1], output=3), "output must be .* got 3"),
+    (lambda: sliders.scale("n", D, L, R, [1, 1], output=-1), "output must be .* got -1"),
 ])
 def test_wrong_arguments_are_named(build, words):
     with pytest.raises(ValueError, match=words):

@@ -9,7 +9,7 @@ import torch
 from bs4 import BeautifulSoup
 
 from tensorlm.notebook import stacked_parts
-from tensorlm.notebook.widgets import stacked_parts_page
+from tensorlm.notebook.widgets.page import rounded
 
 PARTS = {"start": 0, "cross < 1": 1, "self & all": 2}
 CHOICES = {"after": ["one text", "another"], "read-out": ["first", "second", "third"]}
@@ -50,7 +50,7 @@ def test_page_is_the_same_every_time_and_asks_no_other_host():
 def test_page_without_scripts_shows_the_start_and_a_table():
     shown = {element["data-key"]: element for element in page().select("[data-key]")}
     expected = WIDGET.evaluate(0.5, [0, 0])
-    assert {key: element.text for key, element in shown.items()} == {key: stacked_parts_page.text(value) for key, value in expected.items()}
+    assert {key: element.text for key, element in shown.items()} == {key: rounded(value, signed=True) for key, value in expected.items()}
     assert {key: float(element["data-exact"]) for key, element in shown.items()} == pytest.approx(expected, rel=1e-8)
     assert len(page().select("details tbody tr")) == 15
     data = json.loads(page().select_one("script[data-tlm-data]").string)
@@ -83,11 +83,11 @@ def test_controls_are_labelled_and_native():
 
 @pytest.mark.parametrize("build, words", [
     (lambda: stacked_parts.stack("Bad", PARTS, CHOICES, VALUES), "name"),
-    (lambda: stacked_parts.stack("n", PARTS, CHOICES, VALUES[0]), r"values: got shape \(3, 3\)"),
+    (lambda: stacked_parts.stack("n", PARTS, CHOICES, VALUES[0]), r"values must be an array of shape .* got ndarray of shape \(3, 3\)"),
     (lambda: stacked_parts.stack("n", {}, CHOICES, VALUES), "parts"),
     (lambda: stacked_parts.stack("n", {"a": 0, "b": 1, "c": 7}, CHOICES, VALUES), "power"),
-    (lambda: stacked_parts.stack("n", PARTS, {}, VALUES[0, 0]), "1 to 3 lists"),
-    (lambda: stacked_parts.stack("n", PARTS, CHOICES, VALUES * np.nan), "values: .* finite"),
+    (lambda: stacked_parts.stack("n", PARTS, {}, VALUES[0, 0]), "choices must be a mapping of 1 to 3 names"),
+    (lambda: stacked_parts.stack("n", PARTS, CHOICES, VALUES * np.nan), "values must be finite"),
     (lambda: stacked_parts.stack("n", PARTS, CHOICES, VALUES, start=0.51), "start of strength"),
     (lambda: stacked_parts.stack("n", PARTS, CHOICES, VALUES, low=1.0, high=1.0), "range of strength"),
 ])

@@ -9,7 +9,8 @@ import torch
 from bs4 import BeautifulSoup
 from steering_models import model as small_model
 
-from tensorlm.notebook.widgets import steered_tokens as steered_words, steered_tokens_page as steered_words_page
+from tensorlm.notebook import steered_tokens
+from tensorlm.notebook.widgets.page import rounded
 from tensorlm.notebook.widgets.steered_tokens import Prompt, steer
 from tensorlm.steering import Injection, Steerable, steered_logits, steering_response
 
@@ -61,17 +62,18 @@ def test_page_without_scripts_shows_the_start_and_a_table():
     expected = widget().evaluate(0.5, (0, 0))
     shown = {element["data-key"]: element for element in page().select("[data-key]")}
     assert {key: float(element["data-exact"]) for key, element in shown.items()} == pytest.approx(expected, rel=1e-8)
-    assert shown["w1"].text == steered_words_page.chance(expected["w1"]) and len(page().select("details tbody tr")) == 10
+    assert shown["w1"].text == rounded(expected["w1"], 3) and len(page().select("details tbody tr")) == 10
     data = json.loads(page().select_one("script[data-tlm-data]").string)
-    assert steered_words.evaluate(data, 0.5, (0, 0)) == pytest.approx(expected)
+    assert steered_tokens.evaluate(data, 0.5, (0, 0)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("changed, named", [
-    ({"prompts": []}, "prompts"), ({"labels": ["one"]}, "paths of 'the <cat>'"), ({"vectors": ["one"]}, "logits"),
-    ({"paths": PATHS[:1]}, "paths"), ({"prompts": [Prompt("x", {}, ""), PROMPTS[1]]}, "words"),
-    ({"prompts": [Prompt("x", {"is": 9}, "is"), PROMPTS[1]]}, "words of 'x'"), ({"logits": [[np.full((6, 2), np.nan)] * 2] * 2}, "logits"),
-    ({"start": 0.51}, "start"), ({"paths": [[np.full((2, 7), 1e308)] * 2] * 2}, "overflow"),
+@pytest.mark.parametrize("build, named", [
+    (lambda: widget(prompts=[]), "prompts"), (lambda: widget(labels=["one"]), "paths of 'the <cat>'"),
+    (lambda: widget(vectors=["one"]), "logits"), (lambda: widget(paths=PATHS[:1]), "paths"),
+    (lambda: Prompt("x", {}, ""), "words of 'x'"), (lambda: widget(prompts=[Prompt("x", {"is": 9}, "is"), PROMPTS[1]]), "words of 'x'"),
+    (lambda: widget(logits=[[np.full((6, 2), np.nan)] * 2] * 2), "logits"), (lambda: widget(start=0.51), "start"),
+    (lambda: widget(paths=[[np.full((2, 7), 1e308)] * 2] * 2), "overflow"),
 ])
-def test_answers_bad_input_by_name(changed, named):
+def test_answers_bad_input_by_name(build, named):
     with pytest.raises(ValueError, match=re.escape(named)):
-        widget(**changed)
+        build()

@@ -6,7 +6,7 @@ import book_files
 import prose
 import pytest
 
-from tensorlm.notebook import records
+from tensorlm.notebook.session import recorded as read_recorded
 
 ROOT = book_files.ROOT
 OTHERS = [page for page in book_files.markdown_pages() if page.exists()] + [ROOT / "README.md"]
@@ -14,7 +14,7 @@ OTHERS = [page for page in book_files.markdown_pages() if page.exists()] + [ROOT
 
 @functools.cache
 def recorded(chapter) -> dict[str, str]:
-    return records.read(book_files.stdout(book_files.read(chapter)))
+    return read_recorded(book_files.stdout(book_files.read(chapter)))
 
 
 def everywhere() -> dict[str, str]:

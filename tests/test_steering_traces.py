@@ -132,10 +132,10 @@ def test_the_drawing_shows_every_line_and_refuses_what_it_cannot_draw():
     assert all(lines[line.parent].depth == line.depth - 1 for line in lines[1:])
     assert {patch.get_hatch() for patch, line in zip(fig.axes[0].patches, lines) if line.value * tree["value"] < 0} <= {"////"}
     plt.close(fig)
-    for change, message in [({"kind": "cake"}, "got kind 'cake'"), ({"value": float("nan")}, "finite"), ({"value": 0.0}, "whole of 0")]:
+    for change, message in [({"kind": "cake"}, "kind .*got 'cake'"), ({"value": float("nan")}, "finite"), ({"value": 0.0}, "got 0.0")]:
         with pytest.raises(ValueError, match=message):
             draw_trace({**tree, **change})
-    with pytest.raises(ValueError, match="lacks 'children'"):
+    with pytest.raises(ValueError, match="with label, kind, value and children"):
         draw_trace({"label": "a", "kind": "vector", "value": 1.0})
 
 

@@ -1,40 +1,35 @@
 """Exercises that check themselves, and checks that are themselves checked.
 
-An :class:`Exercise` carries known wrong answers beside its check; a test demands that every one of them is rejected, and
-that the solution printed in the chapter is accepted. The exercises of chapter 2 stand in ``exercises/ch02.py``.
+An `Exercise` carries known wrong answers; a test demands that each is rejected, and that the printed solution is accepted.
+Those of chapter 2 stand in `exercises/ch02.py`, and use what follows after `registry`.
 """
 
-from __future__ import annotations
-
 import functools
-from collections.abc import Callable, Sequence
+import importlib
+import operator
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tensorlm.notebook.arguments import require, require_text
-from tensorlm.notebook.exercises import modules
+import torch
+from torch import Tensor
+
+from tensorlm.checks import require, require_one_of
+from tensorlm.notebook import exercises
+
+DTYPE = torch.float64
+TOLERANCE = 1e-9
+as_tensor = functools.partial(torch.as_tensor, dtype=DTYPE)
 
 
 class NotAnswered(Exception):
-    """The learner's function is still a stub: it gave ``None`` or ``...`` back."""
+    """The learner's function is still a stub: it gave `None` or `...` back."""
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: ``check(answer)`` returns for a right answer, and raises ``AssertionError`` naming the likely mistake.
-
-    ``mutants`` are wrong answers that learners give; at least two, each rejected by ``check``.
-
-    >>> double = Exercise("00.1", "Double it", check=lambda f: _equal(f(3), 6), mutants=(lambda x: x + 2, lambda x: x * x))
-    >>> double.verdict(lambda x: 2 * x)
-    'Exercise 00.1: correct.'
-    >>> double.verdict(lambda x: x + 2)
-    'Exercise 00.1: not yet. Got 5, expected 6.'
-    >>> double.verdict(lambda x: ...)
-    'Exercise 00.1: not answered yet.'
-    >>> double.verdict(6)
-    'Exercise 00.1: not yet. A function is wanted, got int.'
-    """
+    """`check(answer)` raises AssertionError naming the likely mistake, as for each of the known wrong `mutants`."""
 
     id: str
     title: str
@@ -42,8 +37,8 @@ class Exercise:
     mutants: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        require_text(id=self.id, title=self.title)
-        require(isinstance(self.mutants, Sequence) and len(self.mutants) > 1, f"mutants of exercise {self.id}", self.mutants, "2 or more")
+        fits = isinstance(self.mutants, Sequence) and len(self.mutants) > 1
+        require(fits, f"mutants of exercise {self.id}", self.mutants, "at least two wrong answers")
 
     def verdict(self, answer: Any) -> str:
         """One sentence for the learner; never raises for anything that the learner's code does."""
@@ -61,51 +56,104 @@ class Exercise:
         return f"{name}: correct."
 
 
+def exercise(id: str, title: str, *mutants: Any) -> Callable[[Callable[[Any], None]], Exercise]:
+    """Makes the function below, a check, the exercise with these known wrong answers."""
+    return lambda check: Exercise(id, title, check, mutants)
+
+
 def check(exercise_id: str, answer: Any) -> None:
-    """Print whether ``answer`` (a value or a function) solves the exercise. Raises ``ValueError`` for an unknown id.
+    """Print whether `answer` (a value or a function) solves the exercise. Raises ValueError for an unknown id.
 
     >>> check("99.9", 1)
     Traceback (most recent call last):
-    ValueError: exercise: got '99.9', allowed: ...
+    ValueError: exercise must be one of '01.1', ..., got '99.9'
     """
-    known = registry()
-    require(isinstance(exercise_id, str) and exercise_id in known, "exercise", exercise_id, ", ".join(sorted(known)) or "none yet")
-    print(known[exercise_id].verdict(answer))
+    require_one_of("exercise", exercise_id, registry())
+    print(registry()[exercise_id].verdict(answer))
 
 
 @functools.cache
 def registry() -> dict[str, Exercise]:
-    """All exercises of the book by id. Raises ``ValueError`` for an id given twice or filed under the wrong chapter.
-
-    >>> all(key == exercise.id for key, exercise in registry().items())
-    True
-    """
+    """All exercises of the book by id. Raises ValueError for an id given twice or filed under the wrong chapter."""
     found: dict[str, Exercise] = {}
-    for chapter, module in modules().items():
-        for exercise in module.EXERCISES:
-            if exercise.id in found or exercise.id.partition(".")[0] != chapter:
-                raise ValueError(f"exercise id {exercise.id!r} in ch{chapter}.py: allowed: new ids that start with '{chapter}.'")
-            found[exercise.id] = exercise
+    for name in sorted(info.name for info in pkgutil.iter_modules(exercises.__path__)):
+        for each in vars(importlib.import_module(f"{exercises.__name__}.{name}")).values():
+            if isinstance(each, Exercise):
+                fits = each.id not in found and f"ch{each.id.partition('.')[0]}" == name
+                require(fits, f"exercise id in {name}.py", each.id, "a new one that starts with the number of its chapter")
+                found[each.id] = each
     return found
 
 
-def _watched(answer: Any) -> Any:
-    """``answer``, or a function around it that raises :class:`NotAnswered` when it gives nothing back."""
-    if answer is None or answer is Ellipsis:
+def answered(value: Any) -> Any:
+    """The value. Raises NotAnswered for `None` and `...`."""
+    if value is None or value is Ellipsis:
         raise NotAnswered
-    if isinstance(answer, type) or not callable(answer):
+    return value
+
+
+def _watched(answer: Any) -> Any:
+    """`answer`, or a function around it that raises NotAnswered when it gives nothing back."""
+    if isinstance(answered(answer), type) or not callable(answer):
         return answer
-
-    @functools.wraps(answer)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        result = answer(*args, **kwargs)
-        if result is None or result is Ellipsis:
-            raise NotAnswered
-        return result
-
-    return call
+    return functools.wraps(answer)(lambda *args, **kwargs: answered(answer(*args, **kwargs)))
 
 
-def _equal(got: Any, expected: Any) -> None:
-    """Raise ``AssertionError`` with both values unless they are equal."""
-    assert got == expected, f"Got {got}, expected {expected}."
+def random(*shape: int, seed: int) -> Tensor:
+    """A standard normal float64 tensor of this shape, the same for the same seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+
+
+def random_layer(seed: int, out: int = 4, hidden: int = 5, width: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors of a bilinear layer: D (out, hidden), L and R (hidden, width)."""
+    return random(out, hidden, seed=seed), random(hidden, width, seed=seed + 1), random(hidden, width, seed=seed + 2)
+
+
+def apply(factors: Sequence[Tensor], x: Tensor) -> Tensor:
+    """f(x) = D[(Lx) * (Rx)] of a vector or of rows."""
+    D, L, R = factors
+    return ((x @ L.mT) * (x @ R.mT)) @ D.mT
+
+
+def third_order(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
+    """The tensor of a layer as it stands, T_oij = sum_k D_ok L_ki R_kj."""
+    return torch.einsum("ok,ki,kj->oij", D, L, R)
+
+
+def random_form(*eigenvalues: float, seed: int) -> Tensor:
+    """A symmetric matrix with these eigenvalues."""
+    basis = torch.linalg.qr(random(len(eigenvalues), len(eigenvalues), seed=seed)).Q
+    Q = basis @ torch.diag(as_tensor(eigenvalues)) @ basis.mT
+    return (Q + Q.mT) / 2
+
+
+def as_factors(answer: Any) -> list[Tensor]:
+    """Three factors as tensors. Raises AssertionError unless there are three."""
+    assert isinstance(answer, tuple | list) and len(answer) == 3, "Give the three factors as a tuple (D, L, R)."
+    return [as_tensor(answered(factor)) for factor in answer]
+
+
+def near(got: Any, expected: Any) -> bool:
+    """Whether both have one shape and differ by less than the tolerance, relative to the size of `expected`."""
+    got, expected = as_tensor(got), as_tensor(expected)
+    return got.shape == expected.shape and bool((got - expected).norm() <= TOLERANCE * (1 + expected.norm()))
+
+
+def compare(got: Any, expected: Any, hint: str, mistakes: Mapping[str, Any] | None = None, each: str = "") -> None:
+    """Raise AssertionError with the mistake whose value was given, else with `hint`; `each` names the entries of a shape."""
+    shapes = tuple(as_tensor(expected).shape), tuple(as_tensor(got).shape)
+    assert not each or shapes[0] == shapes[1], f"{each}: expected shape {shapes[0]}, got {shapes[1]}."
+    for mistake, wrong in (mistakes or {}).items():
+        assert not near(got, wrong), mistake
+    assert near(got, expected), hint
+
+
+def cases(words: str, reference: Callable[..., Any], hints: Sequence[tuple[tuple, str]],
+          kind: Callable[[Any], Any] = lambda got: got, fits: Callable[[Any, Any], bool] = operator.eq) -> Callable[[Any], None]:
+    """The check of an answer, taken as a `kind`, at arguments with their hints, which `words` formats."""
+    def check(answer: Any) -> None:
+        for given, hint in hints:
+            got, expected = kind(answer(*given)), reference(*given)
+            assert fits(got, expected), words.format(*given, got=got, expected=expected, hint=hint)
+
+    return check

@@ -1,10 +1,8 @@
 """Figures that read the same in the light and the dark theme and to colour-blind eyes.
 
-White background always; one palette (Okabe and Ito's, black last); maps of signed values have zero in the middle of the
-colour scale. The alt text of a figure says its finding and stands in the metadata of the cell (``mystnb.image.alt``).
+White background always; one palette (Okabe and Ito's, black last); maps of signed values have zero in the middle. The alt
+text of a figure says its finding and stands in the metadata of the cell (`mystnb.image.alt`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,32 +11,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from IPython.display import display
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
-from tensorlm.notebook.arguments import entries, finite, finite_array, require, require_drawable
+from tensorlm.checks import as_array, require, require_instance, require_number
 
-palette = {
-    "blue": "#0072B2",
-    "orange": "#D55E00",
-    "green": "#009E73",
-    "pink": "#CC79A7",
-    "amber": "#E69F00",
-    "sky": "#56B4E9",
-    "black": "#000000",
-}
+palette = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7", "amber": "#E69F00",
+           "sky": "#56B4E9", "black": "#000000"}
 INCHES = 500  # of a figure's side at most: matplotlib draws 65,536 pixels
+LARGEST = 1e300  # end of a colour scale: matplotlib needs room above it
 dashes = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
 
 
 def style() -> None:
-    """Make the book's look the default of matplotlib: opaque, colour-blind safe, each line with its own dash pattern.
-
-    >>> style(); plt.rcParams["figure.facecolor"]
-    'white'
-    """
+    """Make the book's look the default of matplotlib: opaque, colour-blind safe, each line with its own dash pattern."""
     plt.rcParams.update({
         "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "savefig.transparent": False,
         "figure.figsize": (6.4, 3.4), "figure.dpi": 90, "figure.constrained_layout.use": True,
@@ -49,53 +35,26 @@ def style() -> None:
     })
 
 
-def diverging(ax: Axes, matrix: Any, label: str = "", limit: float | None = None) -> AxesImage:
-    """Draw ``matrix`` (rows, columns) as a heat map, blue below zero, white at zero, red above, with a labelled colour bar.
-
-    The scale runs from ``-limit`` to ``limit`` (default: the largest absolute entry). Returns the image.
-    Raises ``ValueError`` unless ``matrix`` has two axes and finite entries, and ``limit`` is above 0.
-
-    >>> _, ax = plt.subplots()
-    >>> diverging(ax, [[1.0, -3.0]], "weight").get_clim()
-    (-3.0, 3.0)
-    >>> plt.close("all")
-    """
-    require(isinstance(ax, Axes), "ax", ax, "matplotlib Axes")
-    require_drawable("label", label)
-    values = finite_array(matrix, "matrix")
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"matrix: got shape {values.shape}, allowed: two axes, not empty")
-    bound = _bound("matrix", values, limit)
-    image = ax.imshow(values, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
-    ax.grid(False)
-    ax.figure.colorbar(image, ax=ax, label=label, shrink=0.85)
-    return image
-
-
-def images(pictures: Any, titles: Sequence[str] = (), names: Sequence[str] = (), limit: float | None = None, size: float = 0.66) -> Figure:
+def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (), limit: float | None = None,
+           size: float = 0.66) -> Figure:
     """A table of small signed images (rows, columns, height, width), all on one scale: blue below zero, white at zero, red above.
 
-    ``titles`` stand over the columns and ``names`` before the rows; ``limit`` is the end of the scale (default: the largest
-    absolute entry), ``size`` the width of an image in inches. Raises ``ValueError`` for another number of axes, for entries that
-    are not finite, and for titles or names that are too few or too many.
+    `titles` stand over the columns, `names` before the rows; `limit` is the end of the scale (default: the largest absolute
+    entry), `size` the width of an image in inches. Raises ValueError naming the argument.
 
     >>> fig = images([[[[1.0, -1.0]], [[0.0, 2.0]]]], titles=["a", "b"])
     >>> [ax.get_title() for ax in fig.axes]
     ['a', 'b']
     >>> plt.close(fig)
     """
-    values = finite_array(pictures, "pictures")
-    titles, names = entries("titles", titles), entries("names", names)
-    if values.ndim != 4 or not values.size:
-        raise ValueError(f"pictures: got shape {values.shape}, allowed: (rows, columns, height, width), not empty")
+    values = as_array(pictures, "pictures")
+    require(values.ndim == 4 and values.size, "pictures", values, "an array (rows, columns, height, width), not empty")
     rows, columns = values.shape[:2]
     for name, words, count in (("titles", titles, columns), ("names", names, rows)):
-        if len(words) not in (0, count):
-            raise ValueError(f"{name}: got {len(words)}, allowed: {count} or none")
-        for each in words:
-            require_drawable(name, each)
-    finite("size", size, above=0, most=INCHES / max(rows, columns))
-    bound = _bound("pictures", values, limit)
+        require(isinstance(words, Sequence) and len(words) in (0, count), name, words, f"a sequence of {count} or none")
+    require_number("size", size, above=0, most=INCHES / max(rows, columns))
+    largest = require_number("largest entry of pictures", float(np.abs(values).max()), most=LARGEST) or 1.0
+    bound = largest if limit is None else require_number("limit", limit, above=0, most=LARGEST)
     fig, axes = plt.subplots(rows, columns, figsize=(size * columns + 0.3 * bool(names), size * rows + 0.25 * bool(titles)), squeeze=False)
     for (row, column), ax in np.ndenumerate(axes):
         ax.imshow(values[row, column], cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
@@ -109,28 +68,12 @@ def images(pictures: Any, titles: Sequence[str] = (), names: Sequence[str] = (),
 
 
 def show(fig: Figure) -> None:
-    """Display ``fig`` once and close it, so that nothing is drawn a second time at the end of the cell.
-
-    >>> fig, _ = plt.subplots(); show(fig)
-    Figure(...)
-    >>> plt.get_fignums()
-    []
-    """
-    require(isinstance(fig, Figure), "fig", fig, "a matplotlib Figure")
+    """Display `fig` once and close it, so that nothing is drawn a second time at the end of the cell."""
+    require_instance("fig", fig, Figure)
     display(fig)
     plt.close(fig)
 
 
 def tint(colour: str, strength: float = 0.22) -> tuple[float, ...]:
-    """``colour`` on white paper, as light as black letters need it.
-
-    >>> tint("#000000", 0.5)
-    (0.5, 0.5, 0.5)
-    """
+    """`colour` on white paper, as light as black letters need it."""
     return tuple(round(1 - strength * (1 - part), 4) for part in to_rgb(colour))
-
-
-def _bound(name: str, values: np.ndarray, limit: float | None) -> float:
-    """The end of a colour scale; matplotlib needs room above it."""
-    largest = finite(f"{name}: the largest entry", np.abs(values).max(), most=1e300)
-    return largest or 1.0 if limit is None else finite("limit", limit, above=0, most=1e300)

@@ -1,9 +1,7 @@
 """Drawing of a trace: the tree from a read-out back to the steering vector as indented lines, each with a bar for its contribution.
 
-Takes plain data, nested dictionaries with ``label``, ``kind``, ``value`` and ``children``, as a trace's ``as_dict`` gives them.
+Takes plain data, nested dictionaries with `label`, `kind`, `value` and `children`, as a trace's `as_dict` gives them.
 """
-
-from __future__ import annotations
 
 import math
 import textwrap
@@ -16,16 +14,16 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tensorlm.notebook.arguments import finite, mapping, require, require_text, whole
+from tensorlm.checks import require, require_instance, require_number, require_one_of, require_whole
 from tensorlm.notebook.figures import palette, tint
 
 COLOURS = {"readout": "black", "vector": "orange", "attention": "blue", "head": "sky", "mlp": "green", "unit": "green",
            "eigenvector": "green", "rest": "black"}
-KEYS = ("label", "kind", "value", "children")
 WIDTH, ROW, INDENT, LETTER = 4.2, 0.26, 0.12, 0.078   # inches: of the figure, a line, a step to the right, a letter
 MARGIN, WORDS, BARS, NUMBERS = 0.08, 2.6, 1.0, 0.55   # inches left of all, for labels at most, bars, and the numbers behind them
 ARROW, GLUE = " ← ", "\u00a0"                         # between steps, and within one that is not to be broken
 FURTHER = 0.6                                         # height of a label's further lines, in lines
+TEXT: dict[str, Any] = {"fontsize": 9, "va": "center", "color": "#1a1a1a"}
 
 
 @dataclass(frozen=True)
@@ -40,110 +38,81 @@ class Line:
 
     @property
     def wrapped(self) -> list[str]:
-        """The label in pieces that leave room for the bars, broken at arrows, and elsewhere where a step alone is too long.
-
-        >>> Line("mlp 1 ← attention 1 ← head 3: value at 12", "head", 1.0, 2, 0).wrapped
-        ['mlp 1 ← attention 1 ←', 'head 3: value at 12']
-        """
+        """The label in pieces that leave room for the bars, broken at arrows, and elsewhere where a step is too long."""
         letters = round((WORDS - INDENT * self.depth) / LETTER)
         steps = [step.replace(" ", GLUE) if len(step) <= letters - 2 else step for step in self.label.split(ARROW)]
         glued = (GLUE + ARROW[1:]).join(steps)
         pieces = textwrap.wrap(glued, letters, break_long_words=False, break_on_hyphens=False)
         return [piece.replace(GLUE, " ") for piece in pieces or [""]]
 
-    @property
-    def height(self) -> float:
-        """In lines."""
-        return 1 + FURTHER * (len(self.wrapped) - 1)
-
 
 def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -> Figure:
     """A figure of a trace, from the read-out at the top to the vector.
 
-    A step with one cause stands in one line with it, ``mlp 1 ← attention 1``. Bars to the right push the way the whole does, bars
-    to the left (hatched) push back; what was pruned has a dotted outline. Raises ``ValueError`` for a node that lacks a key, has an
-    unknown kind or a value that is not finite, and for a whole of 0.
+    A step with one cause stands in one line with it, `mlp 1 ← attention 1`. Bars to the right push the way the whole does,
+    bars to the left (hatched) push back; what was pruned is dotted. Raises ValueError for a node that does not fit.
 
     >>> leaf = {"label": "vector at 3", "kind": "vector", "value": 1.5, "children": []}
-    >>> head = {"label": "head 0", "kind": "head", "value": 1.5, "children": [leaf]}
-    >>> fig = draw_trace({"label": "are - is", "kind": "readout", "value": 2.0,
-    ...                   "children": [head, {**leaf, "label": "rest (3)", "kind": "rest", "value": 0.5}]})
-    >>> [text.get_text() for text in fig.axes[0].texts][1:6]
-    ['are - is', '+2.0', 'head 0 ← vector at 3', '+1.5', 'rest (3)']
+    >>> fig = draw_trace({"label": "are - is", "kind": "readout", "value": 1.5, "children": [leaf]})
+    >>> [text.get_text() for text in fig.axes[0].texts][1:]
+    ['are - is ← vector at 3', '+1.5']
     >>> plt.close(fig)
     """
-    _check(tree)
-    require_text(unit=unit)
-    whole("digits", digits, 0, 100)
-    if tree["value"] == 0:
-        raise ValueError("tree: got a whole of 0, allowed: a change to draw shares of")
+    require_instance("unit", unit, str)
+    require_whole("digits", digits, 0, 100)
     lines = trace_lines(tree)
-    if not all(math.isfinite(line.value / tree["value"]) for line in lines):
-        raise ValueError(f"tree: got a whole of {tree['value']}, allowed: one that its parts have finite shares of")
+    whole = tree["value"]
+    shares = [line.value / whole if whole else math.inf for line in lines]
+    require(all(map(math.isfinite, shares)), "value of the tree", whole, "a change that its parts have finite shares of")
     words = max(INDENT * line.depth + LETTER * max(map(len, line.wrapped)) for line in lines) + 0.15
-    width, height = max(WIDTH, words + BARS + NUMBERS), sum(line.height for line in lines)
+    rows = list(accumulate((1 + FURTHER * (len(line.wrapped) - 1) for line in lines), initial=0.0))
+    width, height, low, high = max(WIDTH, words + BARS + NUMBERS), rows[-1], min(0.0, *shares), max(0.0, *shares)
     fig = plt.figure(figsize=(width, ROW * (height + 1.2)), facecolor="white", layout="none")
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(height - 0.4, -1.4))
     ax.set_axis_off()
-    low, high = (edge([0.0, *(line.value / tree["value"] for line in lines)]) for edge in (min, max))
     scale = (width - NUMBERS - words) / ((high - low) or 1.0)
     zero = words - low * scale
-    ax.text(zero, -0.9, f"contribution ({unit})", fontsize=9, va="center", ha="center" if low < -0.3 else "left", color="#1a1a1a",
-            parse_math=False)
+    ax.text(zero, -0.9, f"contribution ({unit})", ha="center" if low < -0.3 else "left", parse_math=False, **TEXT)
     ax.plot([zero, zero], [-0.5, height - 0.5], color="#6a6a6a", linewidth=0.8, zorder=3)
-    rows = list(accumulate((line.height for line in lines[:-1]), initial=0.0))
-    for row, line in zip(rows, lines):
-        if line.parent is not None:
-            _draw_branch(ax, line, row, rows[line.parent] + lines[line.parent].height)
-        _draw_line(ax, line, row, zero, scale * line.value / tree["value"])
-        ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", fontsize=9, va="center", ha="right", color="#1a1a1a")
+    for row, line, share in zip(rows, lines, shares):
+        if line.parent is not None:  # from under the parent, down and to the right
+            left = MARGIN + INDENT * line.depth
+            elbow = left - 0.55 * INDENT
+            heights = [rows[line.parent + 1] - 0.58, row, row]
+            ax.plot([elbow, elbow, left - 0.02], heights, color="#9a9a9a", linewidth=0.8, zorder=1)
+        _draw_line(ax, line, row, zero, scale * share)
+        ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", ha="right", **TEXT)
     return fig
 
 
-def trace_lines(tree: Mapping[str, Any]) -> list[Line]:
-    """The lines that are drawn, top to bottom."""
-    lines: list[Line] = []
-    _add_lines(tree, 0, None, lines)
-    return lines
-
-
-def _add_lines(node: Mapping[str, Any], depth: int, parent: int | None, lines: list[Line]) -> None:
-    """A node and, in the same line, the only cause of it and the only cause of that; then the lines below."""
+def trace_lines(node: Any, depth: int = 0, parent: int | None = None, above: int = 0) -> list[Line]:
+    """The lines drawn, top to bottom: a node with, in the same line, the only cause of it and of that; then those below."""
+    _check(node)
     labels = [node["label"]]
     while len(node["children"]) == 1:
         node = node["children"][0]
+        _check(node)
         labels.append(node["label"])
-    here = len(lines)
-    lines.append(Line(ARROW.join(labels), node["kind"], float(node["value"]), depth, parent))
+    lines = [Line(ARROW.join(labels), node["kind"], float(node["value"]), depth, parent)]
     for child in node["children"]:
-        _add_lines(child, depth + 1, here, lines)
+        lines += trace_lines(child, depth + 1, above, above + len(lines))
+    return lines
 
 
-def _draw_branch(ax: Axes, line: Line, row: float, below: float) -> None:
-    """From under the parent, whose label ends above `below`, down and to the right."""
-    left = MARGIN + INDENT * line.depth
-    elbow = left - 0.55 * INDENT
-    ax.plot([elbow, elbow, left - 0.02], [below - 0.58, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
+def _check(node: Any) -> None:
+    fits = isinstance(node, Mapping) and {"label", "kind", "value", "children"} <= node.keys()
+    require(fits, "tree: a node", node, "a mapping with label, kind, value and children")
+    require_instance("tree: label", node["label"], str)
+    name = f"tree: {{}} of {node['label']!r}"
+    require_one_of(name.format("kind"), node["kind"], COLOURS)
+    require_number(name.format("value"), node["value"])
+    require_instance(name.format("children"), node["children"], Sequence)
 
 
 def _draw_line(ax: Axes, line: Line, row: float, zero: float, length: float) -> None:
     colour = palette[COLOURS[line.kind]]
     for place, words in enumerate(line.wrapped):
-        ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, words, fontsize=9, va="center", ha="left", color="#1a1a1a",
-                parse_math=False)
+        ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, words, ha="left", parse_math=False, **TEXT)
     ax.barh(row, length, left=zero, height=0.62, facecolor="white" if line.kind == "rest" else tint(colour, 0.6), edgecolor=colour,
             linewidth=0.9, linestyle=":" if line.kind == "rest" else "-", hatch="////" if length < 0 else None, zorder=2)
-
-
-def _check(node: Any) -> None:
-    mapping("tree: a node", node)
-    if missing := [key for key in KEYS if key not in node]:
-        raise ValueError(f"tree: a node lacks {missing[0]!r}, allowed: mappings with {', '.join(KEYS)}")
-    require_text(**{"tree: label": node["label"], "tree: kind": node["kind"]})
-    if node["kind"] not in COLOURS:
-        raise ValueError(f"tree: got kind {node['kind']!r} of {node['label']!r}, allowed: {', '.join(COLOURS)}")
-    finite(f"tree: value of {node['label']!r}", node["value"])
-    require(isinstance(node["children"], Sequence), f"tree: children of {node['label']!r}", node["children"], "a list of nodes")
-    for child in node["children"]:
-        _check(child)

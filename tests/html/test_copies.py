@@ -8,8 +8,7 @@ import test_stacked_parts
 import test_steered_words
 
 from tensorlm.notebook import sliders
-from tensorlm.notebook.widgets import digit_pad_page, page as page_numbers, stacked_parts_page
-from tensorlm.notebook.widgets.slider_page import asset
+from tensorlm.notebook.widgets.page import asset, precise, rounded
 
 WIDGETS = {"slider": sliders.bilinear("made-here", [[1, 2]], [[1, 0], [0, 1]], [[1, 1], [2, 1]], [1.0, 0.5]),
            "stack": test_stacked_parts.made_here(), "steer": test_steered_words.made_here(), "pad": test_digit_pad.made_here()}
@@ -56,12 +55,12 @@ def test_the_note_of_a_still_picture_is_gone_where_scripts_run(browser, tmp_path
 def test_numbers_of_every_size_are_written_alike(browser, tmp_path):
     load(browser, tmp_path / "page.html")
     words = browser.execute_script("return arguments[0].map(number => number.toPrecision(7))", SIZES)
-    assert words == [page_numbers.precise(n) for n in SIZES]
+    assert words == [precise(n) for n in SIZES]
     signed = re.search(r"function signed.*?\n  }", asset("strength.js"), re.S)[0]
-    assert browser.execute_script(signed + "return arguments[0].map(signed)", SIZES) == [stacked_parts_page.text(n) for n in SIZES]
+    assert browser.execute_script(signed + "return arguments[0].map(signed)", SIZES) == [rounded(n, signed=True) for n in SIZES]
     text = re.search(r"function text.*?\n  }", asset("digit_pad.js"), re.S)[0]
     words = browser.execute_script(text + "return arguments[0].map(number => text(number, 3, true))", SIZES)
-    assert words == [digit_pad_page.text(n, 3, signed=True) for n in SIZES]
+    assert words == [rounded(n, 3, signed=True) for n in SIZES]
 
 
 @pytest.mark.parametrize("low, high, step, start", [(-1234567, 1234567, None, 0), (-2, 2, 1 / 3, 1), (0, 4, 1 / 11, 4),

@@ -10,12 +10,12 @@ import pytest
 import widget_pages
 
 from tensorlm.notebook import digit_pad
-from tensorlm.notebook.widgets import digit_pad_page
+from tensorlm.notebook.widgets.page import Widget, rounded
 
 MARKER = "data-tlm-pad"
 
 
-def made_here() -> digit_pad.DigitPad:
+def made_here() -> Widget:
     draw = np.random.default_rng(3)
     D, L, R = (draw.normal(size=shape) / 8 for shape in ((4, 5), (5, 64), (5, 64)))
     values, vectors = np.linalg.eigh(np.einsum("ch,hi,hj->cij", D, L, R) / 2 + np.einsum("ch,hi,hj->cij", D, R, L) / 2)
@@ -57,18 +57,18 @@ def compare(root, data) -> dict:
         if key in ("predicted", "chosen"):
             assert words == (expected[key] or "nothing")
             continue
-        kind = digit_pad_page.kind_of(key)
+        kind = digit_pad.kind_of(key)
         assert float(exact) == pytest.approx(expected[key], rel=1e-6, abs=1e-9 * size), key
-        assert words == digit_pad_page.text(float(exact), data["decimals"][kind], signed=kind in ("logit", "part")), key
+        assert words == rounded(float(exact), data["decimals"][kind], signed=kind in ("logit", "part")), key
     assert {key for key, _, _ in now["numbers"]} == set(expected)
-    assert now["greys"] == ["rgb({0}, {0}, {0})".format(digit_pad_page.paper(each)[0]) for each in ink]
+    assert now["greys"] == ["rgb({0}, {0}, {0})".format(digit_pad.paper(each)) for each in ink]
     assert now["marked"] == [now["chosen"]] == [data["labels"].index(expected["chosen"])]
     assert now["top"] == ([] if expected["predicted"] is None else [data["labels"].index(expected["predicted"])])
     for key, look, width in now["bars"]:
         assert 0 <= width <= 50.001
         assert abs(expected[key]) < 1e-9 * size or (look == "tlm-below") == (expected[key] < 0)
     shown = data["vectors"][now["chosen"]]
-    assert now["vectors"] == [digit_pad_page.bitmap(digit_pad_page.diverging(v, max(map(abs, vector))) for v in vector) for vector in shown]
+    assert now["vectors"] == [digit_pad.bitmap(digit_pad.diverging(vector, max(map(abs, vector)))) for vector in shown]
     return expected
 
 

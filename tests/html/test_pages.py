@@ -8,7 +8,6 @@ import book_files
 import pytest
 
 from tensorlm.notebook import sliders
-from tensorlm.notebook.widgets import slider_page
 
 PAGES = book_files.pages()
 each = pytest.mark.parametrize("page", PAGES)
@@ -93,7 +92,7 @@ def test_sliders_are_labelled_and_start_where_python_says(read, page):
         data = json.loads(root.select_one("script[data-tlm-data]").string)
         expected = sliders.evaluate(data, [control["start"] for control in data["inputs"]])
         shown = {element["data-key"]: element.get_text() for element in root.select("[data-key]")}
-        assert shown == {key: slider_page.text(value) for key, value in expected.items()}
+        assert shown == {key: sliders.text(value) for key, value in expected.items()}
         assert all(root.select_one(f"label[for={control['id']}]") for control in root.select("input"))
 
 

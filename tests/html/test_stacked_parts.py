@@ -8,12 +8,12 @@ import pytest
 import widget_pages
 
 from tensorlm.notebook import stacked_parts
-from tensorlm.notebook.widgets import stacked_parts_page
+from tensorlm.notebook.widgets import page
 
 MARKER = "data-tlm-stack"
 
 
-def made_here() -> stacked_parts.StackedParts:
+def made_here() -> page.Widget:
     values = np.random.default_rng(5).normal(size=(2, 3, 3)) * [10.0, 30.0, 3.0]
     return stacked_parts.stack("made-here", {"at the start": 0, "cross": 1, "own": 2}, {"after": ["a", "b"], "read-out": ["x", "y", "z"]},
                                values, low=-2.5, high=2.5, step=0.05)
@@ -41,12 +41,12 @@ def compare(root, data) -> dict:
     assert {key for key, _, _ in now["numbers"]} == set(expected)
     for key, words, exact in now["numbers"]:
         assert exact == pytest.approx(expected[key], rel=1e-6, abs=1e-9), f"{key} at {now['strength']} for {now['chosen']}"
-        assert words == stacked_parts_page.text(exact)
+        assert words == page.rounded(exact, signed=True)
     scale, frame, before = data["scales"][now["chosen"][-1]], data["frame"], 0.0
     for key, left, width in now["bars"]:
         first = 0.0 if key == "sum" else before
         before = first + expected[key]
-        assert (left, width) == pytest.approx(stacked_parts_page.span(first, before, scale["reach"]), abs=0.01), key
+        assert (left, width) == pytest.approx(page.span(first, before, scale["reach"]), abs=0.01), key
     height = lambda value: frame["top"] + (scale["max"] - value) / (scale["max"] - scale["min"]) * frame["height"]
     assert dict(now["dots"]) == pytest.approx({key: height(value) for key, value in expected.items()}, abs=0.01)
     last = stacked_parts.evaluate(data, data["inputs"][0]["high"], now["chosen"])

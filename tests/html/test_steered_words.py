@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import widget_pages
 
-from tensorlm.notebook.widgets import stacked_parts_page, steered_tokens as steered_words, steered_tokens_page as steered_words_page
+from tensorlm.notebook import steered_tokens
+from tensorlm.notebook.widgets import page
 from tensorlm.notebook.widgets.steered_tokens import Prompt
 
 MARKER = "data-tlm-steer"
 
 
-def made_here() -> steered_words.SteeredWords:
+def made_here() -> page.Widget:
     random = np.random.default_rng(5)
     prompts = [Prompt("the cat", {"is": 0, "are": 2, "and": 4}, "are − is"), Prompt("a place", {"a": 1, "b": 3}, "b − a")]
     logits, paths = ([[random.normal(size=(rows, powers)) for powers in (4, 7)] for _ in prompts] for rows in (6, 2))
-    return steered_words.steer("made-here", prompts, ["one", "two"], logits, paths, ["alone", "with the text"])
+    return steered_tokens.steer("made-here", prompts, ["one", "two"], logits, paths, ["alone", "with the text"])
 
 
 def state(root) -> dict:
@@ -41,21 +42,21 @@ def compare(root, data) -> dict:
     """The page against Python, to 6 digits, and its bars, dots and curves against its numbers."""
     now = state(root)
     prompt = data["prompts"][now["chosen"][0]]
-    expected = steered_words.evaluate(data, now["strength"], now["chosen"])
+    expected = steered_tokens.evaluate(data, now["strength"], now["chosen"])
     assert {key for key, _, _ in now["numbers"]} == set(expected)
     assert (now["words"], now["contest"]) == (prompt["words"], prompt["contest"])
     for key, words, exact in now["numbers"]:
         assert exact == pytest.approx(expected[key], rel=1e-6, abs=1e-9), f"{key} at {now['strength']} for {now['chosen']}"
-        assert words == (steered_words_page.chance if key.startswith("w") else stacked_parts_page.text)(exact)
+        assert words == (page.rounded(exact, 3) if key.startswith("w") else page.rounded(exact, signed=True))
     reach, frame, before = data["reach"][now["chosen"][0]], data["frame"], 0.0
     for key, left, width in now["bars"]:
         first = 0.0 if key == "sum" else before
         before = first + expected[key]
-        assert (left, width) == pytest.approx(stacked_parts_page.span(first, before, reach), abs=0.01), key
+        assert (left, width) == pytest.approx(page.span(first, before, reach), abs=0.01), key
     height = lambda chance: frame["top"] + (1.02 - chance) / 1.04 * frame["height"]
     words = {key: value for key, value in expected.items() if key.startswith("w")}
     assert dict(now["dots"]) == pytest.approx({key: height(value) for key, value in words.items()}, abs=0.01)
-    last = steered_words.evaluate(data, data["inputs"][0]["high"], now["chosen"])
+    last = steered_tokens.evaluate(data, data["inputs"][0]["high"], now["chosen"])
     assert dict(now["ends"]) == pytest.approx({key: height(last[key]) for key in words}, abs=0.06)
     assert float(now["said"].split(" = ")[1]) == now["strength"]
     return now

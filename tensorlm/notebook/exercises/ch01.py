@@ -1,204 +1,133 @@
 """Exercises of chapter 01: factors for a function, counting monomials, the symmetric table, test sets, a constant input."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from tensorlm.notebook.checks import Exercise, NotAnswered
-from tensorlm.notebook.exercises.tools import DTYPE, near as _near, random as _random
+from tensorlm.notebook.checks import DTYPE, apply, as_factors, as_tensor, compare, exercise, near, random, third_order
 
 
-def _table(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
-    return torch.einsum("ok,ki,kj->oij", D, L, R)
-
-
-def _factors(answer: Any, inputs: int, outputs: int, most_units: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The three factors as tensors. Raises ``AssertionError`` unless they fit together with these sizes."""
-    assert isinstance(answer, (tuple, list)) and len(answer) == 3, "Give the three factors as a tuple (D, L, R)."
-    if any(factor is None or factor is Ellipsis for factor in answer):
-        raise NotAnswered
-    D, L, R = (torch.as_tensor(factor, dtype=DTYPE) for factor in answer)
-    h = L.shape[0]
-    wanted = ((outputs, h), (h, inputs), (h, inputs))
-    got = tuple(tuple(factor.shape) for factor in (D, L, R))
+def _factors(answer, inputs: int, outputs: int, most_units: int) -> list[Tensor]:
+    """The three factors as tensors. Raises AssertionError unless they fit together with these sizes."""
+    factors = as_factors(answer)
+    h = factors[1].shape[0]
+    wanted, got = ((outputs, h), (h, inputs), (h, inputs)), tuple(tuple(factor.shape) for factor in factors)
     assert got == wanted, (f"The shapes (D, L, R) are {got}; with {h} units they must be {wanted}: one row of D an output, "
                            "one row of L and R a unit.")
     assert h <= most_units, (f"You use {h} hidden units, {most_units} are allowed: can one product of two different readings "
                              "do the work of two?")
-    return D, L, R
+    return factors
 
 
-# 01.1 -----------------------------------------------------------------------------------------------------------------
+def _likely(wrong, fits) -> str:
+    """The mistake whose formula `fits` what was given as an answer, where one does."""
+    return next((f" Likely mistake: {mistake}." for mistake, formula in wrong.items() if fits(formula)), "")
 
 
-def _check_two_units(answer: Any) -> None:
-    D, L, R = _factors(answer, inputs=2, outputs=2, most_units=2)
-    x = _random(20, 2, seed=0)
-    a, b = x.T
-    first, second = (((x @ L.T) * (x @ R.T)) @ D.T).T
+@exercise("01.1", "Two units, two outputs",
+          ([[1, 0], [0, 1]], [[1, 0], [1, -1]], [[0, 1], [1, -1]]),                           # (x1 - x2)^2
+          ([[1, 0], [0, 1]], [[1, 0], [1, 1]], [[0, 1], [-1, 1]]),                            # the other sign
+          ([[0, 1], [1, 0]], [[1, 0], [1, 1]], [[0, 1], [1, -1]]),                            # rows of D swapped
+          ([[1, 0, 0], [0, 1, -1]], [[1, 0], [1, 0], [0, 1]], [[0, 1], [1, 0], [0, 1]]),      # one unit too many
+          ([[1, 0], [0, 1]], [[1, 1], [1, 1]], [[1, 1], [1, -1]]),                            # (x1 + x2)^2 for x1 x2
+          ([[1, 0], [0, 1]], [[1, 1], [0, 1]], [[0, 1], [1, -1]]),                            # L and R swapped in one entry
+          ([[1, 0], [0, 1], [0, 0]], [[1, 0], [1, 1]], [[0, 1], [1, -1]]))                    # D does not fit
+def two_units(answer):
+    factors, x = _factors(answer, inputs=2, outputs=2, most_units=2), random(20, 2, seed=0)
+    (first, second), (a, b) = apply(factors, x).T, x.T
     product, squares = a * b, a**2 - b**2
-    assert not (_near(first, squares) and _near(second, product)), "Both functions are there, in the wrong order: swap the rows of D."
-    assert _near(first, product), "The first output is not x1 x2: one unit must read x1 on one side and x2 on the other."
-    assert not _near(second, -squares), "The second output is x2^2 - x1^2: change the sign of one reading, or of one entry of D."
-    assert not _near(second, (a - b) ** 2) and not _near(second, (a + b) ** 2), (
+    assert not (near(first, squares) and near(second, product)), "Both functions are there, in the wrong order: swap the rows of D."
+    compare(first, product, "The first output is not x1 x2: one unit must read x1 on one side and x2 on the other.")
+    assert not near(second, -squares), "The second output is x2^2 - x1^2: change the sign of one reading, or of one entry of D."
+    assert not near(second, (a - b) ** 2) and not near(second, (a + b) ** 2), (
         "The second output is a square: L and R read the same thing in that unit, and a difference of squares needs two "
         "different readings.")
-    assert _near(second, squares), "The second output is not x1^2 - x2^2: multiply it out, and mind the signs of the cross terms."
+    compare(second, squares, "The second output is not x1^2 - x2^2: multiply it out, and mind the signs of the cross terms.")
 
 
-WRONG_TWO_UNITS = (
-    ([[1, 0], [0, 1]], [[1, 0], [1, -1]], [[0, 1], [1, -1]]),                           # (x1 - x2)^2
-    ([[1, 0], [0, 1]], [[1, 0], [1, 1]], [[0, 1], [-1, 1]]),                            # the other sign
-    ([[0, 1], [1, 0]], [[1, 0], [1, 1]], [[0, 1], [1, -1]]),                            # rows of D swapped
-    ([[1, 0, 0], [0, 1, -1]], [[1, 0], [1, 0], [0, 1]], [[0, 1], [1, 0], [0, 1]]),      # one unit too many
-    ([[1, 0], [0, 1]], [[1, 1], [1, 1]], [[1, 1], [1, -1]]),                            # (x1 + x2)^2 for x1 x2
-    ([[1, 0], [0, 1]], [[1, 1], [0, 1]], [[0, 1], [1, -1]]),                            # L and R swapped in one entry
-    ([[1, 0], [0, 1], [0, 0]], [[1, 0], [1, 1]], [[0, 1], [1, -1]]),                    # D does not fit
-)
+MISCOUNTS = {
+    "x1 x2 and x2 x1 are counted twice": lambda d, k: d**k,
+    "squares and other repeated factors are left out": math.comb,
+    "the formula is right for k = 2 only": lambda d, k: d * (d + 1) // 2,
+    "lower degrees are counted as well": lambda d, k: math.comb(d + k, k),
+}
 
 
-# 01.2 -----------------------------------------------------------------------------------------------------------------
-
-
-def _check_monomials(answer: Any) -> None:
-    mistakes: tuple[tuple[str, Callable[[int, int], float]], ...] = (
-        ("x1 x2 and x2 x1 are counted twice", lambda d, k: d**k),
-        ("squares and other repeated factors are left out", math.comb),
-        ("the formula is right for k = 2 only", lambda d, k: d * (d + 1) // 2),
-        ("lower degrees are counted as well", lambda d, k: math.comb(d + k, k)),
-    )
-    cases = ((2, 2), (4, 2), (3, 3), (64, 2), (5, 4))
-    for d, k in cases:
+@exercise("01.2", "How many monomials?", *MISCOUNTS.values(), lambda d, k: d**k // math.factorial(k))
+def monomials(answer):
+    for d, k in ((2, 2), (4, 2), (3, 3), (64, 2), (5, 4)):
         got, expected = answer(d, k), math.comb(d + k - 1, k)
-        likely = next((f" Likely mistake: {name}." for name, wrong in mistakes if got == wrong(d, k) != expected), "")
-        assert got == expected, f"d = {d}, k = {k}: got {got}, expected {expected}.{likely or ' Write them all out for d = 2, k = 2.'}"
+        hint = _likely(MISCOUNTS, lambda wrong: got == wrong(d, k) != expected) or " Write them all out for d = 2, k = 2."
+        assert got == expected, f"d = {d}, k = {k}: got {got}, expected {expected}.{hint}"
 
 
-WRONG_COUNTS = (
-    lambda d, k: d**k,
-    math.comb,
-    lambda d, k: d * (d + 1) // 2,
-    lambda d, k: math.comb(d + k, k),
-    lambda d, k: d**k // math.factorial(k),
-)
+_mirrored = lambda D, L, R: third_order(D, R, L)
+TABLES = {
+    "that is T as it stands, and T[o, i, j] differs from T[o, j, i]": third_order,
+    "the sum of T and its mirror image is symmetric, but gives 2 f(x)": lambda *layer: third_order(*layer) + _mirrored(*layer),
+    "the difference of T and its mirror image is the part that does nothing at all":
+        lambda *layer: (third_order(*layer) - _mirrored(*layer)) / 2,
+    "the entries below the diagonal were dropped, so the function changed": lambda *layer: third_order(*layer).triu(),
+    "the entries below the diagonal were folded upwards: the function is right, but the table is not symmetric":
+        lambda *layer: third_order(*layer).triu() + _mirrored(*layer).triu(1),
+}
 
 
-# 01.3 -----------------------------------------------------------------------------------------------------------------
+@exercise("01.3", "One table for one function", *TABLES.values(),
+          lambda D, L, R: third_order(D, L + R, L + R) / 2, lambda *layer: third_order(*layer).permute(1, 2, 0))
+def symmetric(answer):
+    layer = random(3, 6, seed=1), random(6, 4, seed=2), random(6, 4, seed=3)
+    got = as_tensor(answer(*layer))
+    assert got.shape == (3, 4, 4), f"The table has shape {tuple(got.shape)}; for 3 outputs and 4 inputs it must be (3, 4, 4): output first."
+    compare(got, got.mT, "The table is not symmetric in its last two indices: compare S[o, i, j] with S[o, j, i].",
+            {f"Likely mistake: {mistake}.": table(*layer) for mistake, table in TABLES.items()})
+    compare(got, (third_order(*layer) + _mirrored(*layer)) / 2,
+            "The table is symmetric, but it is not the table of this layer: contract it with x twice and compare with f(x).")
 
 
-def _check_symmetric(answer: Any) -> None:
-    D, L, R = _random(3, 6, seed=1), _random(6, 4, seed=2), _random(6, 4, seed=3)
-    T = _table(D, L, R)
-    mirror = T.transpose(1, 2)
-    got = torch.as_tensor(answer(D, L, R), dtype=DTYPE)
-    assert got.shape == T.shape, f"The table has shape {tuple(got.shape)}; for 3 outputs and 4 inputs it must be (3, 4, 4): output first."
-    likely = {
-        "that is T as it stands, and T[o, i, j] differs from T[o, j, i]": T,
-        "the sum of T and its mirror image is symmetric, but gives 2 f(x)": T + mirror,
-        "the difference of T and its mirror image is the part that does nothing at all": (T - mirror) / 2,
-        "the entries below the diagonal were dropped, so the function changed": T.triu(),
-        "the entries below the diagonal were folded upwards: the function is right, but the table is not symmetric":
-            T.triu() + mirror.triu(1),
-    }
-    for mistake, table in likely.items():
-        assert not _near(got, table), f"Likely mistake: {mistake}."
-    assert _near(got, got.transpose(1, 2)), "The table is not symmetric in its last two indices: compare S[o, i, j] with S[o, j, i]."
-    assert _near(got, (T + mirror) / 2), ("The table is symmetric, but it is not the table of this layer: contract it with x twice "
-                                          "and compare with f(x).")
+MISTAKES = {
+    "the formula has a square root, so the error must be squared": lambda p, e: p * (1 - p) / e,
+    "the factor 1 - p is missing": lambda p, e: p / e**2,
+    "the factor p is missing": lambda p, e: (1 - p) / e**2,
+    "the square root was taken of p (1 - p) and not undone": lambda p, e: math.sqrt(p * (1 - p)) / e**2,
+    "this ratio must be squared, since the error falls only with the square root of n": lambda p, e: math.sqrt(p * (1 - p)) / e,
+    "the factor 2 belongs to a difference of two layers; here one accuracy is asked for": lambda p, e: 2 * p * (1 - p) / e**2,
+}
 
 
-def _folded(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
-    T = _table(D, L, R)
-    return T.triu() + T.transpose(1, 2).triu(1)
-
-
-WRONG_TABLES = (
-    _table,
-    _folded,
-    lambda D, L, R: _table(D, L, R) + _table(D, R, L),
-    lambda D, L, R: (_table(D, L, R) - _table(D, R, L)) / 2,
-    lambda D, L, R: _table(D, L + R, L + R) / 2,
-    lambda D, L, R: _table(D, L, R).triu(),
-    lambda D, L, R: _table(D, L, R).permute(1, 2, 0),
-)
-
-
-# 01.4 -----------------------------------------------------------------------------------------------------------------
-
-
-def _check_images(answer: Any) -> None:
-    mistakes: tuple[tuple[str, Callable[[float, float], float]], ...] = (
-        ("the formula has a square root, so the error must be squared", lambda p, e: p * (1 - p) / e),
-        ("the factor 1 - p is missing", lambda p, e: p / e**2),
-        ("the factor p is missing", lambda p, e: (1 - p) / e**2),
-        ("the square root was taken of p (1 - p) and not undone", lambda p, e: math.sqrt(p * (1 - p)) / e**2),
-        ("this ratio must be squared, since the error falls only with the square root of n", lambda p, e: math.sqrt(p * (1 - p)) / e),
-        ("the factor 2 belongs to a difference of two layers; here one accuracy is asked for", lambda p, e: 2 * p * (1 - p) / e**2),
-    )
+@exercise("01.4", "How many images would it take?",
+          *((lambda p, e, formula=formula: math.ceil(formula(p, e))) for formula in MISTAKES.values()))
+def images(answer):
     for p, e in ((0.96, 0.005), (0.5, 0.01), (0.9, 0.03)):
         got, expected = answer(p, e), p * (1 - p) / e**2
-        likely = next((f" Likely mistake: {name}." for name, wrong in mistakes if abs(got - wrong(p, e)) <= 1), "")
+        hint = _likely(MISTAKES, lambda wrong: abs(got - wrong(p, e)) <= 1) or " Is the result a whole number, rounded up?"
         right = abs(got - math.ceil(expected)) <= 1e-9 * expected or abs(got - expected) <= 1 and got == int(got)
-        assert right, (f"accuracy = {p}, error = {e}: got {got:g}, expected {math.ceil(expected - 1e-6)}."
-                       f"{likely or ' Is the result a whole number, rounded up?'}")
-
-
-WRONG_IMAGE_COUNTS = (
-    lambda p, e: math.ceil(p * (1 - p) / e),
-    lambda p, e: math.ceil(p / e**2),
-    lambda p, e: math.ceil((1 - p) / e**2),
-    lambda p, e: math.ceil(math.sqrt(p * (1 - p)) / e**2),
-    lambda p, e: math.ceil(math.sqrt(p * (1 - p)) / e),
-    lambda p, e: math.ceil(2 * p * (1 - p) / e**2),
-)
-
-
-# 01.5 -----------------------------------------------------------------------------------------------------------------
-
-
-def _check_lifted(answer: Any) -> None:
-    D, L, R = _factors(answer, inputs=3, outputs=3, most_units=6)
-
-    def f(x: Tensor) -> Tensor:
-        lifted = torch.cat([torch.ones(len(x), 1, dtype=DTYPE), x], dim=1)
-        return ((lifted @ L.T) * (lifted @ R.T)) @ D.T
-
-    def wanted(x: Tensor) -> Tensor:
-        return torch.stack([x[:, 0], x[:, 1], 1 - x[:, 0] * x[:, 1]], dim=1)
-
-    bits, x = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=DTYPE), _random(20, 2, seed=4)
-    got, expected = f(x), wanted(x)
-    assert not _near(f(bits), wanted(bits)) or _near(got, expected), (
-        "Right on bits, wrong on other numbers: x1 x1 equals x1 for 0 and 1 only. Multiply x1 by the constant instead.")
-    assert not _near(got[:, 2], x.prod(1)), "The third output is AND, not NAND: it lacks 1 and a minus sign."
-    assert not _near(got[:, 2], -x.prod(1)), "The third output is -x1 x2, so the 1 is missing: the unit 1 times 1 makes it."
-    assert not _near(got[:, :2], x.flip(1)), "The first two outputs are swapped: swap two rows of D."
-    assert _near(got[:, :2], expected[:, :2]), ("The first two outputs are not x1 and x2: each needs a unit that reads the constant "
-                                                "on one side.")
-    assert _near(got, expected), "The third output is not 1 - x1 x2: which unit gives 1, and which one x1 x2?"
+        assert right, f"accuracy = {p}, error = {e}: got {got:g}, expected {math.ceil(expected - 1e-6)}.{hint}"
 
 
 _D, _L, _R = ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1]],
               [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]])
-WRONG_LIFTS = (
-    (_D, [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]], _R),                              # x1 x1 and x2 x2: bits only
-    ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], _L, _R),                                # AND
-    ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, -1]], _L, _R),                               # no 1
-    ([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, -1]], _L, _R),                               # swapped
-    ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -2]], _L, _R),                               # 1 - 2 x1 x2
-    (_D, [row[1:] for row in _L], [row[1:] for row in _R]),                              # without the constant
-    ([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, -1]], _L, _R),                               # 1 + x1 + x2 - x1 x2
-)
 
-EXERCISES = (
-    Exercise("01.1", "Two units, two outputs", _check_two_units, WRONG_TWO_UNITS),
-    Exercise("01.2", "How many monomials?", _check_monomials, WRONG_COUNTS),
-    Exercise("01.3", "One table for one function", _check_symmetric, WRONG_TABLES),
-    Exercise("01.4", "How many images would it take?", _check_images, WRONG_IMAGE_COUNTS),
-    Exercise("01.5", "A constant repairs it", _check_lifted, WRONG_LIFTS),
-)
+
+@exercise("01.5", "A constant repairs it",
+          (_D, [[0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]], _R),                              # x1 x1 and x2 x2: bits only
+          ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], _L, _R),                                # AND
+          ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, -1]], _L, _R),                               # no 1
+          ([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, -1]], _L, _R),                               # swapped
+          ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -2]], _L, _R),                               # 1 - 2 x1 x2
+          (_D, [row[1:] for row in _L], [row[1:] for row in _R]),                              # without the constant
+          ([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, -1]], _L, _R))                               # 1 + x1 + x2 - x1 x2
+def lifted(answer):
+    factors = _factors(answer, inputs=3, outputs=3, most_units=6)
+    f = lambda x: apply(factors, torch.cat([torch.ones(len(x), 1, dtype=DTYPE), x], dim=1))
+    wanted = lambda x: torch.stack([x[:, 0], x[:, 1], 1 - x[:, 0] * x[:, 1]], dim=1)
+    bits, x = as_tensor([[0, 0], [0, 1], [1, 0], [1, 1]]), random(20, 2, seed=4)
+    got, expected = f(x), wanted(x)
+    assert not near(f(bits), wanted(bits)) or near(got, expected), (
+        "Right on bits, wrong on other numbers: x1 x1 equals x1 for 0 and 1 only. Multiply x1 by the constant instead.")
+    assert not near(got[:, 2], x.prod(1)), "The third output is AND, not NAND: it lacks 1 and a minus sign."
+    assert not near(got[:, 2], -x.prod(1)), "The third output is -x1 x2, so the 1 is missing: the unit 1 times 1 makes it."
+    compare(got[:, :2], x, "The first two outputs are not x1 and x2: each needs a unit that reads the constant on one side.",
+            {"The first two outputs are swapped: swap two rows of D.": x.flip(1)})
+    compare(got, expected, "The third output is not 1 - x1 x2: which unit gives 1, and which one x1 x2?")

@@ -1,106 +1,96 @@
 """A pad to draw an 8x8 digit on: the page itself computes what a bilinear layer says of it, and which eigenvectors made it say so.
 
-Needs no kernel: the weights stand in the page as JSON, rounded to 6 significant digits, and a short script evaluates the real layer. The
-interaction matrix of a class has eigenvalues lambda_i and eigenvectors v_i, and the logit of the class is the sum of lambda_i (v_i . x)^2
-over all of them (Pearce et al. 2024, arXiv 2410.08417, section 3). :func:`evaluate` is the same in Python, with the same rounded weights.
+The logit of a class is the sum of lambda_i (v_i . x)^2 over the eigenvalues lambda_i and eigenvectors v_i of its interaction
+matrix (Pearce et al. 2024, arXiv 2410.08417, section 3). The weights stand in the page, rounded to 6 significant digits.
 """
 
-from __future__ import annotations
-
+import base64
 import math
+import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
 
-from tensorlm.notebook.arguments import finite_array, require, require_text, texts, whole
-from tensorlm.notebook.widgets import digit_pad_page
-from tensorlm.notebook.widgets.page import plain
-from tensorlm.notebook.widgets.sliders import checked_name
+from tensorlm.checks import as_array, require, require_whole
+from tensorlm.notebook.widgets import page
+from tensorlm.notebook.widgets.page import Data, Widget
 
 SIDE, CELLS, INKS = 8, 64, 16
-
-
-@dataclass(frozen=True)
-class DigitPad:
-    """The widget: its name (the id on the page) and all that the page gets to know, JSON-safe."""
-
-    name: str
-    data: dict[str, Any]
-
-    def evaluate(self, pixels: Any, chosen: int | None = None) -> dict[str, float | str | None]:
-        """What the page must show for an image: see :func:`evaluate`."""
-        return evaluate(self.data, pixels, chosen)
-
-    def _repr_html_(self) -> str:
-        return digit_pad_page.html(self.name, self.data, evaluate)
-
-    def __repr__(self) -> str:
-        return f"DigitPad {self.name!r}: {self.data['title']}"
+TOLERANCE = 1e-3  # of eigenvectors, which come rounded
+IMAGE = f"({CELLS},) or ({SIDE}, {SIDE})"
+Shown = dict[str, Any]  # numbers, and labels
+# From blue through white to red, ColorBrewer's RdBu, as the maps of signed values elsewhere in the book.
+STOPS = ((5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247),
+         (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31))
 
 
 def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: Mapping[str, Any], labels: Sequence[str] | None = None,
-        mean: Any = 0.0, scale: float = 1.0, title: str = "Draw a digit, and see why the layer calls it what it does") -> DigitPad:
-    """A pad for the layer f(x) = D[(Lx) * (Rx)] on images of 64 pixels from 0 to 1, read as x = (pixels - ``mean``) * ``scale``.
+        mean: Any = 0.0, scale: float = 1.0, title: str = "Draw a digit, and see why the layer calls it what it does") -> Widget:
+    """A pad for the layer f(x) = D[(Lx) * (Rx)] on images of 64 pixels from 0 to 1, read as x = (pixels - `mean`) * `scale`.
 
-    ``D`` (classes, h), ``L`` and ``R`` (h, 64); ``values`` (classes, k) and ``vectors`` (classes, k, 64) are the eigenvalues and unit
-    eigenvectors kept for each class, 12 at most. A vector and its negative mean the same; the one shown is that on which ink is red more
-    often than blue in the examples. ``examples`` maps a label to an image (64 numbers or 8 by 8), stored in sixteenths; the first is drawn
-    at the start. ``labels`` names the classes (default: ``"0"``, ``"1"``, ...), ``mean`` is a number or an image. Raises ``ValueError``
-    naming the argument, what came and what is allowed; eigenvectors that are not those of this layer are refused too.
-
-    >>> x = np.eye(8).ravel()
-    >>> corner, unit = x[None] / 8, x[None, None] / 8**0.5
-    >>> shown = pad("demo", [[1.0], [-1.0]], corner, corner, [[0.125], [-0.125]], np.repeat(unit, 2, axis=0), {"a line": x}).evaluate(x)
-    >>> shown["predicted"], shown["logit0"], round(shown["part1"], 5), abs(shown["rest"]) < 1e-5
-    ('0', 1.0, 1.0, True)
+    `D` (classes, h), `L` and `R` (h, 64); `values` (classes, k) and `vectors` (classes, k, 64) are the eigenvalues and unit
+    eigenvectors kept for each class, 12 at most, each turned so that ink in the examples is red more often than blue.
+    `examples` maps a label to an image (64 numbers or 8 by 8); the first is drawn at the start. `labels` names the classes,
+    `mean` is a number or an image. Raises ValueError naming the argument; eigenvectors of another layer are refused too.
     """
-    layer = {key: finite_array(weights, key) for key, weights in (("D", D), ("L", L), ("R", R), ("values", values), ("vectors", vectors))}
+    given = {"D": D, "L": L, "R": R, "values": values, "vectors": vectors}
+    layer = {key: as_array(weights, key) for key, weights in given.items()}
     _check_shapes(layer)
-    _check_eigen(layer["D"], layer["L"], layer["R"], layer["values"], layer["vectors"])
-    names = [str(index) for index in range(len(layer["D"]))] if labels is None else texts("labels", labels)
-    if len(names) != len(layer["D"]) or not all(isinstance(label, str) and label for label in names) or len(set(names)) != len(names):
-        raise ValueError(f"labels: got {names}, allowed: {len(layer['D'])} different names, one for each row of D")
-    require_text(title=title)
-    images = _examples(examples)
-    layer["vectors"] = _towards(layer["vectors"], np.sum([each["ink"] for each in images], axis=0))
-    data = {"kind": "digit_pad", "title": title, "labels": names, "mean": _mean(mean), "scale": _scale(scale), "examples": images,
-            **{key: plain(weights, digits=6) for key, weights in layer.items()}}
-    return DigitPad(checked_name(name), {**data, **_ranges(data)})
+    _check_eigen(**layer)
+    classes = len(layer["D"])
+    names = [str(index) for index in range(classes)] if labels is None else page.texts("labels", labels)
+    fits = len(names) == classes == len(set(names)) and all(names)
+    require(fits, "labels", names, f"{classes} different names, one for each row of D")
+    page.require_names("examples", examples, 20)
+    images = [{"label": label, "ink": np.floor(_pixels(f"example {label!r}", image) * INKS + 0.5).astype(int).tolist()}
+              for label, image in examples.items()]
+    ink = np.sum([each["ink"] for each in images], axis=0)
+    layer["vectors"] = np.where((layer["vectors"] @ ink)[..., None] < 0, -layer["vectors"], layer["vectors"])
+    middle, size = as_array(mean, "mean"), as_array(scale, "scale")
+    require(middle.size in (1, CELLS), "mean", middle, f"a number or an image of shape {IMAGE}")
+    require(size.size == 1 and size, "scale", scale, "one finite number other than 0")
+    data = {"kind": "digit_pad", "title": title, "labels": names,
+            "mean": page.plain(np.resize(middle, CELLS), digits=9), "scale": page.plain(size.reshape(()), digits=9),
+            "examples": images, **{key: page.plain(weights, digits=6) for key, weights in layer.items()}}
+    return Widget("DigitPad", name, {**data, **_ranges(data)}, evaluate, html)
 
 
-def evaluate(data: Mapping[str, Any], pixels: Any, chosen: int | None = None) -> dict[str, float | str | None]:
-    """What a page with ``data`` shows for an image of ``pixels`` (64 numbers from 0 to 1) when it explains the class number ``chosen``.
+def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
+    """What a page with `data` shows for an image of 64 numbers from 0 to 1 when it explains the class number `chosen`.
 
-    ``chosen=None`` explains the predicted class, or the first one where nothing is predicted. Keys: ``predicted`` (a label; ``None`` where
-    all logits are equal), ``chosen`` (a label), ``logit0`` .., and of the chosen class ``lambda1`` .., ``square1`` .. for (v . x)^2,
-    ``part1`` .. for their products, ``rest`` (what the eigenvectors left out contribute) and ``total`` (the logit).
+    `chosen=None` explains the predicted class, or the first one. Keys: `predicted` (a label; None where all logits agree),
+    `chosen`, `logit0` .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .., `rest`, `total`.
     """
     x = (_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
     D, L, R, values, vectors = (np.array(data[key]) for key in ("D", "L", "R", "values", "vectors"))
     logits = D @ ((L @ x) * (R @ x))
     top = None if logits.max() == logits.min() and len(logits) > 1 else int(logits.argmax())
-    shown = (top or 0) if chosen is None else whole("chosen", chosen, 0, len(logits) - 1)
+    shown = (top or 0) if chosen is None else require_whole("chosen", chosen, 0, len(logits) - 1)
     squares = (vectors[shown] @ x) ** 2
     parts = values[shown] * squares
-    numbers = {f"logit{c}": logit for c, logit in enumerate(logits)}
-    for key, entries in (("lambda", values[shown]), ("square", squares), ("part", parts)):
-        numbers |= {f"{key}{i}": entry for i, entry in enumerate(entries, 1)}
-    numbers |= {"rest": logits[shown] - parts.sum(), "total": logits[shown]}
     return {"predicted": None if top is None else data["labels"][top], "chosen": data["labels"][shown],
-            **{key: float(number) for key, number in numbers.items()}}
+            **{f"logit{c}": float(logit) for c, logit in enumerate(logits)},
+            **page.numbered(**{"lambda": values[shown], "square": squares, "part": parts}),
+            "rest": float(logits[shown] - parts.sum()), "total": float(logits[shown])}
 
 
-def _ranges(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def kind_of(key: str) -> str:
+    """Numbers of one kind share a scale and decimals: `logit`, `part` (with `rest` and `total`), `lambda`, `square`."""
+    return {"rest": "part", "total": "part"}.get(key, key.rstrip("0123456789"))
+
+
+def _ranges(data: Data) -> dict[str, dict[str, float]]:
     """For each kind of number: the length of a full bar, and the decimals that show 3 or 4 digits of the largest one in the examples."""
-    images = [np.array(each["ink"]) / INKS for each in data["examples"]]
-    shown = [evaluate(data, image, c) for image in images for c in range(len(data["labels"]))]
-    kinds = {"logit": ("logit",), "part": ("part", "rest", "total"), "lambda": ("lambda",), "square": ("square",)}
-    most = {kind: max(abs(float(number or 0)) for each in shown for key, number in each.items() if key.rstrip("0123456789") in keys)
-            for kind, keys in kinds.items()}
+    most = dict.fromkeys(("logit", "part", "lambda", "square"), 0.0)
+    for image in (np.array(each["ink"]) / INKS for each in data["examples"]):
+        for c in range(len(data["labels"])):
+            for key, number in evaluate(data, image, c).items():
+                if kind_of(key) in most:
+                    most[kind_of(key)] = float(np.maximum(most[kind_of(key)], abs(number)))  # nan stays
     if not all(map(math.isfinite, most.values())):
-        raise ValueError("weights: got logits that overflow on the examples, allowed: finite numbers")
+        raise ValueError(page.OVERFLOW.format("logits of the examples"))
     most["logit"] = most["part"] = max(most["logit"], most["part"])
     digits = {kind: (2 if kind == "lambda" else 3) - math.floor(math.log10(number or 1.0)) for kind, number in most.items()}
     return {"bounds": {kind: float(f"{most[kind] or 1.0:.3g}") for kind in ("logit", "part")},
@@ -108,61 +98,113 @@ def _ranges(data: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _check_shapes(layer: Mapping[str, np.ndarray]) -> None:
-    got = ", ".join(f"{key} {weights.shape}" for key, weights in layer.items())
     D, L, R, values, vectors = layer.values()
     fits = (D.ndim == values.ndim == 2 and D.size and values.size and L.shape == R.shape == (D.shape[1], CELLS)
             and len(values) == len(D) and vectors.shape == (*values.shape, CELLS))
+    wanted = f"(classes, h), (h, {CELLS}), (h, {CELLS}), (classes, k), (classes, k, {CELLS}), not empty"
+    if fits and (len(D) > 20 or len(L) > 64 or values.shape[1] > 12):
+        fits, wanted = False, "of 20 classes, 64 hidden units and 12 eigenvectors at most, to keep the page small"
     if not fits:
-        wanted = f"(classes, h), (h, {CELLS}), (h, {CELLS}), (classes, k), (classes, k, {CELLS}), not empty"
-        raise ValueError(f"shapes: got {got}, allowed: {wanted}")
-    if len(D) > 20 or L.shape[0] > 64 or values.shape[1] > 12:
-        raise ValueError(f"shapes: got {got}, allowed: 20 classes, 64 hidden units and 12 eigenvectors at most, to keep the page small")
+        got = ", ".join(str(weights.shape) for weights in layer.values())
+        raise ValueError(f"shapes of {', '.join(layer)} must be {wanted}, got {got}")
 
 
-def _check_eigen(D: np.ndarray, L: np.ndarray, R: np.ndarray, values: np.ndarray, vectors: np.ndarray, tolerance: float = 1e-3) -> None:
+def _check_eigen(D: np.ndarray, L: np.ndarray, R: np.ndarray, values: np.ndarray, vectors: np.ndarray) -> None:
     """The interaction matrix of a class, applied to its vectors, only scales them: Q v = [L^T (D_c * Rv) + R^T (D_c * Lv)] / 2."""
     by_left, by_right = vectors @ L.T, vectors @ R.T
     applied = ((D[:, None] * by_right) @ L + (D[:, None] * by_left) @ R) / 2
     size = np.linalg.norm(applied - values[..., None] * vectors, axis=2)
-    if (off := (size > tolerance * np.abs(values).max()) | (np.abs(np.linalg.norm(vectors, axis=2) - 1) > tolerance)).any():
+    if (off := (size > TOLERANCE * np.abs(values).max()) | (np.abs(np.linalg.norm(vectors, axis=2) - 1) > TOLERANCE)).any():
         c, i = map(int, np.argwhere(off)[0])
-        raise ValueError(f"vectors: got number {i} of class {c}, no eigenvector of its interaction matrix with value {values[c, i]:g},"
-                         " allowed: eigenvectors of this layer, of length 1")
+        raise ValueError(f"vectors must be eigenvectors of this layer, of length 1, got number {i} of class {c}, "
+                         f"no eigenvector of its interaction matrix with value {values[c, i]:g}")
 
 
-def _towards(vectors: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """Each vector or its negative, whichever does not point away from ``ink``."""
-    return np.where((vectors @ ink)[..., None] < 0, -vectors, vectors)
-
-
-def _examples(examples: Mapping[str, Any]) -> list[dict[str, Any]]:
-    require(isinstance(examples, Mapping), "examples", examples, "a mapping from labels to images")
-    if not 1 <= len(examples) <= 20:
-        raise ValueError(f"examples: got {len(examples)}, allowed: 1 to 20 images, the first of which is drawn at the start")
-    if nameless := [label for label in examples if not isinstance(label, str) or not label.strip()]:
-        raise ValueError(f"examples: got label {nameless[0]!r}, allowed: text that says what the image is")
-    return [{"label": label, "ink": np.floor(_pixels(f"example {label!r}", image) * INKS + 0.5).astype(int).tolist()}
-            for label, image in examples.items()]
-
-
-def _pixels(what: str, image: Any) -> np.ndarray:
-    pixels = finite_array(image, what)
-    if pixels.shape not in ((CELLS,), (SIDE, SIDE)):
-        raise ValueError(f"{what}: got shape {pixels.shape}, allowed: ({CELLS},) or ({SIDE}, {SIDE})")
+def _pixels(name: str, image: Any) -> np.ndarray:
+    pixels = as_array(image, name)
+    require(pixels.shape in ((CELLS,), (SIDE, SIDE)), name, pixels, f"an image of shape {IMAGE}")
     if pixels.min() < 0 or pixels.max() > 1:
-        raise ValueError(f"{what}: got values from {pixels.min():g} to {pixels.max():g}, allowed: 0 (paper) to 1 (ink)")
+        raise ValueError(f"{name} must be values from 0 to 1, got values from {pixels.min():g} to {pixels.max():g}")
     return pixels.reshape(CELLS)
 
 
-def _mean(mean: Any) -> list[float]:
-    image = finite_array(mean, "mean")
-    if image.size not in (1, CELLS):
-        raise ValueError(f"mean: got shape {image.shape}, allowed: a number or an image, ({CELLS},) or ({SIDE}, {SIDE})")
-    return plain(np.broadcast_to(image.reshape(-1), CELLS), digits=9)
+def html(widget: Widget) -> str:
+    name, data = widget.name, widget.data
+    ink = data["examples"][0]["ink"]
+    shown = evaluate(data, [each / INKS for each in ink])
+    buttons = ""
+    for i, each in enumerate(data["examples"]):
+        label, image = escape(each["label"]), bitmap(np.repeat(paper(each["ink"]), 3))
+        buttons += (f'<button type="button" data-example="{i}" aria-label="Load: {label}">'
+                    f'<img class="dark-light" alt="{label}" src="{image}"><span>{label}</span></button>\n')
+    body = page.asset("digit_pad.html").format(
+        name=name, predicted=escape(shown["predicted"] or "nothing"), cells=_cells(name, ink), examples=buttons,
+        logits=_logits(data, shown), why=_why(data, shown)).strip()
+    return page.frame(widget, "pad", body, ["digit_pad.js"], look=" tlm-pad", styles=("digit_pad.css",),
+                      known={"stops": STOPS}, compact=True, still="it is a pad to draw on",
+                      attributes=' data-lm-suppress-shortcuts="true"\n')
 
 
-def _scale(scale: Any) -> float:
-    number = finite_array(scale, "scale")
-    if number.size != 1 or number == 0:
-        raise ValueError(f"scale: got {scale}, allowed: one finite number other than 0")
-    return plain(number.reshape(()), digits=9)
+def bitmap(colours: np.ndarray) -> str:
+    """An 8x8 picture (8, 8, 3) as the address of an uncompressed bitmap, which every processor writes alike."""
+    head = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54 + 3 * CELLS, 0, 54, 40, SIDE, SIDE, 1, 24, *[0] * 6)
+    body = colours.reshape(SIDE, SIDE, 3)[::-1, :, ::-1].astype(np.uint8).tobytes()
+    return "data:image/bmp;base64," + base64.b64encode(head + body).decode()
+
+
+def diverging(values: Any, limit: float) -> np.ndarray:
+    """The colours (..., 3) of signed values: blue below zero, white at zero, red above."""
+    places = (np.asarray(values) / limit + 1) / 2 * (len(STOPS) - 1)
+    return np.stack([np.interp(places, range(len(STOPS)), channel) + 0.5 for channel in zip(*STOPS)], -1).astype(int)
+
+
+def paper(ink: Any) -> np.ndarray:
+    """The greys of white paper at 0 to black ink at 16."""
+    return np.floor(255 - 14.5 * np.asarray(ink) + 0.5).astype(int)
+
+
+def _cells(name: str, ink: list[int]) -> str:
+    """The pad: one stop of the Tab key, whose active cell the arrow keys move."""
+    words = []
+    for place, value in enumerate(ink):
+        (row, column), grey = divmod(place, SIDE), paper(value)
+        words.append(f'<span role="gridcell" id="tlm-{name}-{row}{column}" aria-label="row {row + 1}, column {column + 1}: '
+                     f'ink {value} of {INKS}" style="background:rgb({grey},{grey},{grey})"></span>')
+    return "".join('<div role="row">' + "".join(words[start:start + SIDE]) + "</div>\n" for start in range(0, CELLS, SIDE))
+
+
+def _logits(data: Data, shown: Shown) -> str:
+    """One row a class; the buttons before the names choose the class to explain, and are made one group by the script of this copy."""
+    rows = []
+    for c, label in enumerate(data["labels"]):
+        marks = ' data-top' * (label == shown["predicted"]) + ' data-chosen' * (label == shown["chosen"])
+        checked = " checked" * (label == shown["chosen"])
+        button = f'<input type="radio" value="{c}" aria-label="explain {escape(label)}"{checked} autocomplete="off">'
+        rows.append(f'<tr data-class="{c}"{marks}><th scope="row"><label>{button}{escape(label)}</label></th>'
+                    f'{_number(data, shown, f"logit{c}")}</tr>')
+    return page.table('Its logits, f(x). <span class="tlm-live">Choose the one to explain:</span>', [], rows, wide=False)
+
+
+def _why(data: Data, shown: Shown) -> str:
+    """One row an eigenvector of the chosen class, then what the others add, then the sum, which is the logit."""
+    rows, name = [], f'<span data-key="chosen">{escape(shown["chosen"])}</span>'
+    for i, vector in enumerate(data["vectors"][data["labels"].index(shown["chosen"])], start=1):
+        image = bitmap(diverging(vector, max(map(abs, vector)) or 1.0))
+        rows.append(f'<tr><th scope="row"><img class="dark-light" data-vector="{i}" alt="eigenvector {i}" src="{image}"></th>'
+                    + "".join(_number(data, shown, f"{kind}{i}") for kind in ("lambda", "square", "part")) + "</tr>")
+    for key, words in (("rest", "all other eigenvectors"), ("total", f"sum: the logit of {name}")):
+        rows.append(f'<tr class="tlm-{key}"><th scope="row" colspan="3">{words}</th>{_number(data, shown, key)}</tr>')
+    caption = f"<strong>Why {name}?</strong> Its logit is a sum of squares, each times its λ"
+    return page.table(caption, ["v", "λ", "(v·x)²", "", "λ (v·x)²"], rows, wide=False)
+
+
+def _number(data: Data, shown: Mapping[str, Any], key: str) -> str:
+    """A number; a logit or a part of it has a sign, and a bar before it, as long as its share of the largest of its kind."""
+    kind, value = kind_of(key), shown[key]
+    signed = kind in ("logit", "part")
+    words, look = page.rounded(value, data["decimals"][kind], signed), "tlm-number" if signed else "tlm-detail"
+    number = page.cell(key, words, f"{value:.7g}", look)
+    if not signed:
+        return number
+    bound = max([data["bounds"][kind], *(abs(shown[each]) for each in shown if kind_of(each) == kind)])
+    return page.bar(key, value, bound) + number

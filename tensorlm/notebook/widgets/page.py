@@ -1,12 +1,252 @@
-"""Numbers on a page: written as JavaScript writes them, exact where a browser computes with them, cut where rounding begins."""
+"""What the widgets of a page share: the frame, its data and script, range inputs, lists, tables, bars, axes, and numbers.
 
-from __future__ import annotations
+A widget needs no kernel: plain HTML, a still picture of its start and a table of samples, moved by a short script.
+"""
 
+import functools
+import json
 import math
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
+from html import escape
+from importlib import resources
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from tensorlm.checks import is_finite, require, require_instance, require_whole
+
+Data = Mapping[str, Any]
+DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "12 4", "1 2")
+WIDTH, HEIGHT = 360, 220
+FRAME = {"left": 46, "top": 8, "width": WIDTH - 56, "height": HEIGHT - 38}
+LEFT, TOP, RIGHT, BOTTOM = FRAME["left"], FRAME["top"], FRAME["left"] + FRAME["width"], FRAME["top"] + FRAME["height"]
+TRACK = '<td class="tlm-track" aria-hidden="true"><span><i {}"></i></span></td>'
+PICTURE = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{{}}">{{}}</svg>'
+LINE = '<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}"/>'
+TEXT = '<text x="{:.1f}" y="{:.1f}" text-anchor="{}" font-size="11" fill="#3a3a3a">{}</text>'
+STROKE = 'fill="none" stroke="{}" stroke-width="{}" stroke-dasharray="{}"'
+SWATCH = ('<svg viewBox="0 0 30 8" style="display:inline-block;width:30px;height:8px;margin:0" aria-hidden="true">'
+          '<path d="M0 4H30" stroke="{}" stroke-width="3" stroke-dasharray="{}"/></svg>')
+OVERFLOW = "{} must be finite numbers wherever the inputs can stand, got some that overflow"
+
+
+@dataclass(frozen=True)
+class Widget:
+    """A widget: its name (the id on the page), all that the page gets to know, JSON-safe, and what it shows for inputs."""
+
+    kind: str
+    name: str
+    data: dict[str, Any]
+    function: Callable[..., dict[str, Any]]
+    html: Callable[["Widget"], str]
+
+    def __post_init__(self) -> None:
+        fits = isinstance(self.name, str) and re.fullmatch(r"[a-z][a-z0-9-]*", self.name)
+        require(fits, "name", self.name, "lower-case letters, digits and '-', starting with a letter")
+        require_instance("title", self.data["title"], str)
+        try:
+            json.dumps(self.data, allow_nan=False)
+        except ValueError:
+            raise ValueError(OVERFLOW.format(f"values of {self.name}")) from None
+
+    def evaluate(self, *inputs: Any) -> dict[str, Any]:
+        return self.function(self.data, *inputs)
+
+    def _repr_html_(self) -> str:
+        return self.html(self)
+
+    def __repr__(self) -> str:
+        return f"{self.kind} {self.name!r}: {self.data['title']}"
+
+
+def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: str = "", styles: Sequence[str] = (),
+          known: Data | None = None, compact: bool = False, still: str = "it moves", attributes: str = "") -> str:
+    """The whole widget as one string, the same for the same data; ids start with `tlm-NAME`.
+
+    `script` is the file that moves it, and what that takes beside the name and `apart.js` (own ids for a second copy).
+    `known` is what the page knows beside the data. `still` says what an untrusted notebook, where no script runs, lacks.
+    """
+    name, (file, *arguments) = widget.name, script
+    data = json.dumps({**widget.data, **(known or {})}, allow_nan=False, separators=(",", ":") if compact else None)
+    arguments = [json.dumps(name), asset("apart.js").strip(), *arguments]
+    return asset("widget.html").format(
+        name=name, look=look, marker=marker, attributes=attributes, styles="".join(map(asset, ("slider.css", *styles))),
+        body=body, still=still, title=escape(widget.data["title"]), data=data.replace("<", chr(92) + "u003c"),
+        script=asset(file).strip(), arguments=", ".join(arguments)).strip()
+
+
+def strength_frame(widget: Widget, marker: str, body: str, script: str, points: int) -> str:
+    """The frame of a widget with a strength, whose curves have so many points."""
+    return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), asset(script).strip()],
+                 " tlm-stack", ("stacked_parts.css",), {"frame": FRAME, "points": points})
+
+
+@functools.cache
+def asset(file: str) -> str:
+    return resources.files("tensorlm.notebook").joinpath("assets", file).read_text(encoding="utf-8")
+
+
+def range_input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
+    """The data of a range input, whose start must be `low` plus whole steps; `decimals` shown tell one step from the next.
+
+    Browsers add steps in decimal: a step whose multiple would miss `high` by rounding is cut after 15 digits.
+    """
+    require_instance("variable", label, str)
+    fits = all(map(is_finite, (low, high, step))) and low < high and step > 0 and high - low < 1e15 * step
+    require(fits, f"range of {key}", (low, high, step), "finite (low, high, step), low < high, below 1e15 steps")
+    low, high, step = float(low), float(high), float(step)
+    steps = (start - low) / step if is_finite(start) else math.nan
+    fits = low <= start <= high and abs(steps - round(steps)) <= 1e-6 if is_finite(steps) else False
+    require(fits, f"start of {key}", start, f"{low} plus a whole number of steps of {step}, up to {high}")
+    first, end, each, count = Decimal(repr(low)), Decimal(repr(high)), Decimal(repr(step)), math.floor((high - low) / step + 1e-6)
+    if first + count * each > end:
+        each = Context(prec=15, rounding=ROUND_DOWN).divide(end - first, Decimal(count))
+    places = max(decimals(low), decimals(float(each)))
+    return {"key": key, "label": label, "low": low, "high": high, "last": float(first + count * each), "step": float(each),
+            "start": float(first + round(steps) * each), "decimals": min(places, max(6, 5 - math.floor(math.log10(step))))}
+
+
+def control(name: str, each: Data) -> str:
+    """Label, native range input (arrow keys, Home, End) and its announced value."""
+    places, key, label = each["decimals"], escape(each["key"]), escape(each["label"])
+    low, last, start = (exact(each[part], places) for part in ("low", "last", "start"))
+    shown = f"{each['start']:.{places}f}"
+    return (f'<div class="tlm-control"><label for="tlm-{name}-{key}">{label}</label>'
+            f'<input type="range" id="tlm-{name}-{key}" data-input="{key}" min="{low}" max="{last}" step="{exact(each["step"])}"'
+            f' value="{start}" aria-valuetext="{label} = {shown}" autocomplete="off">'
+            f'<output for="tlm-{name}-{key}" data-value="{key}" aria-live="polite">{shown}</output></div>')
+
+
+def choice(name: str, key: str, data_key: str, label: str, options: Sequence[str]) -> str:
+    """A labelled native list; where no script runs its first option stands there."""
+    inner = "".join(f'<option value="{i}"{" selected" * (i == 0)}>{escape(words)}</option>' for i, words in enumerate(options))
+    return (f'<div class="tlm-choice"><label for="tlm-{name}-{key}">{escape(label)}</label>'
+            f'<select id="tlm-{name}-{key}" data-choice="{data_key}" autocomplete="off">{inner}</select></div>')
+
+
+def chosen_options(chosen: Any, counts: Sequence[int]) -> list[int]:
+    """The numbers of the options that lists of `counts` options stand at."""
+    fits = isinstance(chosen, Sequence) and len(chosen) == len(counts)
+    require(fits, "chosen", chosen, f"{len(counts)} numbers, one a list")
+    return [require_whole("chosen", number, 0, count - 1) for number, count in zip(chosen, counts)]
+
+
+def require_names(name: str, value: Any, most: int) -> None:
+    """Raise ValueError unless it is a mapping whose keys are 1 to `most` names."""
+    fits = isinstance(value, Mapping) and all(isinstance(key, str) and key.strip() for key in value)
+    fits = fits and 1 <= len(value) <= most
+    require(fits, name, value, f"a mapping of 1 to {most} names")
+
+
+def texts(name: str, values: Any, least: int = 0, most: float = math.inf) -> list[str]:
+    """A sequence of text, as a list."""
+    fits = isinstance(values, Sequence) and all(isinstance(each, str) for each in values) and least <= len(values) <= most
+    require(fits, name, values, "a sequence of text" + f", {least} to {most} of it" * (most < math.inf))
+    return list(values)
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[str], live: bool = False, wide: bool = True) -> str:
+    """Rows under their heads; a `live` one is read out when it changes, a `wide` one scrolls."""
+    columns = "".join(f'<th scope="col">{title}</th>' if title else "<td></td>" for title in head)
+    top, announced = f"<thead><tr>{columns}</tr></thead>" if columns else "", ' aria-live="polite"' if live else ""
+    body = f"<table><caption>{caption}</caption>{top}<tbody{announced}>\n" + "\n".join(rows) + "\n</tbody></table>"
+    return f'<div class="tlm-scroll">{body}</div>' if wide else body
+
+
+def samples(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Values computed beforehand, in a table that opens on demand."""
+    lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+    inner = table(f"Computed beforehand{caption}", head, lines)
+    return f'<details><summary>Sample values as a table</summary><div class="tlm-scroll">{inner}</div></details>'
+
+
+def cell(key: str, words: str, exact: str | None = None, look: str = "tlm-number") -> str:
+    """A number that the script keeps, as shown, and with the digits that are `exact` where those are fewer."""
+    return f'<td class="{look}" data-key="{key}"' + (f' data-exact="{exact}"' if exact else "") + f">{words}</td>"
+
+
+def bar(key: str, value: float | None, bound: float, attributes: str = "") -> str:
+    """A bar from the middle, blue to the right above zero, orange to the left below; the number beside it says the same."""
+    half = 50 * min(1.0, abs(value or 0.0) / bound)
+    below, left = ("tlm-below", 50 - half) if (value or 0) < 0 else ("", 50)
+    return TRACK.format(f'class="{below}" data-bar="{key}"{attributes} style="left:{left:.4g}%;width:{half:.4g}%')
+
+
+def stacked_bars(entries: Iterable[tuple[str, str, str]], shown: Mapping[str, float], reach: float) -> list[str]:
+    """Rows of (key, colour, label as HTML) whose bars start where the one above ended; that of the sum starts at nothing."""
+    before, rows = 0.0, []
+    for key, colour, label in entries:
+        start = 0.0 if key == "sum" else before
+        left, width = span(start, start + shown[key], reach)
+        before = start + shown[key]
+        stretch = TRACK.format(f'data-bar="{key}" style="left:{left:.4g}%;width:{width:.4g}%;background:{colour}')
+        rows.append(f'<tr{" class=tlm-total" * (key == "sum")}><th scope="row">{label}</th>{stretch}'
+                    f'{cell(key, rounded(shown[key], signed=True), f"{shown[key]:.9g}")}</tr>')
+    return rows
+
+
+def span(start: float, end: float, reach: float) -> tuple[float, float]:
+    """Left edge and width, in percent, of a bar from `start` to `end` on a scale from `-reach` to `reach`."""
+    left, right = (50 + 50 * max(-1.0, min(1.0, place / reach)) for place in (min(start, end), max(start, end)))
+    return left, right - left
+
+
+@dataclass(frozen=True)
+class Plot:
+    """The drawing area of curves: an input named `label`, from `low` to `high`, and heights from `bottom` to `top`."""
+
+    low: float
+    high: float
+    label: str
+    bottom: float
+    top: float
+
+    def x(self, a: float) -> float:
+        return LEFT + (a - self.low) / (self.high - self.low) * FRAME["width"]
+
+    def y(self, height: float) -> float:
+        return TOP + (self.top - height) / (self.top - self.bottom) * FRAME["height"]
+
+    def inside(self, height: float | None) -> bool:
+        return height is not None and self.bottom <= height <= self.top
+
+    def path(self, heights: Sequence[float | None]) -> str:
+        """A curve through heights at even steps, cut where it is undefined or leaves the area."""
+        pen, parts = "M", []
+        for a, height in zip(np.linspace(self.low, self.high, len(heights)), heights):
+            if height is not None and self.inside(height):
+                parts.append(f"{pen}{self.x(a):.1f} {self.y(height):.1f}")
+            pen = "L" if self.inside(height) else "M"
+        return "".join(parts)
+
+    def axes(self, heights: Sequence[float] | None = None, zero: str = "#6a6a6a") -> str:
+        """A light grid with round numbers in the margin, a line at `zero` in its colour, and the name of the input."""
+        parts = []
+        for tick in ticks(self.low, self.high):
+            x = self.x(tick)
+            parts += [LINE.format(x, TOP, x, BOTTOM, "#dddddd"), TEXT.format(x, BOTTOM + 14, "middle", f"{tick:.4g}")]
+        for tick in ticks(self.bottom, self.top) if heights is None else heights:
+            y, colour = self.y(tick), zero if tick == 0 else "#dddddd"
+            parts += [LINE.format(LEFT, y, RIGHT, y, colour), TEXT.format(LEFT - 4, y + 4, "end", f"{tick:.4g}")]
+        return "".join(parts) + TEXT.format(RIGHT, BOTTOM + 27, "end", escape(self.label))
+
+    def here(self, strength: float) -> str:
+        """The vertical line at the strength chosen."""
+        x, look = self.x(strength), 'stroke="#6a6a6a" stroke-dasharray="3 3"'
+        return f'<line data-here x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{BOTTOM}" {look}/>'
+
+    def dot(self, key: str, a: float, height: float, colour: str, radius: float = 4.5, attributes: str = "") -> str:
+        return (f'<circle data-marker="{key}" r="{radius}" cx="{self.x(a):.1f}" cy="{self.y(height):.1f}" fill="{colour}"'
+                f' stroke="#ffffff"{attributes}/>')
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """About five round numbers from `low` to `high`."""
+    return [round(float(tick), 12) for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def precise(value: float, digits: int = 7) -> str:
@@ -15,57 +255,51 @@ def precise(value: float, digits: int = 7) -> str:
     >>> precise(1.5e-05), precise(-1234567.0), precise(12345678.0), precise(1.5e-07), precise(2**-11, 3)
     ('0.00001500000', '-1234567', '1.234568e+7', '1.500000e-7', '0.000488')
     """
-    with localcontext(prec=1200, rounding=ROUND_HALF_UP):
-        size = Decimal(abs(value))
-        size = round(size, digits - 1 - size.adjusted()) if size else size
-        power = size.adjusted() if size else 0
-        if -7 < power < digits:
-            words = f"{size:.{digits - 1 - power}f}"
-        else:
-            words = f"{size.scaleb(-power):.{digits - 1}f}e{power:+d}"
+    size = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal(abs(value))
+    power = size.adjusted() if size else 0
+    words = f"{size:.{digits - 1 - power}f}" if -7 < power < digits else f"{size.scaleb(-power):.{digits - 1}f}e{power:+d}"
     return "-" * (value < 0) + words
 
 
-def exact(number: float, places: int = 0) -> str:
-    """All digits of a number that make it that one, without an exponent; at least so many decimals.
+def rounded(value: float, decimals: int = 2, signed: bool = False) -> str:
+    """A number with so many decimals as the scripts write it; the exact one stands beside it for whoever asks."""
+    size = math.floor(abs(value) * 10**decimals + 0.5)
+    sign = "−" if size and value < 0 else "+" if size and signed else ""
+    return sign + (f"{size / 10**decimals:.{decimals}f}" if abs(value) < 1e15 else precise(abs(value)))
 
-    >>> exact(30864.175), exact(1.5e-05), exact(2.0), exact(-2.0, 2), exact(1e21)
-    ('30864.175', '0.000015', '2', '-2.00', '1000000000000000000000')
-    """
+
+def exact(number: float, places: int = 0) -> str:
+    """All digits of a number that make it that one, without an exponent; at least so many decimals."""
     return f"{Decimal(repr(float(number))):.{max(places, decimals(number))}f}"
 
 
 def decimals(number: float) -> int:
-    """How many digits stand behind the point when all are written.
-
-    >>> decimals(0.05), decimals(1e-9), decimals(2e22)
-    (2, 9, 0)
-    """
+    """How many digits stand behind the point when all are written."""
     return max(0, -int(Decimal(repr(float(number))).normalize().as_tuple().exponent))
 
 
+def numbered(**groups: Any) -> dict[str, Any]:
+    """Flat keys: the name of the group and the number of the entry, from 1; None stays."""
+    flat = {f"{name}{i}": entry for name, entries in groups.items() for i, entry in enumerate(entries, 1)}
+    return {key: None if entry is None else float(entry) for key, entry in flat.items()}
+
+
 def plain(array: np.ndarray, weights: Any = 1.0, digits: int = 12) -> Any:
-    """Nested lists without what rounding decides, which differs between processors: ``digits`` of the largest entry, all cut at one place.
+    """Nested lists of `digits` of the largest entry, all cut at one place: without what rounding decides on each processor.
 
-    Entries count as large as they are times ``weights``: coefficients of powers times the powers of the largest strength.
-
-    >>> plain(np.array([[1234.5678, 1e-9], [0.0049, -3.0]]), digits=6)
-    [[1234.57, 0.0], [0.0, -3.0]]
+    Entries count as large as they are times `weights`: coefficients of powers times the powers of the largest strength.
     """
     array, weights = np.asarray(array, dtype=float), np.broadcast_to(np.asarray(weights, dtype=float), np.shape(array))
     with np.errstate(over="ignore"):
         largest = float(np.abs(array * weights).max(initial=0.0))
     if not math.isfinite(largest):
-        raise ValueError("values: got some that overflow, allowed: finite numbers wherever the inputs can stand")
+        raise ValueError(OVERFLOW.format("values"))
     places = digits - 1 - np.floor(np.log10(largest / weights)) if largest else np.zeros(array.shape)
-    return _cut(array, places)
-
-
-def _cut(array: np.ndarray, places: np.ndarray) -> Any:
-    return [_cut(row, each) for row, each in zip(array, places)] if array.ndim else round(float(array), int(places)) + 0.0
+    cut = np.vectorize(lambda entry, place: round(float(entry), int(place)) + 0.0, otypes=[float])
+    return cut(array, places).tolist()
 
 
 def powers(count: int, low: float, high: float) -> np.ndarray:
-    """How large the powers 0 to ``count`` - 1 of a strength can be between ``low`` and ``high``, at least 1."""
+    """How large the powers 0 to `count` - 1 of a strength can be between `low` and `high`, at least 1."""
     with np.errstate(over="ignore"):
         return max(abs(low), abs(high), 1.0) ** np.arange(count)

@@ -1,159 +1,96 @@
 """Sliders that need no kernel: the page evaluates the real function, since here the function is a polynomial.
 
-A slider is plain HTML and JavaScript with its weights as JSON, works from disk with the network off, by keyboard, in
-JupyterLab and in Colab's output frames. :func:`evaluate` is the same computation in Python, so that a browser test can
-compare what the page shows with what it must show.
+`evaluate` is the same computation in Python, so that a browser test can compare what the page shows with what it must show.
 """
 
-from __future__ import annotations
-
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from decimal import ROUND_DOWN, Context, Decimal
+from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.polynomial.polynomial import polyval
 
-from tensorlm.notebook.arguments import finite_array, mapping, real, require, require_text, whole
-from tensorlm.notebook.widgets import slider_page
-from tensorlm.notebook.widgets.page import decimals, plain, powers
+from tensorlm.checks import as_array, require, require_interval, require_number, require_whole
+from tensorlm.notebook.figures import palette
+from tensorlm.notebook.widgets import page
+from tensorlm.notebook.widgets.page import Data, Plot, Widget
 
-SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
-
-
-@dataclass(frozen=True)
-class Slider:
-    """A widget: its name (the id on the page) and all that the page gets to know, JSON-safe."""
-
-    name: str
-    data: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        try:
-            json.dumps(self.data, allow_nan=False)
-        except ValueError:
-            raise ValueError(f"{self.name}: got values that overflow, allowed: finite numbers wherever the inputs can stand") from None
-
-    def evaluate(self, values: Sequence[float]) -> dict[str, float | None]:
-        """What the page must show when its range inputs stand at ``values``: see :func:`evaluate`."""
-        return evaluate(self.data, values)
-
-    def _repr_html_(self) -> str:
-        return slider_page.html(self.name, self.data, evaluate)
-
-    def __repr__(self) -> str:
-        return f"Slider {self.name!r}: {self.data['title']}"
+SUMS = {"f": "f(ax)", "a2f": "a² f(x)"}
+POINTS = 121
+Shown = dict[str, float | None]
 
 
 def bilinear(name: str, D: Any, L: Any, R: Any, point: Sequence[float], low: float = -2.0, high: float = 2.0,
-             step: float = 0.05, title: str = "A bilinear layer, f(x) = D[(Lx) * (Rx)]") -> Slider:
+             step: float = 0.05, title: str = "A bilinear layer, f(x) = D[(Lx) * (Rx)]") -> Widget:
     """One range input a coordinate of x (at most 3): shows each encoder, each hidden product and each output.
 
-    ``D`` (o, h), ``L`` and ``R`` (h, d), ``point`` (d,) the starting x. Keys of ``evaluate``: ``l1..``, ``r1..`` (encoders),
-    ``h1..`` (products), ``f1..`` (outputs). Raises ``ValueError`` for other shapes, more than 3 inputs or 8 hidden units.
+    `D` (o, h), `L` and `R` (h, d), `point` (d,) the start; at most 8 hidden units. Keys of `evaluate`: `l1..`, `r1..`
+    (encoders), `h1..` (products), `f1..` (outputs). Raises ValueError naming the argument.
 
     >>> bilinear("demo", [[1, -1]], [[1, 0], [0, 1]], [[1, 1], [0, 1]], [1.0, 0.5]).evaluate([2.0, 1.0])["f1"]
     5.0
     """
     D, L, R, x = _factors(D, L, R, point, most_inputs=3)
-    require_text(title=title)
-    inputs = [range_input(f"x{i + 1}", f"x{SUBSCRIPTS[i + 1]}", low, high, step, start) for i, start in enumerate(x)]
+    inputs = [page.range_input(f"x{i + 1}", "x" + "₁₂₃"[i], low, high, step, start) for i, start in enumerate(x)]
     corners = np.array(np.meshgrid(*[[low, high]] * L.shape[1])).reshape(L.shape[1], -1)
     products = (L @ corners) * (R @ corners)
-    data = {"kind": "bilinear", "title": title, "inputs": inputs, "D": plain(D), "L": plain(L), "R": plain(R),
-            "bounds": {"h": _bound(products), "f": _bound(D @ products)}}
-    return Slider(checked_name(name), data)
+    return _slider(name, kind="bilinear", title=title, inputs=inputs, D=page.plain(D), L=page.plain(L), R=page.plain(R),
+                   bounds={"h": _bound(products), "f": _bound(D @ products)})
 
 
 def scale(name: str, D: Any, L: Any, R: Any, point: Sequence[float], output: int = 0, low: float = -2.0, high: float = 2.0,
-          start: float = 1.0, step: float = 0.05, title: str = "One input, scaled: f(ax) = a² f(x)") -> Slider:
+          start: float = 1.0, step: float = 0.05, title: str = "One input, scaled: f(ax) = a² f(x)") -> Widget:
     """One range input a: the contributions D_ok (L_k ax)(R_k ax) of every hidden unit to one output, and their shares.
 
-    Factors as in :func:`bilinear`; ``output`` is o. Keys of ``evaluate``: ``c1..`` (contributions), ``s1..`` (shares of the sum of
-    absolute contributions, ``None`` where that sum is 0), ``f`` (the output at ax, summed), ``a2f`` (a² times the output at x).
-
-    >>> shown = scale("demo", [[1, -1]], [[1, 0], [0, 1]], [[1, 1], [0, 1]], [1.0, 0.5]).evaluate([2.0])
-    >>> shown["f"] == shown["a2f"], shown["s2"]
-    (True, 0.14285714285714285)
+    Factors as in `bilinear`; `output` is o. Keys of `evaluate`: `c1..` (contributions), `s1..` (shares of the sum of their
+    sizes, None where that is 0), `f` (the output at ax, summed), `a2f` (a² times the output at x).
     """
     D, L, R, x = _factors(D, L, R, point)
-    output = whole("output", output, 0, len(D) - 1)
-    require_text(title=title)
-    inputs = [range_input("a", "a", low, high, step, start)]
+    output = require_whole("output", output, 0, len(D) - 1)
+    inputs = [page.range_input("a", "a", low, high, step, start)]
     contributions = D[output] * (L @ x) * (R @ x) * max(abs(low), abs(high)) ** 2
-    data = {"kind": "scale", "title": title, "inputs": inputs, "point": plain(x),
-            "D": plain(D[output]), "L": plain(L), "R": plain(R),
-            "bounds": {"c": _bound(contributions), "s": 1.0, "f": _bound(np.abs(contributions).sum())}}
-    return Slider(checked_name(name), data)
+    bounds = {"c": _bound(contributions), "s": 1.0, "f": _bound(np.abs(contributions).sum())}
+    return _slider(name, kind="scale", title=title, inputs=inputs, point=page.plain(x), D=page.plain(D[output]),
+                   L=page.plain(L), R=page.plain(R), bounds=bounds)
 
 
 def polynomial(name: str, curves: Mapping[str, Sequence[Any]], variable: str = "a", low: float = -2.0, high: float = 2.0,
                start: float = 1.0, step: float | None = None, y: tuple[float, float] | None = None,
-               title: str = "Move the marker along the curves") -> Slider:
+               title: str = "Move the marker along the curves") -> Widget:
     """Curves in one variable with a marker that a range input moves.
 
-    ``curves`` maps a label to the coefficients of a polynomial, constant term first, or to a pair (numerator, denominator) of such for a
-    rational curve. ``y`` is the vertical range drawn (default: that of the curves). Keys of ``evaluate``: ``y1..`` in their order.
-    Raises ``ValueError`` naming the argument that cannot be drawn.
+    `curves` maps a label to the coefficients of a polynomial, constant term first, or to a pair (numerator, denominator) of
+    such. `y` is the vertical range drawn (default: that of the curves). Keys: `y1..`. Raises ValueError naming the argument.
 
     >>> polynomial("demo", {"square": [0, 0, 1], "bounded": ([0, 1], [1, 0, 1])}, start=1.0).evaluate([2.0])
     {'y1': 4.0, 'y2': 0.4}
     """
-    curves = mapping("curves", curves)
-    if not 1 <= len(curves) <= 7:
-        raise ValueError(f"curves: got {len(curves)}, allowed: 1 to 7")
-    if y is not None:
-        ends = finite_array(y, "y")
-        require(ends.shape == (2,) and ends[0] < ends[1], "y", y, "two finite numbers, the lower one first")
-    require_text(variable=variable, title=title)
-    key = variable if re.fullmatch(r"[^\W\d][\w-]*", variable) else "variable"
-    inputs = [range_input(key, variable, low, high, (real("high", high) - real("low", low)) / 80 if step is None else step, start)]
-    drawn = [{"label": label, **_fraction(label, coefficients, low, high)} for label, coefficients in curves.items()]
-    data = {"kind": "polynomial", "title": title, "inputs": inputs, "curves": drawn}
-    return Slider(checked_name(name), {**data, "box": slider_page.box(data, y, evaluate)})
+    page.require_names("curves", curves, 7)
+    key = variable if isinstance(variable, str) and re.fullmatch(r"[^\W\d][\w-]*", variable) else "variable"
+    step = (require_number("high", high) - require_number("low", low)) / 80 if step is None else step
+    data = {"kind": "polynomial", "title": title, "inputs": [page.range_input(key, variable, low, high, step, start)],
+            "curves": [{"label": label, **_fraction(label, each, low, high)} for label, each in curves.items()]}
+    return _slider(name, **data, box=_box(data, None if y is None else require_interval(y, "y")))
 
 
-def evaluate(data: Mapping[str, Any], values: Sequence[float]) -> dict[str, float | None]:
-    """What a page with ``data`` shows when its inputs stand at ``values``; ``None`` for what is undefined there.
-
-    >>> evaluate({"kind": "polynomial", "curves": [{"numerator": [1, 2], "denominator": [1]}]}, [3.0])
-    {'y1': 7.0}
-    """
-    inputs = finite_array(values, "values")
-    count = len(data["L"][0]) if data["kind"] == "bilinear" else 1
-    require(inputs.shape == (count,), "values", values, f"{count} numbers, one an input")
-    return {"bilinear": _bilinear, "scale": _scale, "polynomial": _polynomial}[data["kind"]](data, inputs)
+def _slider(name: str, **data: Any) -> Widget:
+    return Widget("Slider", name, data, evaluate, html)
 
 
-def _bilinear(data: Mapping[str, Any], x: np.ndarray) -> dict[str, float | None]:
-    left, right = np.array(data["L"]) @ x, np.array(data["R"]) @ x
-    hidden = left * right
-    return _named(l=left, r=right, h=hidden, f=np.array(data["D"]) @ hidden)
+def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None) -> tuple[np.ndarray, ...]:
+    D, L, R, x = (as_array(values, name) for name, values in (("D", D), ("L", L), ("R", R), ("point", point)))
+    if not (D.ndim == L.ndim == 2 and L.shape == R.shape and D.shape[1] == L.shape[0] and x.shape == L.shape[1:] and D.size and L.size):
+        raise ValueError("shapes of D, L, R, point must be (o, h), (h, d), (h, d), (d,), not empty, "
+                         f"got {D.shape}, {L.shape}, {R.shape}, {x.shape}")
+    if L.shape[0] > 8 or L.shape[1] > (most_inputs or L.shape[1]):
+        raise ValueError(f"L must have at most 8 hidden units and {most_inputs or 'any'} inputs, "
+                         f"got {L.shape[0]} hidden units and {L.shape[1]} inputs")
+    return D, L, R, x
 
 
-def _scale(data: Mapping[str, Any], values: np.ndarray) -> dict[str, float | None]:
-    D, L, R, x = (np.array(data[key]) for key in ("D", "L", "R", "point"))
-    c = D * (L @ (values[0] * x)) * (R @ (values[0] * x))
-    total = float(np.abs(c).sum())
-    shares = np.abs(c) / total if total else [None] * len(c)
-    return {**_named(c=c, s=shares), "f": float(c.sum()), "a2f": float(values[0] ** 2 * (D * (L @ x) * (R @ x)).sum())}
-
-
-def _polynomial(data: Mapping[str, Any], values: np.ndarray) -> dict[str, float | None]:
-    def value(curve: Mapping[str, Any]) -> float | None:
-        above, below = (float(np.polynomial.polynomial.polyval(values[0], curve[part])) for part in ("numerator", "denominator"))
-        return above / below if below else None
-
-    return {f"y{i + 1}": value(curve) for i, curve in enumerate(data["curves"])}
-
-
-def _named(**groups: Any) -> dict[str, float | None]:
-    """Flat keys: the letter of the group and the number of the entry, from 1."""
-    flat = {f"{letter}{i + 1}": entry for letter, entries in groups.items() for i, entry in enumerate(entries)}
-    return {key: None if entry is None else float(entry) for key, entry in flat.items()}
+def _bound(values: Any) -> float:
+    return float(f"{float(np.abs(values).max()) or 1.0:.6g}")
 
 
 def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) -> dict[str, list[float]]:
@@ -162,48 +99,103 @@ def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) 
         pair = len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
     except (TypeError, ValueError, RuntimeError):
         pair = False
-    above, below = (finite_array(side, f"curves: {label!r}") for side in (coefficients if pair else (coefficients, [1.0])))
-    if not (above.ndim == 1 and above.size and below.any()):
-        raise ValueError(f"curves: got {coefficients!r} for {label!r}, allowed: one coefficient at least, and a denominator other than 0")
-    return {key: plain(side, powers(len(side), low, high)) for key, side in (("numerator", above), ("denominator", below))}
+    above, below = (as_array(side, f"curves: {label!r}") for side in (coefficients if pair else (coefficients, [1.0])))
+    fits = above.ndim == below.ndim == 1 and above.size and below.any()
+    require(fits, f"curves: {label!r}", coefficients, "at least one coefficient, and a denominator other than 0")
+    numerator, denominator = (page.plain(side, page.powers(len(side), low, high)) for side in (above, below))
+    return {"numerator": numerator, "denominator": denominator}
 
 
-def _factors(D: Any, L: Any, R: Any, point: Any, most_inputs: int | None = None) -> tuple[np.ndarray, ...]:
-    D, L, R, x = (finite_array(values, name) for name, values in (("D", D), ("L", L), ("R", R), ("point", point)))
-    if not (D.ndim == L.ndim == 2 and L.shape == R.shape and D.shape[1] == L.shape[0] and x.shape == L.shape[1:] and D.size and L.size):
-        raise ValueError(f"shapes: got D {D.shape}, L {L.shape}, R {R.shape}, point {x.shape}, allowed: (o, h), (h, d), (h, d), (d,), "
-                         "not empty")
-    if L.shape[0] > 8 or L.shape[1] > (most_inputs or L.shape[1]):
-        raise ValueError(f"L: got {L.shape[0]} hidden units and {L.shape[1]} inputs, allowed: 8 and {most_inputs or 'any'} at most")
-    return D, L, R, x
+def _box(data: Data, y: tuple[float, float] | None) -> dict[str, Any]:
+    """The drawing area of the curves: where it lies in the picture, its ranges, and the curves' heights at even steps."""
+    low, high = data["inputs"][0]["low"], data["inputs"][0]["high"]
+    columns = [evaluate(data, [a]) for a in np.linspace(low, high, POINTS)]
+    heights = [[None if column[key] is None else float(f"{column[key]:.6g}") for column in columns] for key in columns[0]]
+    known = [height for curve in heights for height in curve if height is not None]
+    least, most = y or (min(known), max(known))
+    margin = 0.0 if y else max(0.05 * (most - least) or 1.0, 1e-4 * abs(most))
+    bottom, top = (float(f"{height:.6g}") for height in (least - margin, most + margin))
+    require(bottom < top, "y", y, "numbers that differ in their first 6 digits")
+    return {**page.FRAME, "low": low, "high": high, "min": bottom, "max": top, "heights": heights}
 
 
-def range_input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
-    """One range input; the start must be a value that the browser can show, which is ``low`` plus whole steps.
-
-    Browsers add steps in decimal: a step whose multiple would miss ``high`` by rounding is cut after 15 digits.
-    ``decimals`` of the value shown tell one step from the next.
-    """
-    low, high, step, start = real("low", low), real("high", high), real("step", step), real("start", start)
-    if not (-math.inf < low < high < math.inf and 0 < step < math.inf and (high - low) / step < 1e15):
-        raise ValueError(f"range of {key}: got low={low}, high={high}, step={step}, allowed: finite, low < high, step above 0, below "
-                         "1e15 steps")
-    steps = (start - low) / step
-    if not low <= start <= high or abs(steps - round(steps)) > 1e-6:
-        raise ValueError(f"start of {key}: got {start}, allowed: {low} plus a whole number of steps of {step}, up to {high}")
-    first, end, each, count = Decimal(repr(low)), Decimal(repr(high)), Decimal(repr(step)), math.floor((high - low) / step + 1e-6)
-    if first + count * each > end:
-        each = Context(prec=15, rounding=ROUND_DOWN).divide(end - first, Decimal(count))
-    places = max(decimals(low), decimals(float(each)))
-    return {"key": key, "label": label, "low": low, "high": high, "last": float(first + count * each), "step": float(each),
-            "start": float(first + round(steps) * each), "decimals": min(places, max(6, 5 - math.floor(math.log10(step))))}
+def evaluate(data: Data, values: Sequence[float]) -> Shown:
+    """What a page with `data` shows when its inputs stand at `values`; None for what is undefined there."""
+    inputs, count = as_array(values, "values"), len(data["L"][0]) if data["kind"] == "bilinear" else 1
+    require(inputs.shape == (count,), "values", values, f"{count} numbers, one an input")
+    if data["kind"] == "polynomial":
+        value = lambda side: float(polyval(inputs[0], side))
+        ratios = ((value(curve["numerator"]), value(curve["denominator"])) for curve in data["curves"])
+        return {f"y{i}": above / below if below else None for i, (above, below) in enumerate(ratios, 1)}
+    D, L, R = (np.array(data[key]) for key in "DLR")
+    if data["kind"] == "bilinear":
+        left, right = L @ inputs, R @ inputs
+        return page.numbered(l=left, r=right, h=left * right, f=D @ (left * right))
+    x, a = np.array(data["point"]), inputs[0]
+    c = D * (L @ (a * x)) * (R @ (a * x))
+    total = float(np.abs(c).sum())
+    shares = np.abs(c) / total if total else [None] * len(c)
+    return {**page.numbered(c=c, s=shares), "f": float(c.sum()), "a2f": float(a**2 * (D * (L @ x) * (R @ x)).sum())}
 
 
-def _bound(values: Any) -> float:
-    return float(f"{float(np.abs(values).max()) or 1.0:.6g}")
+def html(widget: Widget) -> str:
+    data = widget.data
+    start = evaluate(data, [each["start"] for each in data["inputs"]])
+    tables = {"bilinear": _bilinear, "scale": _scale, "polynomial": _polynomial}[data["kind"]](data, start)
+    body = "\n".join([*(page.control(widget.name, each) for each in data["inputs"]), tables, _samples(data)])
+    return page.frame(widget, "slider", body, ["slider.js"])
 
 
-def checked_name(name: str) -> str:
-    fits = isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9-]*", name)
-    require(fits, "name", name, "lower-case letters, digits and '-', starting with a letter")
-    return name
+def text(value: float | None) -> str:
+    """A number as the script writes it, with 7 significant digits."""
+    return "undefined" if value is None else page.precise(0.0 if abs(value) < 1e-12 else value)
+
+
+def _row(label: Any, start: Shown, bounds: Data, *keys: str, before: str = "") -> str:
+    """A row with a bar and a number for each key; keys of one letter share a bound."""
+    cells = (page.bar(key, start[key], bound := bounds[key.strip("0123456789")[-1]], f' data-bound="{page.exact(bound)}"')
+             + page.cell(key, text(start[key])) for key in keys)
+    return f'<tr><th scope="row">{label}</th>{before}{"".join(cells)}</tr>'
+
+
+def _bilinear(data: Data, start: Shown) -> str:
+    factors = '<td class="tlm-detail"><span data-key="l{0}">{1}</span> × <span data-key="r{0}">{2}</span></td>'
+    hidden = [_row(k, start, data["bounds"], f"h{k}", before=factors.format(k, text(start[f"l{k}"]), text(start[f"r{k}"])))
+              for k in range(1, len(data["L"]) + 1)]
+    outputs = [_row(o, start, data["bounds"], f"f{o}") for o in range(1, len(data["D"]) + 1)]
+    return (page.table("Hidden units: each encoder, and their product", ["unit", "(Lx) × (Rx)", "", "product"], hidden)
+            + page.table("Outputs: the products, mixed by D", ["output", "", "f(x)"], outputs, live=True))
+
+
+def _scale(data: Data, start: Shown) -> str:
+    rows = [_row(k, start, data["bounds"], f"c{k}", f"s{k}") for k in range(1, len(data["L"]) + 1)]
+    labels = ("f", "f(ax), summed over the units"), ("a2f", SUMS["a2f"])
+    sums = [_row(label, start, data["bounds"], key) for key, label in labels]
+    head = ["unit", "", "contribution", "", "share"]
+    return (page.table("Contribution of each hidden unit at ax, and its share", head, rows)
+            + page.table("The output", ["", "", "value"], sums, live=True))
+
+
+def _polynomial(data: Data, start: Shown) -> str:
+    box, first = data["box"], data["inputs"][0]
+    plot, parts, rows = Plot(first["low"], first["high"], first["label"], box["min"], box["max"]), [], []
+    labels = [escape(curve["label"]) for curve in data["curves"]]
+    looks = zip(palette.values(), page.DASHES)
+    for (key, value), label, heights, (colour, dash) in zip(start.items(), labels, box["heights"], looks):
+        height, seen = (value, "visible") if value is not None and plot.inside(value) else (plot.top, "hidden")
+        parts.append(f'<path d="{plot.path(heights)}" {page.STROKE.format(colour, 2, dash)}/>'
+                     + plot.dot(key, first["start"], height, colour, 5, f' visibility="{seen}"'))
+        rows.append(f'<tr><th scope="row">{page.SWATCH.format(colour, dash)} {label}</th>{page.cell(key, text(value))}</tr>')
+    picture = page.PICTURE.format("Curves: " + ", ".join(labels), "".join([plot.axes(), *parts]))
+    return picture + page.table("Values at the marker", ["curve", "value"], rows, live=True)
+
+
+def _samples(data: Data) -> str:
+    """A few points, computed in Python: the start, and each input at five even places while the others stay."""
+    starts = [each["start"] for each in data["inputs"]]
+    points = [starts] + [starts[:i] + [float(a)] + starts[i + 1:] for i, each in enumerate(data["inputs"])
+                         for a in np.linspace(each["low"], each["high"], 5)]
+    wanted = [key for key in evaluate(data, starts) if key[0] in "fy" or key == "a2f"]
+    names = [escape(data["curves"][int(key[1:]) - 1]["label"]) if key[0] == "y" else SUMS.get(key, key) for key in wanted]
+    rows = [[f"{a:.4g}" for a in point] + [text(evaluate(data, point)[key]) for key in wanted] for point in points]
+    return page.samples("", [escape(each["label"]) for each in data["inputs"]] + names, rows)

@@ -1,95 +1,112 @@
 """A number that is a sum of powers of one strength, each power a part with a name, stacked on the page from nothing to the sum.
 
-Made for the response of a layer to a steering vector, where the parts are what is there without the vector, the cross term and the
-self term. Needs no kernel: the coefficients stand in the page, and a short script evaluates and stacks them for the strength and for
-the choices that the reader makes. :func:`evaluate` is the same in Python.
+Made for the response of a layer to a steering vector: what is there without it, the cross term and the self term.
 """
 
-from __future__ import annotations
-
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
 
-from tensorlm.notebook.arguments import finite, finite_array, mapping, options, require_text, texts, whole
-from tensorlm.notebook.widgets import stacked_parts_page
-from tensorlm.notebook.widgets.page import plain, powers
-from tensorlm.notebook.widgets.sliders import checked_name, range_input
+from tensorlm.checks import as_array, require, require_instance, require_number, require_whole
+from tensorlm.notebook.figures import palette
+from tensorlm.notebook.widgets import page
+from tensorlm.notebook.widgets.page import Data, Plot, Widget
+
+POINTS = 81
+COLOURS = [palette[name] for name in ("sky", "green", "blue", "orange", "pink", "amber")]
 
 
-@dataclass(frozen=True)
-class StackedParts:
-    """The widget: its name (the id on the page) and all that the page gets to know, JSON-safe."""
+def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[str]], values: Any, variable: str = "α",
+          low: float = -2.0, high: float = 2.0, start: float = 1.0, step: float = 0.05, total: str = "sum",
+          title: str = "Parts of a response, stacked") -> Widget:
+    """A range input for the strength and one list for each of `choices`; shows every part, and their sum.
 
-    name: str
-    data: dict[str, Any]
-
-    def evaluate(self, strength: float, chosen: Sequence[int]) -> dict[str, float]:
-        """What the page must show at a strength for the chosen options: see :func:`evaluate`."""
-        return evaluate(self.data, strength, chosen)
-
-    def _repr_html_(self) -> str:
-        return stacked_parts_page.html(self.name, self.data, evaluate)
-
-    def __repr__(self) -> str:
-        return f"StackedParts {self.name!r}: {self.data['title']}"
-
-
-def stack(name: str, parts: Mapping[str, int], choices: Mapping[str, Sequence[str]], values: Any, variable: str = "α", low: float = -2.0,
-          high: float = 2.0, start: float = 1.0, step: float = 0.05, total: str = "sum",
-          title: str = "Parts of a response, stacked") -> StackedParts:
-    """A range input for the strength and one list for each of ``choices``; shows every part, and their sum.
-
-    ``parts`` maps a name to its power (0 to 6) of the strength; ``choices`` maps a label to the options of a list (1 to 3 lists), the last
-    one the quantity that is read, with a scale of its own. ``values`` (options of the first list, ..., of the last, parts) holds the
-    coefficients. Keys of ``evaluate``: ``p1`` .. in the order of ``parts``, and ``sum``. Raises ``ValueError`` naming the argument.
+    `parts` maps a name to its power (0 to 6) of the strength; `choices` maps a label to the options of a list, the last one
+    the quantity that is read, with a scale of its own. `values` (options of the first list, ..., of the last, parts) are the
+    coefficients. Keys of `evaluate`: `p1` .. in the order of `parts`, and `sum`. Raises ValueError naming the argument.
 
     >>> demo = stack("demo", {"cross": 1, "self": 2}, {"output": ["first", "second"]}, [[3.0, 1.0], [0.0, -1.0]])
     >>> demo.evaluate(2.0, [0]), demo.evaluate(-2.0, [1])["sum"]
     ({'p1': 6.0, 'p2': 4.0, 'sum': 10.0}, -4.0)
     """
-    parts = {label: whole(f"parts: power of {label!r}", power, 0, 6) for label, power in mapping("parts", parts).items()}
-    if not 1 <= len(parts) <= 6:
-        raise ValueError(f"parts: got {parts}, allowed: 1 to 6 names, each with a power from 0 to 6")
-    choices = {label: texts(f"choices: options of {label!r}", options) for label, options in mapping("choices", choices).items()}
-    require_text(variable=variable, total=total, title=title)
-    control = range_input("strength", variable, low, high, step, start)
-    coefficients = finite_array(values, "values")
-    shape = (*(len(options) for options in choices.values()), len(parts))
-    if not 1 <= len(choices) <= 3 or 0 in shape or coefficients.shape != shape:
-        raise ValueError(f"values: got shape {coefficients.shape}, allowed: {shape} for 1 to 3 lists of choices and {len(parts)} parts")
-    lists = [{"label": label, "options": list(options)} for label, options in choices.items()]
+    page.require_names("parts", parts, 6)
+    page.require_names("choices", choices, 3)
+    powers = [require_whole(f"parts: power of {label!r}", power, 0, 6) for label, power in parts.items()]
+    lists = [{"label": label, "options": page.texts(f"choices of {label!r}", each)} for label, each in choices.items()]
+    require_instance("total", total, str)
+    control = page.range_input("strength", variable, low, high, step, start)
+    coefficients, shape = as_array(values, "values"), (*(len(each["options"]) for each in lists), len(parts))
+    fits = coefficients.shape == shape and 0 not in shape
+    require(fits, "values", coefficients, f"an array of shape {shape}, options of each list and parts, not empty")
     data = {"kind": "stacked", "title": title, "total": total, "inputs": [control],
-            "parts": [{"label": label, "power": power} for label, power in parts.items()], "choices": lists,
-            "values": plain(coefficients, powers(7, low, high)[list(parts.values())])}
-    data["scales"] = [_scale(data, coefficients[..., option, :].reshape(-1, len(parts))) for option in range(shape[-2])]
-    try:
-        json.dumps(data, allow_nan=False)
-    except ValueError:
-        raise ValueError(f"values of {name}: got sums that overflow, allowed: finite numbers at every strength") from None
-    return StackedParts(checked_name(name), data)
+            "parts": [{"label": label, "power": power} for label, power in zip(parts, powers)], "choices": lists,
+            "values": page.plain(coefficients, page.powers(7, low, high)[powers])}
+    data["scales"] = [_scale(control, rows.reshape(-1, len(parts)), powers) for rows in np.moveaxis(coefficients, -2, 0)]
+    return Widget("StackedParts", name, data, evaluate, html)
 
 
-def evaluate(data: Mapping[str, Any], strength: float, chosen: Sequence[int]) -> dict[str, float]:
-    """What a page with ``data`` shows at ``strength`` when the lists stand at the options with the numbers ``chosen``."""
-    row, strength = data["values"], finite("strength", strength, -1e50, 1e50)
-    for option in options(chosen, [len(each["options"]) for each in data["choices"]]):
+def evaluate(data: Data, strength: float, chosen: Sequence[int]) -> dict[str, float]:
+    """What a page with `data` shows at `strength` when the lists stand at the options with the numbers `chosen`."""
+    row, strength = data["values"], require_number("strength", strength, least=-1e50, most=1e50)
+    for option in page.chosen_options(chosen, [len(each["options"]) for each in data["choices"]]):
         row = row[option]
     shown = [coefficient * strength ** part["power"] for coefficient, part in zip(row, data["parts"])]
-    return {**{f"p{i}": float(value) for i, value in enumerate(shown, 1)}, "sum": float(sum(shown))}
+    return {**page.numbered(p=shown), "sum": float(sum(shown))}
 
 
-def _scale(data: Mapping[str, Any], rows: np.ndarray) -> dict[str, float]:
+def _scale(control: Data, rows: np.ndarray, powers: list[int]) -> dict[str, float]:
     """Of one quantity over all options of the other lists: the range of the curves, and how far partial sums reach."""
-    control = data["inputs"][0]
-    strengths = np.linspace(control["low"], control["high"], stacked_parts_page.POINTS)
-    powers = np.array([part["power"] for part in data["parts"]])
-    terms = rows[:, None, :] * strengths[None, :, None] ** powers
+    strengths = np.linspace(control["low"], control["high"], POINTS)
+    terms = rows[:, None, :] * strengths[None, :, None] ** np.array(powers)
     partial = terms.cumsum(-1)
     drawn = np.concatenate([terms.ravel(), partial[..., -1].ravel(), [0.0]])
     margin = 0.04 * (drawn.max() - drawn.min()) or 1.0
     least, most, reach = drawn.min() - margin, drawn.max() + margin, np.abs(partial).max() or 1.0
     return {key: float(f"{value:.6g}") for key, value in (("min", least), ("max", most), ("reach", reach))}
+
+
+def html(widget: Widget) -> str:
+    data, chosen = widget.data, [0] * len(widget.data["choices"])
+    shown, name = evaluate(data, data["inputs"][0]["start"], chosen), widget.name
+    lists = (page.choice(name, f"choice{i}", str(i), *each.values()) for i, each in enumerate(data["choices"]))
+    body = "\n".join([*lists, page.control(name, data["inputs"][0]), _parts(data, shown, chosen), _samples(data)])
+    return page.strength_frame(widget, "stack", body, "stacked_parts.js", POINTS)
+
+
+def _looks(data: Data) -> list[tuple[str, str, str, str]]:
+    """Key, name, colour and dashes of every part and of the sum, which is black and solid."""
+    labels = [escape(part["label"]) for part in data["parts"]]
+    keys = [f"p{i}" for i in range(1, len(labels) + 1)]
+    return [*zip(keys, labels, COLOURS, page.DASHES[1:]), ("sum", escape(data["total"]), palette["black"], "")]
+
+
+def _parts(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
+    """Every part and the sum, as curves over the strength and as stacked bars."""
+    first, hidden, rows = data["inputs"][0], ' display="none"', []
+    plots = [Plot(first["low"], first["high"], first["label"], each["min"], each["max"]) for each in data["scales"]]
+    columns = [evaluate(data, float(a), chosen) for a in np.linspace(first["low"], first["high"], POINTS)]
+    parts = [f'<g data-axes="{i}"{hidden * (i > 0)}>{plot.axes()}</g>' for i, plot in enumerate(plots)]
+    parts.append(plots[0].here(first["start"]))
+    for key, name, colour, dash in _looks(data):
+        path = plots[0].path([column[key] for column in columns])
+        parts.append(f'<path data-curve="{key}" d="{path}" {page.STROKE.format(colour, 3 if key == "sum" else 2, dash)}/>'
+                     + plots[0].dot(key, first["start"], here[key], colour))
+        rows.append((key, colour, f"{page.SWATCH.format(colour, dash)} {name}"))
+    picture = page.PICTURE.format("Curves: " + ", ".join(name for _, name, _, _ in _looks(data)), "".join(parts))
+    bars = page.stacked_bars(rows, here, data["scales"][0]["reach"])
+    table = page.table("Each part starts where the one above it ends", ["part", "", "value"], bars, live=True)
+    return f"{picture}\n{table}"
+
+
+def _samples(data: Data) -> str:
+    """All options of the last list at five even strengths, the other lists at their first option."""
+    first, (*others, last) = data["inputs"][0], data["choices"]
+    rows = []
+    for option, words in enumerate(last["options"]):
+        for a in np.linspace(first["low"], first["high"], 5):
+            shown = evaluate(data, float(a), [0] * len(others) + [option])
+            rows.append([escape(words), f"{a:.4g}", *(page.rounded(value, signed=True) for value in shown.values())])
+    heads = [escape(last["label"]), escape(first["label"]), *(name for _, name, _, _ in _looks(data))]
+    return page.samples("".join(f", {escape(each['label'])}: {escape(each['options'][0])}" for each in others), heads, rows)

@@ -1,142 +1,145 @@
 """The words that a model expects next while a steering vector joins its stream, on the page: probabilities, and what each path adds.
 
-Made for a polynomial model, where every logit is a polynomial in the strength. Needs no kernel: the page holds the coefficients for a
-few prompts and vectors, takes the softmax over the whole vocabulary, and stacks the paths. :func:`evaluate` is the same in Python.
+Every logit is a polynomial in the strength: the page takes the softmax over the whole vocabulary, and stacks the paths.
 """
 
-from __future__ import annotations
-
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.polynomial.polynomial import polyval
 
-from tensorlm.notebook.arguments import entries, finite, finite_array, mapping, options, require, require_text, texts, whole
-from tensorlm.notebook.widgets import steered_tokens_page as steered_words_page
-from tensorlm.notebook.widgets.page import plain, powers
-from tensorlm.notebook.widgets.sliders import checked_name, range_input
+from tensorlm.checks import as_array, require, require_instance, require_number, require_whole
+from tensorlm.notebook.figures import palette
+from tensorlm.notebook.widgets import page
+from tensorlm.notebook.widgets.page import Data, Plot, Widget
+from tensorlm.notebook.widgets.stacked_parts import COLOURS
 
 DIGITS = 9  # kept of the largest term: coefficients that were fitted are not known better on every processor
-
-
-@dataclass(frozen=True)
-class SteeredWords:
-    """The widget: its name (the id on the page) and all that the page gets to know, JSON-safe."""
-
-    name: str
-    data: dict[str, Any]
-
-    def evaluate(self, strength: float, chosen: Sequence[int]) -> dict[str, float]:
-        """What the page must show at a strength for a prompt and a vector: see :func:`evaluate`."""
-        return evaluate(self.data, strength, chosen)
-
-    def _repr_html_(self) -> str:
-        return steered_words_page.html(self.name, self.data, evaluate)
-
-    def __repr__(self) -> str:
-        return f"SteeredWords {self.name!r}: {self.data['title']}"
+POINTS = 121
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its ``text``, the tokens of 1 to 5 ``words`` whose probabilities are shown, and ``contest``, the read-out's name."""
+    """One prompt: its `text`, the tokens of 1 to 5 `words` whose probabilities are shown, and the name of the read-out."""
 
     text: str
     words: Mapping[str, int]
     contest: str
 
+    def __post_init__(self) -> None:
+        require_instance("text", self.text, str)
+        require_instance("contest", self.contest, str)
+        page.require_names(f"words of {self.text!r}", self.words, 5)
 
-def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: Any, paths: Any, labels: Sequence[str], low: float = -2.0,
-          high: float = 2.0, start: float = 1.0, step: float = 0.05, variable: str = "α", title: str = "A steered model") -> SteeredWords:
+
+def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: Any, paths: Any, labels: Sequence[str],
+          low: float = -2.0, high: float = 2.0, start: float = 1.0, step: float = 0.05, variable: str = "α",
+          title: str = "A steered model") -> Widget:
     """A range input for the strength, a list of prompts and a list of vectors.
 
-    ``logits[prompt][vector]`` (vocab, powers) holds the coefficients in rising powers of the strength, ``paths[prompt][vector]`` (paths,
-    powers) those of what each path adds to the read-out, named by ``labels``. Keys of ``evaluate``: ``w1`` .. the probabilities of the
-    prompt's words, ``p1`` .. the paths, and ``sum`` of the paths. Raises ``ValueError`` naming the argument.
+    `logits[prompt][vector]` (vocab, powers) holds the coefficients in rising powers of the strength, `paths[prompt][vector]`
+    (paths, powers) those of what each path adds to the read-out, named by `labels`. Keys of `evaluate`: `w1` .. the
+    probabilities of the prompt's words, `p1` .. the paths, and `sum` of the paths. Raises ValueError naming the argument.
 
     >>> demo = steer("demo", [Prompt("the dog", {"is": 0, "are": 1}, "are − is")], ["plural"], [[[[1, 0], [0, 2]]]], [[[[0, 2]]]], ["all"])
     >>> {key: round(value, 3) for key, value in demo.evaluate(0.5, (0, 0)).items()}
     {'w1': 0.5, 'w2': 0.5, 'p1': 1.0, 'sum': 1.0}
     """
-    prompts, vectors, labels = entries("prompts", prompts), texts("vectors", vectors), texts("labels", labels)
-    for each in prompts:
-        _check_prompt(each)
-    if not prompts or not vectors or not 1 <= len(labels) <= 5:
-        raise ValueError(f"prompts, vectors, labels: got {len(prompts)}, {len(vectors)} and {len(labels)}, allowed: 1 or more, labels up "
-                         "to 5")
-    head, tail = ([[finite_array(rows, kind) for rows in entries(kind, row)] for row in entries(kind, table)]
-                  for kind, table in (("logits", logits), ("paths", paths)))
-    require_text(variable=variable, title=title)
-    _require_shapes(prompts, len(vectors), head, tail, len(labels))
-
-    def stored(rows: np.ndarray) -> Any:
-        return plain(rows, powers(rows.shape[-1], low, high), DIGITS)
-
+    fits = isinstance(prompts, Sequence) and prompts and all(isinstance(each, Prompt) for each in prompts)
+    require(fits, "prompts", prompts, "a sequence of at least one Prompt")
+    vectors, labels = page.texts("vectors", vectors, 1, 99), page.texts("labels", labels, 1, 5)
+    counts = len(prompts), len(vectors)
+    head, tail = _tables("logits", logits, counts), _tables("paths", paths, counts)
+    for prompt, row, ways in zip(prompts, head, tail):
+        for word, token in prompt.words.items():
+            require_whole(f"words of {prompt.text!r}: token of {word!r}", token, 0, min(map(len, row)) - 1)
+        require(all(len(rows) == len(labels) for rows in ways), f"paths of {prompt.text!r}", list(map(len, ways)),
+                f"{len(labels)} rows, one a label")
+    control = page.range_input("strength", variable, low, high, step, start)
+    plain = lambda rows: page.plain(rows, page.powers(rows.shape[-1], low, high), DIGITS)
+    stored = lambda table: [list(map(plain, row)) for row in table]
     shown = [{"text": each.text, "contest": each.contest, "words": [*each.words], "tokens": [*each.words.values()]} for each in prompts]
-    control = range_input("strength", variable, low, high, step, start)
-    data: dict[str, Any] = {
-        "kind": "steered", "title": title, "inputs": [control], "prompts": shown,
-        "vectors": list(vectors), "labels": list(labels), "logits": [[stored(rows) for rows in row] for row in head],
-        "paths": [[stored(rows) for rows in row] for row in tail]}
-    data["reach"] = [_reach(data, row) for row in tail]
+    return Widget("SteeredWords", name, {
+        "kind": "steered", "title": title, "inputs": [control], "prompts": shown, "vectors": vectors, "labels": labels,
+        "logits": stored(head), "paths": stored(tail), "reach": [_reach(control, row) for row in tail]}, evaluate, html)
+
+
+def _tables(kind: str, given: Any, counts: tuple[int, int]) -> list[list[np.ndarray]]:
+    """Arrays of two axes, for every prompt and vector."""
     try:
-        json.dumps(data, allow_nan=False)
-    except ValueError:
-        raise ValueError(f"paths of {name}: got sums that overflow, allowed: finite numbers at every strength") from None
-    return SteeredWords(checked_name(name), data)
+        tables = [[as_array(rows, kind) for rows in row] for row in given]
+    except (TypeError, RuntimeError):  # what cannot be iterated over
+        tables = []
+    fits = [len(row) for row in tables] == [counts[1]] * counts[0]
+    fits = fits and all(rows.ndim == 2 and rows.size for row in tables for rows in row)
+    require(fits, kind, given, f"{counts[0]} x {counts[1]} tables, one a prompt and vector, each of two axes, not empty")
+    return tables
 
 
-def evaluate(data: Mapping[str, Any], strength: float, chosen: Sequence[int]) -> dict[str, float]:
-    """What a page with ``data`` shows at ``strength`` for the prompt and the vector with the numbers ``chosen``."""
-    strength = finite("strength", strength)
-    prompt, vector = options(chosen, [len(data["prompts"]), len(data["vectors"])])
-    logits = [horner(row, strength) for row in data["logits"][prompt][vector]]
-    largest = max(logits)
-    total = sum(math.exp(value - largest) for value in logits)
-    words = {f"w{i}": math.exp(logits[token] - largest) / total for i, token in enumerate(data["prompts"][prompt]["tokens"], 1)}
-    paths = [horner(row, strength) for row in data["paths"][prompt][vector]]
-    return {**words, **{f"p{i}": value for i, value in enumerate(paths, 1)}, "sum": sum(paths)}
+def evaluate(data: Data, strength: float, chosen: Sequence[int]) -> dict[str, float]:
+    """What a page with `data` shows at `strength` for the prompt and the vector with the numbers `chosen`."""
+    strength = require_number("strength", strength)
+    prompt, vector = page.chosen_options(chosen, [len(data["prompts"]), len(data["vectors"])])
+    logits, paths = (polyval(strength, np.array(data[kind][prompt][vector]).T) for kind in ("logits", "paths"))
+    likely = np.exp(logits - logits.max())
+    words = likely[data["prompts"][prompt]["tokens"]] / likely.sum()
+    return {**page.numbered(w=words, p=paths), "sum": float(sum(paths))}
 
 
-def horner(coefficients: Sequence[float], strength: float) -> float:
-    """The polynomial with these coefficients, lowest power first.
-
-    >>> horner([1.0, 0.0, 2.0], 3.0)
-    19.0
-    """
-    value = 0.0
-    for coefficient in reversed(coefficients):
-        value = value * strength + coefficient
-    return value
-
-
-def _check_prompt(prompt: Any) -> None:
-    require(isinstance(prompt, Prompt), "prompts: an entry", prompt, "a Prompt")
-    require_text(**{"text of a prompt": prompt.text})
-    require_text(**{f"contest of {prompt.text!r}": prompt.contest})
-    for word, token in mapping(f"words of {prompt.text!r}", prompt.words).items():
-        whole(f"words of {prompt.text!r}: token of {word!r}", token, 0, 2**53)
-
-
-def _require_shapes(prompts: Sequence[Prompt], vectors: int, logits: list, paths: list, labels: int) -> None:
-    for kind, grid in (("logits", logits), ("paths", paths)):
-        if len(grid) != len(prompts) or any(len(row) != vectors for row in grid) or any(rows.ndim != 2 for row in grid for rows in row):
-            raise ValueError(f"{kind}: got {[len(row) for row in grid]} tables, allowed: {len(prompts)} x {vectors}, each of two axes")
-    for prompt, row, ways in zip(prompts, logits, paths):
-        least = min(len(rows) for rows in row)
-        if not 1 <= len(prompt.words) <= 5 or not all(0 <= token < least for token in prompt.words.values()):
-            raise ValueError(f"words of {prompt.text!r}: got {dict(prompt.words)}, allowed: 1 to 5 words with tokens from 0 to {least - 1}")
-        if any(len(rows) != labels for rows in ways):
-            raise ValueError(f"paths of {prompt.text!r}: got {list(map(len, ways))}, allowed: {labels} rows, one a label")
-
-
-def _reach(data: Mapping[str, Any], row: list[np.ndarray]) -> float:
+def _reach(control: Data, row: list[np.ndarray]) -> float:
     """How far the partial sums of the paths of one prompt go, over all strengths and vectors."""
-    control = data["inputs"][0]
-    strengths = np.linspace(control["low"], control["high"], steered_words_page.POINTS)
+    strengths = np.linspace(control["low"], control["high"], POINTS)
     with np.errstate(over="ignore", invalid="ignore"):
         most = max(np.abs(np.cumsum([np.polyval(path[::-1], strengths) for path in rows], axis=0)).max() for rows in row)
     return float(f"{float(most) or 1.0:.6g}")
+
+
+def html(widget: Widget) -> str:
+    name, data = widget.name, widget.data
+    here = evaluate(data, data["inputs"][0]["start"], (0, 0))
+    lists = {"prompt": [each["text"] for each in data["prompts"]], "vector": data["vectors"]}
+    body = "\n".join([*(page.choice(name, label, label, label, options) for label, options in lists.items()),
+                      page.control(name, data["inputs"][0]), _words(data, here), _paths(data, here), _samples(data)])
+    return page.strength_frame(widget, "steer", body, "steered_words.js", POINTS)
+
+
+def _words(data: Data, here: Mapping[str, float]) -> str:
+    """The probabilities as curves over the strength, and in a table with as many rows as the longest prompt needs."""
+    first, words, hidden = data["inputs"][0], data["prompts"][0]["words"], ' hidden=""'
+    plot = Plot(first["low"], first["high"], first["label"], -0.02, 1.02)
+    columns = [evaluate(data, float(a), (0, 0)) for a in np.linspace(first["low"], first["high"], POINTS)]
+    parts, rows = [plot.axes([0.0, 0.25, 0.5, 0.75, 1.0], zero="#dddddd"), plot.here(first["start"])], []
+    for i, (colour, dash) in enumerate(zip(COLOURS, page.DASHES[:max(len(each["words"]) for each in data["prompts"])])):
+        key, there = f"w{i + 1}", i < len(words)
+        value, path = (here[key], plot.path([column[key] for column in columns])) if there else (0.0, "")
+        dot = plot.dot(key, first["start"], value if there else plot.bottom, colour)
+        parts.append(f'<g data-line="{key}"{" display=none" * (not there)}><path data-curve="{key}" d="{path}" '
+                     f'{page.STROKE.format(colour, 2, dash)}/>{dot}</g>')
+        label = f'{page.SWATCH.format(colour, dash)} <span data-word="{key}">{escape(words[i]) if there else ""}</span>'
+        rows.append(f'<tr data-row="{key}"{hidden * (not there)}><th scope="row">{label}</th>'
+                    f'{page.cell(key, page.rounded(value, 3), f"{value:.9g}")}</tr>')
+    label = "Probabilities of words over the strength; the tables below hold the values"
+    table = page.table("Probability of the next word", ["word", "probability"], rows, live=True)
+    return page.PICTURE.format(label, "".join(parts)) + f"\n{table}"
+
+
+def _paths(data: Data, here: Mapping[str, float]) -> str:
+    keyed = [(f"p{i}", colour, escape(label)) for i, (colour, label) in enumerate(zip(COLOURS, data["labels"]), 1)]
+    rows = page.stacked_bars([*keyed, ("sum", palette["black"], "all of it")], here, data["reach"][0])
+    title = f'Change of the logits, <span data-contest>{escape(data["prompts"][0]["contest"])}</span>, path by path'
+    return page.table(title, ["path", "", "change"], rows, live=True)
+
+
+def _samples(data: Data) -> str:
+    """The first prompt at five even strengths, for every vector."""
+    first, prompt, rows = data["inputs"][0], data["prompts"][0], []
+    written = lambda key, value: page.rounded(value, 3) if key[0] == "w" else page.rounded(value, signed=True)
+    for number, vector in enumerate(data["vectors"]):
+        for a in np.linspace(first["low"], first["high"], 5):
+            shown = evaluate(data, float(a), (0, number))
+            rows.append([escape(vector), f"{a:.4g}", *map(written, shown, shown.values())])
+    heads = ["vector", first["label"], *prompt["words"], *data["labels"], "all of it"]
+    return page.samples(f", after: {escape(prompt['text'])}", [escape(words) for words in heads], rows)

@@ -1,6 +1,8 @@
 """Who may import whom in ``tensorlm``, and that nothing in it is left unused or grown too long."""
 
 import ast
+import importlib
+import re
 import statistics
 import subprocess
 import sys
@@ -92,6 +94,49 @@ def test_no_module_is_an_orphan():
     asked = [path for path in MODULES if path.name not in ("__init__.py", "__main__.py") and path.parent.name != "exercises"]
     orphans = [dotted(path) for path in asked if not any(dotted(path) in names for user, names in users.items() if user != path)]
     assert not orphans
+
+
+FACES = sorted(dotted(path) for path in PACKAGE.rglob("__init__.py") if path.parent not in (PACKAGE, PACKAGE / "notebook" / "widgets",
+                                                                                       PACKAGE / "notebook" / "exercises"))
+
+
+def face(package: str) -> set[str]:
+    """The public names of a package: its `__all__`, else its own functions."""
+    module = importlib.import_module(package)
+    own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == package and not name.startswith("_")}
+    return set(getattr(module, "__all__", own))
+
+
+def asked_of_faces(source: str) -> set[tuple[str, str]]:
+    """(module, name) of everything that a text in Python takes from tensorlm."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tensorlm":
+            found |= {(node.module, alias.name) for alias in node.names}
+    return found
+
+
+def chapter_cells(path: Path) -> str:
+    cells = [cell.source for cell in book_files.code_cells(book_files.read(path)) if not cell.source.startswith("%")]
+    return "\n".join(line for cell in cells for line in cell.split("\n") if not line.lstrip().startswith(("%", "!")))
+
+
+@pytest.mark.parametrize("path", book_files.present(), ids=lambda path: path.stem[:2])
+def test_chapters_import_from_faces_only(path):
+    asked = asked_of_faces(chapter_cells(path)) | {
+        pair for cell in book_files.read(path).cells if cell.cell_type == "markdown"
+        for block in re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL) for pair in asked_of_faces(block)}
+    assert {pair for pair in asked if pair[0] not in FACES or pair[1] not in face(pair[0])} == set()
+
+
+def test_faces_are_small_and_every_name_is_used():
+    users = [chapter_cells(path) for path in book_files.present()]
+    users += [path.read_text(encoding="utf-8") for folder in ("benchmarks", "scripts") for path in (book_files.ROOT / folder).glob("*.py")]
+    users += re.findall(r"```python\n(.*?)```", (book_files.ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    asked = set().union(*map(asked_of_faces, users))
+    names = {(package, name) for package in FACES for name in face(package)}
+    assert len(names) <= 110
+    assert names - asked == set()
 
 
 def functions(path: Path) -> dict[str, int]:

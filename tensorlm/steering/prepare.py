@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tensorlm.checks import DTYPES, is_whole, require_finite, require_instance
 from tensorlm.model import Degree, TensorTransformer
-from tensorlm.tensors import CPTensor, from_dense
+from tensorlm.tensors import CPTensor
 
 Positions = str | int | list[int] | tuple[int, ...] | Tensor
 
@@ -262,9 +262,9 @@ def layer_tensor(model: TensorTransformer, layer: int) -> CPTensor:
         raise ValueError(f"layer {layer} must have an MLP of degree 2, whose change is a self term and a cross term; it has {found}; "
                          "take the response to the strength instead")
     if mlp.kind == "full":
-        return from_dense(mlp.T.detach().view(mlp.out, mlp.width, mlp.width))
+        return CPTensor.from_dense(mlp.T.detach().view(mlp.out, mlp.width, mlp.width))
     if mlp.kind == "symmetric":
-        return from_dense(mlp.tensor().detach())
+        return CPTensor.from_dense(mlp.tensor().detach())
     return CPTensor.from_layer(mlp)
 
 

@@ -22,7 +22,7 @@ def ranks(values: Tensor, tolerance: float | None = None) -> Tensor:
     ordered, order = values.detach().sort(dim=-1, descending=True, stable=True)
     if not values.shape[-1]:
         return order
-    parted = ordered[..., :-1] - ordered[..., 1:] > margin(values, tolerance)
+    parted = ordered[..., :-1] - ordered[..., 1:] > _margin(values, tolerance)
     numbers = torch.nn.functional.pad(parted.long().cumsum(-1), (1, 0))
     return torch.empty_like(order).scatter_(-1, order, numbers)
 
@@ -86,22 +86,11 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
             [0., 1.]]))
     """
     signed = upward(vectors.detach())
-    tied = equal(values)
-    if tied.any() and (tied := tied & (values[..., 1:].detach().abs() > margin(values))).any():
-        parts = zip(signed.flatten(0, -3) if signed.ndim > 2 else signed.unsqueeze(0), tied.reshape(-1, tied.shape[-1]).tolist())
+    tied = _ties(values)
+    if tied.any() and (tied := tied & (values[..., 1:].detach().abs() > _margin(values))).any():  # of zeros no basis is fixed
+        parts = zip(signed.reshape(-1, *signed.shape[-2:]), tied.reshape(-1, tied.shape[-1]).tolist())
         signed = torch.stack([_blockwise(rows, ties) for rows, ties in parts]).view_as(vectors)
     return (signed @ vectors.detach().mT) @ vectors if vectors.requires_grad else signed
-
-
-def margin(values: Tensor, tolerance: float | None = None) -> Tensor:
-    """By how much values along the last axis may differ and tie, keeping the axis."""
-    tolerance = TIE * torch.finfo(values.dtype).eps if tolerance is None else tolerance
-    return values.detach().abs().amax(-1, keepdim=True) * tolerance
-
-
-def equal(values: Tensor) -> Tensor:
-    """Whether each of the sorted values (..., n) ties with the next: (..., n - 1)."""
-    return values.detach().diff(dim=-1).abs() <= margin(values)
 
 
 def eigh(matrices: Tensor, order: str = "value", basis: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -122,7 +111,7 @@ def eigh(matrices: Tensor, order: str = "value", basis: Tensor | None = None) ->
         index = by_size(values)
         values, vectors = values.gather(-1, index), vectors.mT.gather(-2, index.unsqueeze(-1).expand_as(vectors))
     vectors = settled(values, vectors if basis is None else vectors @ basis.mT)
-    if vectors.requires_grad and equal(values).any():
+    if vectors.requires_grad and _ties(values).any():
         vectors.register_hook(_refuse)
     return values, vectors
 
@@ -130,6 +119,17 @@ def eigh(matrices: Tensor, order: str = "value", basis: Tensor | None = None) ->
 def _refuse(gradient: Tensor) -> None:
     raise ValueError("eigenvectors of equal eigenvalues have no gradient of their own, got a spectrum with equal ones; move a factor a "
                      "little, or take the gradient through the tensor itself")
+
+
+def _ties(values: Tensor) -> Tensor:
+    """Whether each of the sorted values (..., n) ties with the next: (..., n - 1)."""
+    fixed = values.detach()
+    return (fixed[..., :-1] - fixed[..., 1:]).abs() <= _margin(values)
+
+
+def _margin(values: Tensor, tolerance: float | None = None) -> Tensor:
+    """By how much values along the last axis may differ and tie, keeping the axis."""
+    return values.detach().abs().amax(-1, keepdim=True) * (TIE * torch.finfo(values.dtype).eps if tolerance is None else tolerance)
 
 
 def _root_eps(values: Tensor) -> float:

@@ -208,22 +208,17 @@ def _grams(layers: tuple[CPTensor, ...]) -> Grams:
     return Grams(layers, pairs, wires, 0)
 
 
-def leaf_grams(found: Grams) -> Tensor:
-    """Gram matrices of all leaves, in their order: (2^N, width, width).
+def leaf_grams(found: Grams) -> list[Tensor]:
+    """Gram matrices (width, width) of all leaves, in their order.
 
-    Down from the output, E_L = L^T [(D^T E D) * (R G R^T)] L, and the same with L and R exchanged, for all copies of a layer at once.
+    Down from the output, E_L = L^T [(D^T E D) * (R G R^T)] L, and the same with L and R exchanged.
     """
-    (last, pair), *lower = reversed(list(zip(found.layers, found.pairs)))
-    above = _around_inputs(last, pair, (last.D.mT @ last.D).unsqueeze(0))
-    for layer, pair in lower:
-        above = _around_inputs(layer, pair, layer.D.mT @ above @ layer.D)
-    return above
-
-
-def _around_inputs(layer: CPTensor, pair: tuple[Tensor, Tensor], units: Tensor) -> Tensor:
-    """E_L and E_R of every copy of a layer, given D^T E D (copies, hidden, hidden): (2 copies, width, width)."""
-    L, R = layer.L, layer.R
-    return torch.stack((L.mT @ (units * pair[1]) @ L, R.mT @ (units * pair[0]) @ R), dim=1).flatten(0, 1)
+    around: list[Tensor] = []
+    for layer, (left, right) in zip(reversed(found.layers), reversed(found.pairs)):
+        D, L, R = layer.D, layer.L, layer.R
+        units = [D.mT @ above @ D for above in around] if around else [D.mT @ D]
+        around = [gram for unit in units for gram in (L.mT @ (unit * right) @ L, R.mT @ (unit * left) @ R)]
+    return around
 
 
 # Up the tree

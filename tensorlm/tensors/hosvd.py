@@ -81,12 +81,17 @@ def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None
     network = as_composed(tensor)
     wanted = ranks_for("mode", ranks, network.shape)
     require_affordable(wanted, network.dtype, "lower ranks")
-    found = branch_grams(network.layers)
-    output, leaves = found.wires[-1].unsqueeze(0), leaf_grams(found)
-    batches = [torch.cat([output, leaves])] if network.out == network.width else [output, leaves]
-    spectra = [pair for batch in batches for pair in zip(*eigh(batch))]
-    values = [squares.clamp_min(0).sqrt() for squares, _ in spectra]
-    factors = tuple(rows[:rank].mT for (_, rows), rank in zip(spectra, wanted))
+    values: list[Tensor] = []
+    vectors: list[Tensor] = []
+    with torch.inference_mode(not any(matrix.requires_grad for cp in network.layers for matrix in (cp.D, cp.L, cp.R))):
+        found = branch_grams(network.layers)
+        grams = [found.wires[-1], *leaf_grams(found)]
+        batches = [grams] if network.out == network.width else [grams[:1], grams[1:]]
+        spectra = [eigh(torch.stack(batch)) for batch in batches]
+    for squares, rows in spectra:  # out of inference mode
+        values += squares.clamp_min(0).sqrt().unbind()
+        vectors += rows.clone().mT.unbind()
+    factors = tuple(columns[:, :rank] for columns, rank in zip(vectors, wanted))
     core = mode_products(found.layers, factors[0], factors[1:]).view(wanted)
     if found.exponent:
         core, values = restored(core, found.exponent, "tensor", "|T|"), [shifted(value, found.exponent) for value in values]

@@ -52,7 +52,7 @@ def peak(vectors: Tensor) -> Tensor:
     tensor([1])
     """
     sizes = vectors.detach().abs()
-    return (sizes >= sizes.amax(-1, keepdim=True) * (1 - _root_eps(vectors))).int().argmax(-1, keepdim=True)
+    return (sizes >= sizes.amax(-1, keepdim=True) * (1 - torch.finfo(vectors.dtype).eps ** 0.5)).int().argmax(-1, keepdim=True)
 
 
 def upward(vectors: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def upward(vectors: Tensor) -> Tensor:
     high = fixed.amax(-1, keepdim=True)
     balance = fixed.amin(-1, keepdim=True) + high
     signs = balance.sign()
-    if (balance.abs() <= _root_eps(vectors) * high).any():  # entries of both signs tie
+    if (balance.abs() <= high * torch.finfo(vectors.dtype).eps ** 0.5).any():  # entries of both signs tie
         signs = fixed.gather(-1, peak(fixed)).sign()
         signs = torch.where(signs == 0, 1, signs)
     return vectors * signs
@@ -130,11 +130,6 @@ def _ties(values: Tensor) -> Tensor:
 def _margin(values: Tensor, tolerance: float | None = None) -> Tensor:
     """By how much values along the last axis may differ and tie, keeping the axis."""
     return values.detach().abs().amax(-1, keepdim=True) * (TIE * torch.finfo(values.dtype).eps if tolerance is None else tolerance)
-
-
-def _root_eps(values: Tensor) -> float:
-    """How exact the entries of computed vectors are, which is less than their sizes are."""
-    return torch.finfo(values.dtype).eps ** 0.5
 
 
 def _blockwise(rows: Tensor, ties: list[bool]) -> Tensor:

@@ -67,7 +67,7 @@ def test_hosvd_has_its_identities(network, rank):
     error = (dense - approximation.dense()).norm()
     close(approximation.error, error, scale=dense.norm())
     close(approximation.core.square().sum() + approximation.error**2, dense.square().sum())
-    dropped = sum(values[kept:].square().sum() for values, kept in zip(approximation.values, approximation.ranks))
+    dropped = sum(values[kept:].square().sum() for values, kept in zip(approximation.values, approximation.core.shape))
     assert float(approximation.error**2) <= float(dropped) + 1e-10 * float(dense.square().sum())
     x = randn(2, 3, network.width)
     close(approximation(x)[1, 2], evaluate(approximation.dense(), x[1, 2]), scale=1)
@@ -299,7 +299,7 @@ def test_a_fit_depends_on_its_seed_alone():
 
 @pytest.mark.parametrize("decompose", [hosvd, odt, lambda tensor: cp_als(tensor, 2, 1), lambda tensor: function_cosine(tensor, tensor)])
 def test_nan_is_refused(decompose):
-    with pytest.raises(ValueError, match=r"layers\[0\].L must be finite, got 9 of 9 entries"):
+    with pytest.raises(ValueError, match=r"L of layers\[0\] must be finite, got 9 of 9 entries"):
         decompose(with_nan(random_network()))
     with pytest.raises(TypeError, match="tensor must be a ComposedTensor, got Tensor"):
         decompose(torch.ones(2, 2, 2))

@@ -160,9 +160,6 @@ def _piece(function: Values, low: float, high: float, degree: int | None, tolera
     return _Piece(series, tail, 0.0 if depth == MAX_HALVINGS else max(spread / MAX_SPREAD, tail / tolerance), depth)
 
 
-# Where the largest value changes
-
-
 class TippingPoint(NamedTuple):
     """A strength at which the largest value becomes another one: below it `before` is ahead, above it `after`."""
 

@@ -17,9 +17,8 @@ CHUNK_SIZE = 1 << 20  # numbers that a product keeps at a time before it sums th
 class Monomials:
     """The monomials in `variables` strengths up to total degree `order` (None: no limit), sorted by total degree.
 
-    A polynomial of degree n is an array whose first axis has `rows(n)` = C(n + variables, variables) entries, one
-    coefficient (of any shape) for each monomial. Since lower degrees come first, it is the beginning of the array of
-    any higher degree, and a sum needs only zeros at the end. What lies above `order` is dropped: the array is a jet.
+    A polynomial of degree n is an array with `rows(n)` = C(n + variables, variables) entries in its first axis, a coefficient
+    (of any shape) for each monomial, lower degrees first. What lies above `order` is dropped: the array is a jet.
 
     >>> Monomials(1).multiply(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0, 1.0]))  # (1 + t)(1 + t)^2
     tensor([1., 3., 3., 1.])
@@ -61,7 +60,7 @@ class Monomials:
         axis ("qe,ke->qk"). There is no FFT: its error is relative to the largest coefficient and would drown the small ones.
         """
         if self.variables > 1:
-            return self._multiply_by_table(a, b, _by_equation(equation) if equation else _by_number)
+            return self._multiply_by_table(a, b, _by_equation(equation))
         limit = len(a) + len(b) - 1 if self.order is None else min(len(a) + len(b) - 1, self.order + 1)
         return _convolve_matrices(a, b, limit, _by_equation(equation)) if equation else _convolve(a, b, limit)
 
@@ -100,21 +99,17 @@ def _convolve_matrices(a: Tensor, b: Tensor, limit: int, product) -> Tensor:
     return total
 
 
-def _by_number(a: Tensor, b: Tensor) -> Tensor:
-    return a[:, None] * b[None]
-
-
 def _by_equation(equation: str):
+    """The products of all pairs of coefficients: (n, ...), (m, ...) -> (n, m, ...)."""
+    if not equation:
+        return lambda a, b: a[:, None] * b[None]
     terms, result = equation.split("->")
     one, other = terms.split(",")
     return lambda a, b: torch.einsum(f"A{one},B{other}->AB{result}", a, b)
 
 
 def _by_degree(pairs: Tensor) -> Tensor:
-    """Sums of pairs (n, m, ...) of coefficients with n + m the same: (n + m - 1, ...).
-
-    Rows of length n + m, read as rows of length n + m - 1, each begin one step further on.
-    """
+    """Sums of pairs (n, m, ...) of one degree: rows of length n + m, read as n + m - 1 long, each begin one step further on."""
     n, m, *rest = pairs.shape
     if min(n, m) == 1:
         return pairs.flatten(0, 1)

@@ -61,13 +61,11 @@ class CPFit:
 def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start: list[Tensor] | None = None, seed: int = 0) -> CPFit:
     """CP decomposition of T at this rank, of one layer (order 3) or a network (order 2^N + 1), after `steps` sweeps.
 
-    `start` holds a matrix (size of the mode, rank) for each mode, the output first, which the first update replaces; None draws
-    Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`.
-    Where columns are dependent, so that an update has no one solution, it takes the nearest to the factor before; no sweep
-    makes the fit worse, up to the 1e-8 or so that normal equations leave of it.
-    Errors come from |T|^2 - 2 <T, fit> + |fit|^2, or, so near to an exact fit that this would cancel, from
-    `tree_distance`, which costs more than a sweep. ALS finds a local minimum, and at some ranks none exists: the factors
-    then grow without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
+    `start` holds a matrix (size of the mode, rank) for each mode, the output first, which the first update replaces; None
+    draws Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`. Where
+    columns are dependent an update is the nearest to the factor before; no sweep makes the fit worse, up to the 1e-8 or so
+    that normal equations leave of it. ALS finds a local minimum, and at some ranks none exists: the factors then grow
+    without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
     Raises ValueError for a rank, steps or start that do not fit, for NaN or infinity, and where numbers leave their range.
 
     >>> layer = CPTensor(torch.eye(2), torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
@@ -78,7 +76,7 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
     network = as_composed(tensor)
     require_whole("rank", rank, 1, MAX_COUNT)
     require_whole("steps", steps, 1, MAX_COUNT)
-    start = _drawn(network, rank, seed) if start is None else _checked(network, rank, start)
+    start = _start(network, rank, start, seed)
     with torch.inference_mode():
         found = branch_grams(network.layers)
         squared, sweep = found.wires[-1].trace().item(), _Sweep(ComposedTensor(found.layers), start)
@@ -91,21 +89,19 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
     return CPFit(tuple(factor.mT.clone() for factor in (output, *sweep.factors[1:])), tuple(errors))  # out of inference mode
 
 
-def _drawn(network: ComposedTensor, rank: int, seed: int) -> list[Tensor]:
-    """Gaussian factors of the inputs; that of the output, which the first update finds, is zero."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn(size, rank, dtype=network.dtype, generator=generator) for size in network.shape[1:]]
-    return [factor.to(network.device) for factor in (torch.zeros(network.out, rank, dtype=network.dtype), *drawn)]
-
-
-def _checked(network: ComposedTensor, rank: int, start: list[Tensor]) -> list[Tensor]:
+def _start(network: ComposedTensor, rank: int, start: list[Tensor] | None, seed: int) -> list[Tensor]:
+    """The given factors, checked, or Gaussian ones of the inputs; that of the output, which the first update finds, is zero then."""
+    if start is None:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [torch.randn(size, rank, dtype=network.dtype, generator=generator) for size in network.shape[1:]]
+        return [factor.to(network.device) for factor in (torch.zeros(network.out, rank, dtype=network.dtype), *drawn)]
     require(len(start) == network.order, "start", start, f"a list with a matrix for each of {network.order} modes")
     require_same_kind(tensor=network.layers[0].D, **{f"start[{number}]": factor for number, factor in enumerate(start)})
     for number, (factor, size) in enumerate(zip(start, network.shape)):
         require(factor.shape == (size, rank), f"start[{number}]", factor, f"({size}, {rank})")
     powers = 2 * torch.stack([factor.abs().amax(0).log2() for factor in start[1:]]).sum(0)
-    least, most = (math.log2(bound) for bound in (torch.finfo(network.dtype).tiny, torch.finfo(network.dtype).max))
-    if any(math.isfinite(power) and not least < power < most for power in powers.tolist()):
+    largest = math.log2(torch.finfo(network.dtype).max) - 2
+    if any(math.isfinite(power) and abs(power) > largest for power in powers.tolist()):
         raise ValueError(f"start must have columns whose squared lengths have products within the range of {network.dtype}; divide each "
                          "column by its length")
     return list(start)
@@ -173,7 +169,10 @@ class _Sweep:
         return factor
 
     def _error(self, squared: float) -> float:
-        """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices."""
+        """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices.
+
+        So near to an exact fit that |T|^2 - 2 <T, fit> + |fit|^2 would cancel, from `tree_distance`.
+        """
         contracted, factor, whole = self.last
         left = squared - 2 * (contracted * factor).sum().item() + whole.sum().item()
         size = math.sqrt(squared) or 1.0

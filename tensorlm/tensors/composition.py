@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensorlm.checks import DENSE_LIMIT, require, require_affordable, require_finite, require_instance, require_same_kind
+from tensorlm.checks import DENSE_LIMIT, require, require_affordable, require_instance, require_same_kind
 from tensorlm.scaling import balanced, exponents, length, ordinary, restored, shifted
-from tensorlm.tensors.cp import CPTensor, cp_unfolding
+from tensorlm.tensors.cp import CPTensor, cp_unfolding, require_finite_cp
 
 FACTOR_ROUTES = "the factors: evaluation, mode_grams, hosvd, odt and cp_als never need the dense tensor"
 NORM_ROUTES = "squared norms and inner products, which lose half of the digits where the two nearly agree"
@@ -118,10 +118,9 @@ class ComposedTensor:
         return ComposedTensor(tuple(layer.symmetrised() for layer in self.layers))
 
     def mode_grams(self) -> list[Tensor]:
-        """Gram matrices of all 1 + 2^N modes, the output first: their eigenvectors are the HOSVD's factors.
+        """Gram matrices of all 1 + 2^N modes, the output first, from the factors in O(2^N h^2 (h + width)).
 
-        From the factors in O(2^N h^2 (h + width)), never width^(2^N). ValueError for NaN or infinity, and where entries leave
-        the number range.
+        Their eigenvectors are the HOSVD's factors. ValueError for NaN or infinity, and beyond the number range.
         """
         found = branch_grams(self.layers)
         grams = [found.wires[-1], *leaf_grams(found)]
@@ -157,20 +156,15 @@ def as_composed(tensor: CPTensor | ComposedTensor) -> ComposedTensor:
 
 
 def require_finite_layers(layers: Sequence[CPTensor]) -> None:
-    """Raise ValueError, naming layer and factor, if an entry is NaN or infinite."""
+    """Raise ValueError, naming factor and layer, if an entry is NaN or infinite."""
     for number, layer in enumerate(layers):
-        for name in "DLR":
-            require_finite(f"layers[{number}].{name}", getattr(layer, name))
-
-
-# Gram matrices of wires and leaves
+        require_finite_cp(f"layers[{number}]", layer)
 
 
 class Grams(NamedTuple):
-    """For each of `layers` the pair (L G' L^T, R G' R^T), each (hidden, hidden), and the Gram matrix G (out, out) of its output.
+    """For each layer the pair (L G' L^T, R G' R^T), each (hidden, hidden), and the Gram matrix G (out, out) of its output.
 
-    The network's output is 2^exponent times that of `layers`: these are its own, and the exponent 0, unless squares would
-    leave the number range.
+    The network's output is 2^exponent times that of `layers`.
     """
 
     layers: tuple[CPTensor, ...]
@@ -221,9 +215,6 @@ def leaf_grams(found: Grams) -> list[Tensor]:
     return around
 
 
-# Up the tree
-
-
 def evaluate_tree(layers: Sequence[CPTensor], leaves: Sequence, node: Callable) -> list:
     """Values of the nodes above the leaves and `layers`: node(layer, left, right) for each, once where two are the same."""
     values = list(leaves)
@@ -254,9 +245,6 @@ def _node(layer: CPTensor, left, right) -> Tree:
     if isinstance(left, Tree):
         return Tree(layer.D, layer.L, layer.R, (left, right))
     return Tree(layer.D, layer.L if left is None else layer.L @ left, layer.R if right is None else layer.R @ right)
-
-
-# The distance of two trees
 
 
 def tree_distance(a: Tree, b: Tree) -> Tensor:

@@ -159,23 +159,15 @@ class CPTensor:
         return crossed @ self.D.mT / 2
 
     def contributions(self, x: Tensor) -> Tensor:
-        """c_k(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o: x (..., width) -> (..., out, hidden); they sum to f(x).
+        """c_k(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o: x (..., width) -> (..., out, hidden).
 
-        Scaling x leaves the shares |c_k| / sum |c| as they are. Another exact CP form of the same function has other shares.
-
-        >>> CPTensor(torch.tensor([[1.0, -2.0]]), torch.eye(2), torch.eye(2)).contributions(torch.tensor([3.0, 1.0]))
-        tensor([[ 9., -2.]])
+        They sum to f(x). Scaling x leaves the shares |c_k| / sum |c| as they are; another CP form of the function has others.
         """
         self._require_input(x=x)
         return self.D * ((x @ self.L.mT) * (x @ self.R.mT)).unsqueeze(-2)
 
     def jacobian(self, x: Tensor) -> Tensor:
-        """J(x) = 2 S(., ., x), J_oi = df_o / dx_i: x (..., width) -> (..., out, width). Euler: J(x) x = 2 f(x).
-
-        >>> cp = CPTensor(torch.ones(1, 2), torch.eye(2), torch.eye(2))  # f = x1^2 + x2^2
-        >>> cp.jacobian(torch.tensor([3.0, 2.0]))
-        tensor([[6., 4.]])
-        """
+        """J(x) = 2 S(., ., x), J_oi = df_o / dx_i: x (..., width) -> (..., out, width). Euler: J(x) x = 2 f(x)."""
         self._require_input(x=x)
         left, right = (x @ self.L.mT).unsqueeze(-2), (x @ self.R.mT).unsqueeze(-2)
         return (self.D * right) @ self.L + (self.D * left) @ self.R
@@ -191,12 +183,7 @@ class CPTensor:
         return cp_unfolding(self.D, self.L, self.R).view(self.shape)
 
     def symmetric(self, limit: float = DENSE_LIMIT) -> Tensor:
-        """S_oij = (T_oij + T_oji) / 2, all that the function is; raises as `dense` does.
-
-        >>> CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])).symmetric()
-        tensor([[[0.0000, 0.5000],
-                 [0.5000, 0.0000]]])
-        """
+        """S_oij = (T_oij + T_oji) / 2, all that the function is; raises as `dense` does."""
         half = self.dense(limit) / 2
         return half + half.mT
 
@@ -217,11 +204,7 @@ class CPTensor:
         return CPTensor(self.D, self.R, self.L)
 
     def permute(self, order: Tensor | Sequence[int]) -> "CPTensor":
-        """The hidden units in another order: unit k of the result is unit order[k]. T, S and f stay.
-
-        >>> CPTensor(torch.tensor([[1.0, 2.0]]), torch.eye(2), torch.eye(2)).permute([1, 0]).D
-        tensor([[2., 1.]])
-        """
+        """The hidden units in another order: unit k of the result is unit order[k]. T, S and f stay."""
         units = order.tolist() if isinstance(order, Tensor) else order
         fits = isinstance(units, Sequence) and all(map(is_whole, units)) and sorted(units) == list(range(self.hidden))
         require(fits, "order", units, f"a permutation of 0 .. {self.hidden - 1}")
@@ -286,7 +269,7 @@ class CPTensor:
     def with_input_bias(self, left: Tensor, right: Tensor) -> "CPTensor":
         """D[(L x + left) * (R x + right)] as a layer on (1, x): L~ = [left L], R~ = [right R], left and right (hidden,).
 
-        Zeros lift a layer that has no biases. Raises ValueError for another shape or device, TypeError for another dtype.
+        Zeros lift a layer that has no biases. Raises ValueError or TypeError where a bias does not fit.
 
         >>> cp = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))
         >>> cp.with_input_bias(torch.tensor([2.0]), torch.tensor([3.0]))(lift(torch.tensor([1.0])))  # (1 + 2) (1 + 3)
@@ -296,19 +279,12 @@ class CPTensor:
         return CPTensor(self.D, torch.cat([left.unsqueeze(1), self.L], dim=1), torch.cat([right.unsqueeze(1), self.R], dim=1))
 
     def with_output_bias(self, bias: Tensor) -> "CPTensor":
-        """f(1, x) + bias, for a lifted layer: one more hidden unit, 1 times 1, writes bias (out,). Raises as `with_input_bias` does."""
+        """f(1, x) + bias, for a lifted layer: one more hidden unit, 1 times 1, writes bias (out,)."""
         self._require_vectors(self.out, bias=bias)
         return self._appended(bias.unsqueeze(1), self._unit_rows(0), self._unit_rows(0))
 
     def with_residual(self) -> "CPTensor":
-        """x + f(1, x), for a lifted layer with out = width - 1: unit i of `out` more hidden units writes x_i times 1.
-
-        Raises ValueError where the output is not of the size of x.
-
-        >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
-        >>> cp.with_residual()(lift(torch.tensor([3.0])))  # 3 + 3^2
-        tensor([12.])
-        """
+        """x + f(1, x), for a lifted layer: unit i of `out` more hidden units writes x_i times 1. ValueError unless out = width - 1."""
         require(self.out == self.width - 1, "cp", self, "lifted with out = width - 1, so that x and f(1, x) can be added")
         identity = torch.eye(self.out, dtype=self.dtype, device=self.device)
         return self._appended(identity, self._unit_rows(*range(1, self.width)), self._unit_rows(*[0] * self.out))

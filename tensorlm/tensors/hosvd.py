@@ -32,10 +32,6 @@ class Tucker:
     values: tuple[Tensor, ...]
     source: ComposedTensor
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        return tuple(self.core.shape)
-
     def __call__(self, x: Tensor) -> Tensor:
         """The approximated function: x (..., width) -> (..., out)."""
         require_same_kind(core=self.core, x=x)

@@ -6,8 +6,7 @@
 3. Truncate: turn each wire into these singular vectors and drop the small values.
 
 All of it is about the tensor of the layers' symmetric parts (`ComposedTensor.symmetrised`), where the copies of a wire share
-one basis. Like the HOSVD it weighs all directions of the input alike and knows nothing of data. The matrices come from QR
-decompositions of the layers' own third-order unfoldings, not from Gram matrices, so that small values are accurate too.
+one basis. QR decompositions of the layers' own third-order unfoldings, not Gram matrices, keep small values accurate.
 """
 
 from dataclasses import dataclass

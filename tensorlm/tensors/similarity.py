@@ -111,7 +111,7 @@ def same_function(a: CPTensor, b: CPTensor, tolerance: float = 1e-10) -> bool:
     _require_alike(a, b)
     (a, first), (b, second) = _scaled(a), _scaled(b)
     a, b = (CPTensor(shifted(cp.D, power - max(first, second)), cp.L, cp.R) for cp, power in ((a, first), (b, second)))
-    size = max(_layer_inner(cp, cp).clamp(min=0).sqrt().item() for cp in (a, b))
+    size = max(shifted(*_network_inner(as_composed(cp), as_composed(cp))).item() for cp in (a, b)) ** 0.5
     units = sum((length(cp.D, 0) * length(cp.L, 1) * length(cp.R, 1)).sum().item() for cp in (a, b))
     return bool(_distance(a, b) <= max(tolerance * size, 8 * torch.finfo(a.dtype).eps * units))
 
@@ -129,31 +129,20 @@ def _distance(a: CPTensor, b: CPTensor) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(parts))
 
 
-# Inner products as numbers near 1 and the exponents of powers of two
-
-
 def _scaled(cp: CPTensor) -> tuple[CPTensor, int]:
     """The layer with factors near 1 that is 2^-e times `cp`, and e."""
     *factors, exponent = balanced(cp.D, cp.L, cp.R)
     return CPTensor(*factors), exponent
 
 
-def _layer_inner(a: CPTensor, b: CPTensor) -> Tensor:
-    """<S_a, S_b> = sum_kl (D_a^T D_b)_kl [(L_a L_b^T)(R_a R_b^T) + (L_a R_b^T)(R_a L_b^T)]_kl / 2, products elementwise."""
-    return ((a.D.mT @ b.D) * _symmetric_pairs(a, b)).sum()
-
-
-def _symmetric_pairs(a: CPTensor, b: CPTensor, wire: Tensor | None = None) -> Tensor:
-    """[(L_a G L_b^T) * (R_a G R_b^T) + (L_a G R_b^T) * (R_a G L_b^T)] / 2, G being `wire`, or the identity."""
-    left, right = (a.L, a.R) if wire is None else (a.L @ wire, a.R @ wire)
-    return ((left @ b.L.mT) * (right @ b.R.mT) + (left @ b.R.mT) * (right @ b.L.mT)) / 2
-
-
 def _network_inner(a: ComposedTensor, b: ComposedTensor) -> tuple[Tensor, int]:
-    crossed, exponent = torch.eye(a.width, dtype=a.dtype, device=a.device), 0
-    for layers in zip(a.layers, b.layers):
+    """<T_a, T_b> as a number near 1 and the exponent of a power of two."""
+    crossed, exponent = torch.empty(0), 0
+    for number, layers in enumerate(zip(a.layers, b.layers)):
         (one, first), (other, second) = map(_scaled, layers)
-        crossed = one.D @ _symmetric_pairs(one, other, crossed) @ other.D.mT
+        left, right = (one.L @ crossed, one.R @ crossed) if number else (one.L, one.R)
+        pairs = (left @ other.L.mT) * (right @ other.R.mT) + (left @ other.R.mT) * (right @ other.L.mT)
+        crossed = one.D @ (pairs / 2) @ other.D.mT
         power = int(exponents(crossed, (0, 1)))
         crossed, exponent = shifted(crossed, -power), 2 * exponent + first + second + power
     return crossed.trace(), exponent
@@ -161,8 +150,7 @@ def _network_inner(a: ComposedTensor, b: ComposedTensor) -> tuple[Tensor, int]:
 
 def _function_inner(a: ComposedTensor, b: ComposedTensor) -> tuple[Tensor, int]:
     if len(a.layers) == 1:
-        (one, first), (other, second) = _scaled(a.layers[0]), _scaled(b.layers[0])
-        return _layer_inner(one, other), first + second
+        return _network_inner(a, b)
     require(len(a.layers) == 2, "a and b", a, "networks of at most 2 layers")
     operations = (a.layers[0].out * b.layers[0].out * a.width) ** 2
     require(operations <= MAX_OPERATIONS, "multiply-adds of a and b", operations, f"at most {MAX_OPERATIONS}: narrower layers will do")

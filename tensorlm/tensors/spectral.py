@@ -2,12 +2,11 @@
 
 For an output direction u the function is one quadratic form, u . f(x) = x^T Q_u x, and Q_u = sum_r lambda_r v_r v_r^T
 makes it a signed sum of squares, u . f(x) = sum_r lambda_r (v_r . x)^2 (Pearce et al. arXiv 2410.08417, section 3).
-An eigenvector's sign means nothing and equal eigenvalues have only a common subspace: order, sign and basis are those of
-`ties`, the same for all factors of one function. |lambda| is the importance of an eigenvector only for inputs that favour
-no direction: see `Spectrum.importance`.
+Order, sign and basis of eigenvectors are those of `ties`, the same for all factors of one function.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,12 +116,10 @@ def eigen(cp: CPTensor, directions: Tensor | None = None) -> Spectrum:
     return Spectrum(restored(values[:, :kept], exponent, "cp", "eigenvalues"), vectors[:, :kept])
 
 
-@dataclass(frozen=True, eq=False)
-class LayerHOSVD:
-    """Output directions x interaction matrices, S = sum_r sigma_r u_r (x) Q_r with orthonormal u_r and orthonormal Q_r.
+class LayerHOSVD(NamedTuple):
+    """S = sum_r sigma_r u_r (x) Q_r with orthonormal u_r and Q_r: directions (r, out), values sigma (r,) descending.
 
-    directions (r, out), values sigma (r,) descending; r is the most that can differ from zero, min(out, hidden,
-    width (width + 1) / 2). `interaction(cp, u_r)` is sigma_r Q_r.
+    r is the most that can differ from zero, min(out, hidden, width (width + 1) / 2). `interaction(cp, u_r)` is sigma_r Q_r.
     """
 
     directions: Tensor

@@ -15,6 +15,7 @@ Values = Callable[[Tensor], Tensor]  # strengths (n,) -> (n, ...)
 ROUNDING = 2.0**-50  # what is below this share of the sizes it comes from is rounding
 MAX_SPREAD = 1e3  # between the largest and the smallest size of a function within one piece
 MAX_HALVINGS = 10  # of an interval, for a piece
+MAX_PIECES = 64
 NODE_COUNTS = (17, 33, 65)  # of a piece whose degree is not known
 AXIS_DISTANCE = 1e-4  # from the real axis, in half intervals, within which a root marks a place to look at
 MAX_PAIRED = 4  # contenders whose pairs are all solved
@@ -55,7 +56,7 @@ class ChebyshevSeries:
         k, j = torch.arange(count)[:, None], count - 1 - torch.arange(count)
         weights = torch.cos(math.pi / (2 * count) * (k * (2 * j + 1) % (4 * count)).double()).to(values) * (2 / count)
         weights[0] /= 2
-        return cls((weights @ values.reshape(count, -1)).reshape(values.shape), low, high)
+        return cls(torch.tensordot(weights, values, dims=1), low, high)
 
     @property
     def degree(self) -> int:
@@ -67,8 +68,7 @@ class ChebyshevSeries:
         rows = [torch.ones_like(points), points]
         for _ in range(self.degree - 1):
             rows.append(2 * points * rows[-1] - rows[-2])
-        table = torch.stack(rows[: self.degree + 1], -1).reshape(-1, self.degree + 1)
-        return (table @ self.coefficients.reshape(self.degree + 1, -1)).reshape((*points.shape, *self.coefficients.shape[1:]))
+        return torch.tensordot(torch.stack(rows[: self.degree + 1], -1), self.coefficients, dims=1)
 
     def derivative(self, order: int = 1) -> "ChebyshevSeries":
         """The derivative in alpha, of this order."""
@@ -127,16 +127,15 @@ class _Piece(NamedTuple):
 
 
 def resolve(function: Values, low: float, high: float, degree: int | None = None,
-            tolerance: float = 1e-13, most: int = 64) -> tuple[PiecewiseSeries, float]:
+            tolerance: float = 1e-13) -> tuple[PiecewiseSeries, float]:
     """`function` (n,) -> (n, values) on [low, high] as a piecewise series, and the largest tail that was left.
 
-    With a `degree`, each piece takes degree + 1 nodes and is the function itself; without, 17 to 65 nodes. The worst
-    piece is halved as long as its tail is above the tolerance, or the largest and the smallest |values| in it are more
-    than 1000 times apart (its error is relative to the largest), and there are fewer than `most` pieces.
-    Raises ValueError where a value is not finite.
+    With a `degree`, each piece takes degree + 1 nodes and is the function itself; without, 17 to 65 nodes. The worst piece is
+    halved while its tail is above the tolerance, or its |values| are more than 1000 times apart (its error is relative to the
+    largest), and there are fewer than `MAX_PIECES`. Raises ValueError where a value is not finite.
     """
     pieces = [_piece(function, low, high, degree, tolerance, 0)]
-    while len(pieces) < most and (worst := max(pieces, key=lambda piece: piece.need)).need > 1:
+    while len(pieces) < MAX_PIECES and (worst := max(pieces, key=lambda piece: piece.need)).need > 1:
         pieces.remove(worst)
         middle = (worst.series.low + worst.series.high) / 2
         for ends in ((worst.series.low, middle), (middle, worst.series.high)):
@@ -173,9 +172,8 @@ def lead_changes(curve: PiecewiseSeries, values: Values) -> list[TippingPoint]:
 
     Of equal values the first token leads, as argmax has it. `curve` (values in its last axis) finds the contenders: on an
     interval, a token whose series cannot reach that of the best one is out; where more than four are left the interval is
-    halved. Crossings of the rest are roots of differences. `values` (n,) -> (n, tokens) is what is compared in the end: who
-    leads between those roots, and at the ends. Values that differ by rounding alone change no lead in between, so that a
-    square which touches zero is none; a place is found by halving, and where a third token leads there, both sides are halved.
+    halved. Crossings of the rest are roots of differences. `values` (n,) -> (n, tokens) is what is compared in the end,
+    between those roots and at the ends; what differs by rounding alone changes no lead. A place is found by halving.
 
     >>> parabola = lambda alphas: torch.stack([alphas**2, 0 * alphas + 0.25], -1)
     >>> series = PiecewiseSeries((ChebyshevSeries.of(parabola, -1.0, 1.0, degree=2),))
@@ -196,8 +194,7 @@ def lead_changes(curve: PiecewiseSeries, values: Values) -> list[TippingPoint]:
 def real_roots(series: ChebyshevSeries) -> Tensor:
     """Real parts of the roots near the interval of a series with one value, in float64, sorted.
 
-    Pairs of close roots may come out a little off the real axis: those within 1e-4 half intervals are kept, as places
-    between which the sign is looked at.
+    Close pairs may come out a little off the real axis: those within 1e-4 half intervals are kept, as places to look between.
 
     >>> real_roots(ChebyshevSeries.of(lambda a: (a - 0.5) * (a + 3) * (a**2 + 1), -1.0, 1.0, degree=4))
     tensor([0.5000], dtype=torch.float64)

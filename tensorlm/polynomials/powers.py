@@ -141,8 +141,7 @@ class Polynomial:
     """p(alpha) = sum_k c_k t^k with t = (alpha - centre) / unit and coefficients c_k of any shape.
 
     `coefficients` (degree + 1, ...) in rising order, float32 or float64. `exact` False says that terms above are missing (a
-    jet, the truncated Taylor series at `centre`). A unit of the size of the strengths in question keeps all coefficients
-    within the number range. Raises TypeError or ValueError naming the argument, its value and what fits.
+    jet, the truncated Taylor series at `centre`). A unit of the size of the strengths keeps coefficients in the number range.
 
     >>> p = Polynomial(torch.tensor([1.0, 2.0, 3.0]))  # 1 + 2 alpha + 3 alpha^2
     >>> p(torch.tensor([0.0, 1.0, -2.0])), p.derivative()(torch.tensor(1.0))
@@ -177,9 +176,8 @@ class Polynomial:
     def reduced(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
         """(v, g) with p = v g and g = max(1, |t|)^degree: v in powers of t, or of 1 / t beyond |t| = 1, never overflows."""
         points = self.points(alphas)
-        powers = _scaled_powers(points, self.degree).reshape(-1, self.degree + 1)
-        values = powers @ self.coefficients.reshape(self.degree + 1, -1)
-        return values.reshape((*points.shape, *self.shape)), points.abs().clamp(min=1).pow(self.degree)
+        values = torch.tensordot(_scaled_powers(points, self.degree), self.coefficients, dims=1)
+        return values, points.abs().clamp(min=1).pow(self.degree)
 
     def points(self, alphas: Tensor) -> Tensor:
         """t = (alpha - centre) / unit, in the dtype of the coefficients."""
@@ -193,11 +191,9 @@ class Polynomial:
         >>> Polynomial(torch.tensor([1.0, -0.99])).cancellation(torch.tensor([0.0, 1.0])).round()
         tensor([  1., 199.])
         """
-        powers = _scaled_powers(self.points(alphas).flatten(), self.degree)
-        coefficients = self.coefficients.reshape(self.degree + 1, -1)
-        largest, values = powers.abs() @ coefficients.abs(), (powers @ coefficients).abs()
-        most = largest.amax(-1)
-        return torch.where(most > 0, most / values.amax(-1), 1.0).view(alphas.shape)
+        powers, coefficients = _scaled_powers(self.points(alphas), self.degree), self.coefficients.reshape(self.degree + 1, -1)
+        largest, values = (powers.abs() @ coefficients.abs()).amax(-1), (powers @ coefficients).abs().amax(-1)
+        return torch.where(largest > 0, largest / values, 1.0)
 
     def derivative(self, order: int = 1) -> "Polynomial":
         """The derivative in alpha; that of a jet is known to one order less each time.

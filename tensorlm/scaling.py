@@ -1,7 +1,7 @@
 """Powers of two, taken out of factors before products are formed and put back in the end: exact, and no square leaves the number range.
 
 Norms and Gram matrices multiply six factors and more: in float32 the factors of a layer need only be 1e-8 for its |S|^2 to be
-zero, in float64 1e-60. Of a scaled layer every unit has factors near 1, and what was taken out is a whole number.
+zero, in float64 1e-60.
 """
 
 import math
@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-EVEN = 2.0**10  # factors whose rows are all between 1 / EVEN and EVEN need no scaling
-DEAD = 40  # powers of two by which a unit that is zero may exceed the largest one
+EVEN_SIZE = 2.0**10  # factors whose rows are all between 1 / EVEN_SIZE and EVEN_SIZE need no scaling
+ZERO_UNIT_POWERS = 40  # powers of two by which a unit that is zero may exceed the largest one
 
 
 def exponents(values: Tensor, dims: int | tuple[int, ...]) -> Tensor:
@@ -30,9 +30,10 @@ def shifted(values: Tensor, exponent: int | Tensor) -> Tensor:
     >>> shifted(torch.tensor([3.0, 5.0]), torch.tensor([-1, 100])).tolist() == [1.5, 5 * 2.0**100]
     True
     """
-    exponent = torch.as_tensor(exponent, device=values.device).clamp(-2 * _bias(values.dtype) + 2, 2 * _bias(values.dtype))
+    bias = 127 if values.dtype == torch.float32 else 1023
+    exponent = torch.as_tensor(exponent, device=values.device).clamp(-2 * bias + 2, 2 * bias)
     half = exponent.div(2, rounding_mode="floor")
-    return values * _powers(half, values.dtype) * _powers(exponent - half, values.dtype)
+    return values * _power_of_two(half, values.dtype) * _power_of_two(exponent - half, values.dtype)
 
 
 def restored(values: Tensor, exponent: int | Tensor, name: str, what: str, reference: float = 0.0) -> Tensor:
@@ -46,9 +47,10 @@ def restored(values: Tensor, exponent: int | Tensor, name: str, what: str, refer
     if not values.numel():
         return result
     before, after = values.detach().abs().amax().item(), result.detach().abs().amax().item()
-    least = torch.finfo(values.dtype).tiny
     largest = int(torch.as_tensor(exponent).max())
-    if math.isfinite(before) and (not math.isfinite(after) or 0 < before and after < least and _scaled(reference, largest) < least):
+    least = torch.finfo(values.dtype).tiny
+    below = 0 < before and after < least and reference * 2.0 ** max(-1074, min(1023, largest)) < least
+    if math.isfinite(before) and (not math.isfinite(after) or below):
         power = round((math.log2(before) + largest) * math.log10(2))
         remedy = "use .double(), or divide" if values.dtype == torch.float32 else "divide"
         raise ValueError(f"{name} must have {what} within the range of {values.dtype}, got about 1e{power}; {remedy} a factor by its size")
@@ -68,27 +70,21 @@ def ordinary(size: float, dtype: torch.dtype) -> bool:
 def balanced(D: Tensor, L: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
     """Factors of one function with D[(L x) * (R y)] = 2^e D'[(L' x) * (R' y)], and e: rows of L', R' and the largest unit near 1.
 
-    Factors of even size, all rows and columns within `EVEN` of 1, are returned as they are, e being 0.
+    Factors of even size, all rows and columns within `EVEN_SIZE` of 1, are returned as they are, e being 0.
 
     >>> D, L, R, e = balanced(torch.tensor([[2.0**90]]), torch.tensor([[2.0**-99]]), torch.tensor([[2.0**-99]]))
     >>> D.item(), L.item(), R.item(), e
     (0.5, 0.5, 0.5, -105)
     """
     low, high = torch.cat([D.detach().abs().amax(0), L.detach().abs().amax(1), R.detach().abs().amax(1)]).aminmax()
-    if low * EVEN >= 1 and high <= EVEN:
+    if low * EVEN_SIZE >= 1 and high <= EVEN_SIZE:
         return D, L, R, 0
     columns, left, right = exponents(D, 0), exponents(L, 1), exponents(R, 1)
     others = (left + right).mT
     alive = D.detach().any(0) & L.detach().any(1) & R.detach().any(1)
     units = (columns + others).squeeze(0)[alive]
     top = int(units.max()) if len(units) else 0
-    return shifted(D, torch.minimum(others - top, DEAD - columns)), shifted(L, -left), shifted(R, -right), top
-
-
-def squared(values: Tensor, name: str, what: str) -> Tensor:
-    """Sum of the squares; ValueError, as `restored`, where it leaves the number range."""
-    exponent = int(exponents(values.flatten(), 0)) if values.numel() else 0
-    return restored(shifted(values, -exponent).square().sum(), 2 * exponent, name, what)
+    return shifted(D, torch.minimum(others - top, ZERO_UNIT_POWERS - columns)), shifted(L, -left), shifted(R, -right), top
 
 
 def length(values: Tensor, dim: int = -1) -> Tensor:
@@ -103,15 +99,7 @@ def length(values: Tensor, dim: int = -1) -> Tensor:
     return shifted(torch.linalg.vector_norm(shifted(values, -exponent), dim=dim, keepdim=True), exponent).squeeze(dim)
 
 
-def _scaled(value: float, exponent: int) -> float:
-    return value * 2.0 ** max(-1074, min(1023, exponent))
-
-
-def _bias(dtype: torch.dtype) -> int:
-    return 127 if dtype == torch.float32 else 1023
-
-
-def _powers(exponent: Tensor, dtype: torch.dtype) -> Tensor:
+def _power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     """2^exponent from the bits of a number, within the range of normal ones."""
     if dtype == torch.float32:
         return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)

@@ -6,7 +6,7 @@ from torch.autograd import gradcheck
 
 from tensorlm.layers import FullTensorMLP, SymmetricMLP, build_mlp, init_weights
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.tensors import CPTensor, eigen, from_dense
+from tensorlm.tensors import CPTensor, eigen
 
 SMALL = dict(vocab_size=11, context=8, width=8, layers=2, head_dim=4)
 
@@ -51,7 +51,7 @@ def test_it_holds_every_bilinear_layer_and_cp_forms_are_made_from_its_tensor():
     bilinear, x = build_mlp("bilinear", 6, 5, 4).double(), random(7, 6)
     layer = SymmetricMLP.from_tensor(CPTensor.from_layer(bilinear).dense())
     torch.testing.assert_close(layer(x), bilinear(x), rtol=1e-12, atol=1e-12)
-    back = from_dense(layer.tensor().detach())
+    back = CPTensor.from_dense(layer.tensor().detach())
     torch.testing.assert_close(back(x), bilinear(x), rtol=1e-10, atol=1e-10)
     assert eigen(back).values.shape == (4, 6)
     with pytest.raises(ValueError, match="from_dense"):

@@ -5,17 +5,7 @@ import torch
 from hypothesis import given, strategies as st
 from tensor_cases import SETTINGS, close, differ, random_cp
 
-from tensorlm.tensors import (
-    CPTensor,
-    from_dense,
-    lift,
-    square_form,
-    symmetrised,
-    with_constant,
-    with_input_bias,
-    with_output_bias,
-    with_residual,
-)
+from tensorlm.tensors import CPTensor, lift
 
 size = st.integers(1, 6)
 seed = st.integers(0, 2**16)
@@ -28,7 +18,7 @@ def draw(*shapes, seed=0):
 
 def zero_lifted(cp: CPTensor) -> CPTensor:
     zeros = torch.zeros(cp.hidden, dtype=cp.dtype)
-    return with_input_bias(cp, zeros, zeros)
+    return cp.with_input_bias(zeros, zeros)
 
 
 cps = st.builds(random_cp, out=size, hidden=size, width=size, seed=seed)
@@ -40,7 +30,7 @@ squares = st.builds(lambda width, hidden, seed: random_cp(width, hidden, width, 
 @SETTINGS
 @given(cps)
 def test_square_form_has_one_encoder_and_the_symmetric_tensor(cp):
-    form, (x,) = square_form(cp), draw((5, cp.width), seed=1)
+    form, (x,) = cp.square_form(), draw((5, cp.width), seed=1)
     assert torch.equal(form.L, form.R) and form.hidden == 2 * cp.hidden
     close(form(x), cp(x))
     close((x @ form.L.mT).square() @ form.D.mT, cp(x))
@@ -50,19 +40,19 @@ def test_square_form_has_one_encoder_and_the_symmetric_tensor(cp):
 @SETTINGS
 @given(cps)
 def test_symmetrised_has_the_symmetric_tensor(cp):
-    form = symmetrised(cp)
+    form = cp.symmetrised()
     assert form.hidden == 2 * cp.hidden
     close(form.dense(), cp.symmetric())
     close(form.dense(), form.dense().mT)
 
 
 def test_the_form_itself_has_another_tensor():
-    differ(random_cp().dense(), symmetrised(random_cp()).dense())
+    differ(random_cp().dense(), random_cp().symmetrised().dense())
 
 
 def test_unsigned_output_weights_make_no_square_form():
     cp, (x,) = random_cp(), draw((5, 4), seed=1)
-    form = square_form(cp)
+    form = cp.square_form()
     differ(CPTensor(form.D.abs(), form.L, form.R)(x), cp(x))
 
 
@@ -72,7 +62,7 @@ def test_unsigned_output_weights_make_no_square_form():
 @given(cps)
 def test_input_bias(cp):
     x, left, right = draw((5, cp.width), (cp.hidden,), (cp.hidden,), seed=1)
-    lifted = with_input_bias(cp, left, right)
+    lifted = cp.with_input_bias(left, right)
     assert lifted.shape == (cp.out, cp.width + 1, cp.width + 1)
     close(lifted(lift(x)), ((x @ cp.L.mT + left) * (x @ cp.R.mT + right)) @ cp.D.mT)
     close(zero_lifted(cp)(lift(x)), cp(x))
@@ -82,30 +72,30 @@ def test_input_bias(cp):
 @given(cps)
 def test_output_bias(cp):
     x, bias = draw((5, cp.width), (cp.out,), seed=1)
-    close(with_output_bias(zero_lifted(cp), bias)(lift(x)), cp(x) + bias)
+    close(zero_lifted(cp).with_output_bias(bias)(lift(x)), cp(x) + bias)
 
 
 @SETTINGS
 @given(squares)
 def test_residual(cp):
     x, left, right = draw((5, cp.width), (cp.hidden,), (cp.hidden,), seed=1)
-    layer = with_residual(with_input_bias(cp, left, right))
+    layer = cp.with_input_bias(left, right).with_residual()
     assert layer.hidden == cp.hidden + cp.width
-    close(layer(lift(x)), x + with_input_bias(cp, left, right)(lift(x)))
+    close(layer(lift(x)), x + cp.with_input_bias(left, right)(lift(x)))
 
 
 @SETTINGS
 @given(cps)
 def test_constant(cp):
     (x,) = draw((5, cp.width), seed=1)
-    close(with_constant(zero_lifted(cp))(lift(x)), lift(cp(x)))
+    close(zero_lifted(cp).with_constant()(lift(x)), lift(cp(x)))
 
 
 def block(width, hidden, seed):
     """A residual layer with all three biases: as a function of x, and as one CP tensor of (1, x)."""
     cp = random_cp(width, hidden, width, seed)
     left, right, bias = draw((hidden,), (hidden,), (width,), seed=seed + 1)
-    tensor = with_residual(with_output_bias(with_input_bias(cp, left, right), bias))
+    tensor = cp.with_input_bias(left, right).with_output_bias(bias).with_residual()
     return lambda x: x + ((x @ cp.L.mT + left) * (x @ cp.R.mT + right)) @ cp.D.mT + bias, tensor
 
 
@@ -114,9 +104,9 @@ def block(width, hidden, seed):
 def test_the_constant_is_carried_through_stacked_lifted_layers(width, hidden, seed):
     (first, first_tensor), (second, second_tensor) = block(width, hidden, seed), block(width, hidden, seed + 2)
     (x,) = draw((5, width), seed=seed + 4)
-    stacked = second_tensor(with_constant(first_tensor)(lift(x)))
+    stacked = second_tensor(first_tensor.with_constant()(lift(x)))
     close(stacked, second(first(x)))
-    close(with_constant(second_tensor)(with_constant(first_tensor)(lift(x))), lift(second(first(x))))
+    close(second_tensor.with_constant()(first_tensor.with_constant()(lift(x))), lift(second(first(x))))
 
 
 def test_without_the_constant_lifted_layers_do_not_stack():
@@ -140,7 +130,7 @@ def test_a_lifted_layer_scales_as_no_bare_one_does():
 @given(size, size, seed)
 def test_from_dense_has_the_symmetric_part(out, width, seed):
     (tensor,) = draw((out, width, width), seed=seed)
-    cp = from_dense(tensor)
+    cp = CPTensor.from_dense(tensor)
     close(cp.dense(), (tensor + tensor.mT) / 2)
     assert cp.hidden <= out * width and torch.equal(cp.L, cp.R)
 
@@ -149,26 +139,26 @@ def test_from_dense_has_the_symmetric_part(out, width, seed):
 @given(cps)
 def test_cp_to_dense_and_back(cp):
     (x,) = draw((5, cp.width), seed=1)
-    close(from_dense(cp.dense())(x), cp(x))
-    close(from_dense(cp.symmetric()).symmetric(), cp.symmetric())
+    close(CPTensor.from_dense(cp.dense())(x), cp(x))
+    close(CPTensor.from_dense(cp.symmetric()).symmetric(), cp.symmetric())
 
 
 def test_from_dense_drops_zero_eigenvalues_and_keeps_a_unit():
-    assert from_dense(random_cp(out=1, hidden=1, width=6).dense()).hidden == 2
-    zero = from_dense(torch.zeros(2, 3, 3))
+    assert CPTensor.from_dense(random_cp(out=1, hidden=1, width=6).dense()).hidden == 2
+    zero = CPTensor.from_dense(torch.zeros(2, 3, 3))
     assert zero.shape == (2, 3, 3) and zero.hidden == 1 and not zero.dense().any()
-    assert not from_dense(torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])).dense().any()
-    assert from_dense(random_cp().dense(), tolerance=2.0).hidden == 1
+    assert not CPTensor.from_dense(torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])).dense().any()
+    assert CPTensor.from_dense(random_cp().dense(), tolerance=2.0).hidden == 1
 
 
 def test_from_dense_keeps_the_largest_eigenvalues():
     tensor = torch.diag_embed(torch.tensor([[-3.0, 2.0, 0.1], [1.0, 1.5, 0.0]]))
-    kept = from_dense(tensor, tolerance=0.4)
+    kept = CPTensor.from_dense(tensor, tolerance=0.4)
     assert kept.hidden == 3
     torch.testing.assert_close(kept.dense(), torch.diag_embed(torch.tensor([[-3.0, 2.0, 0.0], [0.0, 1.5, 0.0]])))
 
 
-@pytest.mark.parametrize("form", [square_form, symmetrised, zero_lifted])
+@pytest.mark.parametrize("form", [CPTensor.square_form, CPTensor.symmetrised, zero_lifted])
 def test_forms_keep_dtype_and_smallest_sizes(form):
     assert form(CPTensor(*(torch.ones(1, 1) for _ in range(3)))).dtype == torch.float32
 
@@ -181,25 +171,22 @@ def test_lift_keeps_leading_axes():
 CP = random_cp()
 ONES = torch.ones(5, dtype=torch.float64)
 CALLS = [
-    (lambda: square_form(None), TypeError, "cp must be a CPTensor, got NoneType"),
-    (lambda: symmetrised(CP.D), TypeError, "cp must be a CPTensor, got Tensor"),
-    (lambda: lift(torch.tensor(1.0)), ValueError, r"x must have at least 1 axis, got shape \(\)"),
+    (lambda: lift(torch.tensor(1.0)), ValueError, r"x must be a tensor with at least 1 axis, got Tensor of shape \(\)"),
     (lambda: lift(torch.ones(3).int()), TypeError, "x must be torch.float32 or torch.float64, got torch.int32"),
-    (lambda: with_input_bias(CP, ONES[:3], ONES), ValueError, r"left must have shape \(5,\), got \(3,\)"),
-    (lambda: with_input_bias(CP, ONES, ONES.float()), TypeError, "right must be torch.float64 like D, got torch.float32"),
-    (lambda: with_input_bias(CP, ONES, 0.0), TypeError, "right must be a Tensor, got float"),
-    (lambda: with_output_bias(CP, ONES), ValueError, r"bias must have shape \(3,\), got \(5,\)"),
-    (lambda: with_residual(random_cp(out=4)), ValueError, "cp must be lifted with out = width - 1, .* got out=4, width=4"),
-    (lambda: with_constant("cp"), TypeError, "cp must be a CPTensor, got str"),
-    (lambda: from_dense(torch.ones(2, 3, 4)), ValueError, r"tensor must have shape \(out, width, width\), .* got \(2, 3, 4\)"),
-    (lambda: from_dense(torch.ones(3, 3)), ValueError, r"got \(3, 3\)"),
-    (lambda: from_dense(torch.ones(0, 3, 3)), ValueError, r"all at least 1, got \(0, 3, 3\)"),
-    (lambda: from_dense(torch.full((1, 2, 2), float("nan"))), ValueError, "tensor must be finite, got 4 of 4 entries"),
-    (lambda: from_dense(torch.ones(1, 2, 2).half()), TypeError, "got torch.float16"),
-    (lambda: from_dense([[[1.0]]]), TypeError, "tensor must be a Tensor, got list"),
-    (lambda: from_dense(torch.ones(1, 2, 2), tolerance=-1.0), ValueError, "tolerance must be a finite number of at least 0, got -1.0"),
-    (lambda: from_dense(torch.ones(1, 2, 2), tolerance=float("nan")), ValueError, "tolerance must be a finite number of at least 0"),
-    (lambda: from_dense(torch.ones(1, 2, 2), tolerance="1"), ValueError, "tolerance must be a finite number"),
+    (lambda: CP.with_input_bias(ONES[:3], ONES), ValueError, r"left must be a vector of shape \(5,\), got Tensor of shape \(3,\)"),
+    (lambda: CP.with_input_bias(ONES, ONES.float()), TypeError, "right must be torch.float64 like D, got torch.float32"),
+    (lambda: CP.with_input_bias(ONES, 0.0), TypeError, "right must be a Tensor, got float"),
+    (lambda: CP.with_output_bias(ONES), ValueError, r"bias must be a vector of shape \(3,\), got Tensor of shape \(5,\)"),
+    (lambda: random_cp(out=4).with_residual(), ValueError, r"cp must be lifted with out = width - 1, .* got CPTensor of shape \(4, 4, 4\)"),
+    (lambda: CPTensor.from_dense(torch.ones(2, 3, 4)), ValueError, r"tensor must be a tensor of shape .* got Tensor of shape \(2, 3, 4\)"),
+    (lambda: CPTensor.from_dense(torch.ones(3, 3)), ValueError, r"got Tensor of shape \(3, 3\)"),
+    (lambda: CPTensor.from_dense(torch.ones(0, 3, 3)), ValueError, r"all at least 1, got Tensor of shape \(0, 3, 3\)"),
+    (lambda: CPTensor.from_dense(torch.full((1, 2, 2), float("nan"))), ValueError, "tensor must be finite, got 4 of 4 entries"),
+    (lambda: CPTensor.from_dense(torch.ones(1, 2, 2).half()), TypeError, "got torch.float16"),
+    (lambda: CPTensor.from_dense([[[1.0]]]), TypeError, "tensor must be a Tensor, got list"),
+    (lambda: CPTensor.from_dense(torch.ones(1, 2, 2), tolerance=-1.0), ValueError, "tolerance must be a .* of at least 0, got -1.0"),
+    (lambda: CPTensor.from_dense(torch.ones(1, 2, 2), tolerance=float("nan")), ValueError, "tolerance must be a .* of at least 0"),
+    (lambda: CPTensor.from_dense(torch.ones(1, 2, 2), tolerance="1"), ValueError, "tolerance must be a finite number"),
 ]
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from tensor_cases import SETTINGS, random_cp
 
-from tensorlm.tensors import CPTensor, canonical, permute, rescale, swap
+from tensorlm.tensors import CPTensor
 
 size = st.integers(1, 6)
 seed = st.integers(0, 2**16)
@@ -38,7 +38,7 @@ def random_gauge(cp: CPTensor, seed) -> CPTensor:
     source = generator(seed)
     scale = 10 ** torch.empty(2, cp.hidden, dtype=torch.float64).uniform_(-4, 4, generator=source)
     scale *= torch.randint(0, 2, (2, cp.hidden), generator=source) * 2 - 1
-    turned = permute(rescale(cp, *scale), torch.randperm(cp.hidden, generator=source))
+    turned = cp.rescale(*scale).permute(torch.randperm(cp.hidden, generator=source))
     exchanged = torch.randint(0, 2, (cp.hidden, 1), generator=source).bool()
     return CPTensor(turned.D, torch.where(exchanged, turned.R, turned.L), torch.where(exchanged, turned.L, turned.R))
 
@@ -50,16 +50,16 @@ cps = st.builds(random_cp, out=size, hidden=size, width=size, seed=seed)
 @given(cps, seed)
 def test_permutation_and_rescaling_leave_the_tensor(cp, seed):
     source = generator(seed)
-    close(permute(cp, torch.randperm(cp.hidden, generator=source)).dense(), cp.dense())
+    close(cp.permute(torch.randperm(cp.hidden, generator=source)).dense(), cp.dense())
     left, right = torch.randn(2, cp.hidden, dtype=torch.float64, generator=source)
-    close(rescale(cp, left, right).dense(), cp.dense())
+    close(cp.rescale(left, right).dense(), cp.dense())
 
 
 @SETTINGS
 @given(cps)
 def test_swap_transposes_the_tensor_and_leaves_the_function(cp):
-    close(swap(cp).dense(), cp.dense().mT)
-    close(swap(cp).symmetric(), cp.symmetric())
+    close(cp.swap().dense(), cp.dense().mT)
+    close(cp.swap().symmetric(), cp.symmetric())
 
 
 @SETTINGS
@@ -73,7 +73,7 @@ def test_any_gauge_leaves_the_function(cp, seed):
 
 def test_swap_does_not_leave_the_tensor():
     cp = random_cp()
-    assert not torch.allclose(swap(cp).dense(), cp.dense(), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(cp.swap().dense(), cp.dense(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("orthogonal", [False, True])
@@ -87,8 +87,8 @@ def test_mixing_hidden_units_is_no_gauge(orthogonal):
 
 def test_permute_says_where_each_unit_comes_from():
     cp = random_cp(hidden=3)
-    assert torch.equal(permute(cp, [2, 0, 1]).L, cp.L[[2, 0, 1]])
-    back = permute(permute(cp, [2, 0, 1]), torch.tensor([2, 0, 1]).argsort())
+    assert torch.equal(cp.permute([2, 0, 1]).L, cp.L[[2, 0, 1]])
+    back = cp.permute([2, 0, 1]).permute(torch.tensor([2, 0, 1]).argsort())
     assert all(torch.equal(getattr(back, name), getattr(cp, name)) for name in "DLR")
 
 
@@ -97,22 +97,22 @@ def test_permute_says_where_each_unit_comes_from():
 @SETTINGS
 @given(cps, seed)
 def test_gauges_meet_in_one_canonical_form(cp, seed):
-    factors_close(canonical(random_gauge(cp, seed)), canonical(cp))
-    factors_close(canonical(swap(cp)), canonical(cp))
+    factors_close(random_gauge(cp, seed).canonical(), cp.canonical())
+    factors_close(cp.swap().canonical(), cp.canonical())
 
 
 @settings(max_examples=100)
 @given(st.builds(integer_cp, out=size, hidden=size, width=size, seed=seed), seed)
 def test_gauges_meet_in_one_canonical_form_where_units_are_equal_or_zero(cp, seed):
-    factors_close(canonical(random_gauge(cp, seed)), canonical(cp))
+    factors_close(random_gauge(cp, seed).canonical(), cp.canonical())
 
 
 @SETTINGS
 @given(cps)
 def test_canonical_form_is_the_same_function_in_the_stated_form(cp):
-    fixed = canonical(cp)
+    fixed = cp.canonical()
     close(fixed.symmetric(), cp.symmetric())
-    factors_close(canonical(fixed), fixed)
+    factors_close(fixed.canonical(), fixed)
     sizes = fixed.D.norm(dim=0)
     assert (sizes.diff() <= 1e-7 * sizes.max()).all()
     for encoder in (fixed.L, fixed.R):
@@ -123,21 +123,21 @@ def test_canonical_form_is_the_same_function_in_the_stated_form(cp):
 def test_units_that_contribute_nothing_become_zero_and_last():
     cp = random_cp(hidden=4)
     cp.L[0], cp.R[1], cp.D[:, 2] = 0, 0, 0
-    fixed = canonical(cp)
+    fixed = cp.canonical()
     assert fixed.hidden == 4 and all(factor.isfinite().all() for factor in fixed.factors().values())
     assert not any(part.any() for part in (fixed.D[:, 1:], fixed.L[1:], fixed.R[1:]))
     close(fixed.symmetric(), cp.symmetric())
 
 
 def test_all_units_zero():
-    fixed = canonical(CPTensor(*(torch.zeros(2, 2) for _ in range(3))))
+    fixed = CPTensor(*(torch.zeros(2, 2) for _ in range(3))).canonical()
     assert not any(factor.any() for factor in fixed.factors().values())
 
 
 def test_tiny_and_huge_rows_do_not_underflow():
     cp = random_cp()
     scale = torch.full((5,), 1e200, dtype=torch.float64)
-    factors_close(canonical(rescale(cp, scale, 1 / scale)), canonical(cp))
+    factors_close(cp.rescale(scale, 1 / scale).canonical(), cp.canonical())
 
 
 def test_entries_that_differ_by_rounding_alone_decide_nothing():
@@ -145,19 +145,19 @@ def test_entries_that_differ_by_rounding_alone_decide_nothing():
     L = [[-0.49, math.nextafter(0.49, 1), 0], [3, 4, 0]]
     cp = CPTensor(*(torch.tensor(rows, dtype=torch.float64) for rows in ([[1, 2]], L, [[1, 0, 0], [3, 0, 4]])))
     for scale in torch.linspace(0.1, 3, 30, dtype=torch.float64):
-        factors_close(canonical(swap(rescale(cp, scale.expand(2), 1 / scale.expand(2)))), canonical(cp))
+        factors_close(cp.rescale(scale.expand(2), 1 / scale.expand(2)).swap().canonical(), cp.canonical())
 
 
 def test_single_precision():
     cp = random_cp().to(torch.float32)
-    fixed, turned = canonical(cp), canonical(random_gauge(cp.double(), 3).to(torch.float32))
+    fixed, turned = cp.canonical(), random_gauge(cp.double(), 3).to(torch.float32).canonical()
     for name in "DLR":
         torch.testing.assert_close(getattr(turned, name), getattr(fixed, name), rtol=1e-5, atol=1e-5)
 
 
 def test_other_functions_have_other_canonical_forms():
     cp = random_cp()
-    assert not torch.allclose(canonical(cp).D, canonical(CPTensor(-cp.D, cp.L, cp.R)).D)
+    assert not torch.allclose(cp.canonical().D, CPTensor(-cp.D, cp.L, cp.R).canonical().D)
 
 
 def test_one_function_can_have_cp_forms_that_no_gauge_connects():
@@ -165,29 +165,27 @@ def test_one_function_can_have_cp_forms_that_no_gauge_connects():
     turn = torch.linalg.qr(torch.randn(2, 2, dtype=torch.float64, generator=generator(0))).Q
     a, b = (CPTensor(torch.ones(1, 2, dtype=torch.float64), rows, rows) for rows in (torch.eye(2, dtype=torch.float64), turn))
     close(a.symmetric(), b.symmetric())
-    assert not torch.allclose(canonical(a).L, canonical(b).L, atol=1e-3)
+    assert not torch.allclose(a.canonical().L, b.canonical().L, atol=1e-3)
 
 
 CP = random_cp(hidden=2)
 ONES = torch.ones(2, dtype=torch.float64)
 CALLS = [
-    (lambda: swap("cp"), TypeError, "cp must be a CPTensor, got str"),
-    (lambda: canonical(CP.D), TypeError, "cp must be a CPTensor, got Tensor"),
-    (lambda: canonical(CPTensor(CP.D, CP.L * float("nan"), CP.R)), ValueError, "L of cp must be finite, got 8 of 8 entries"),
-    (lambda: permute(CP, [0, 0]), ValueError, r"order must be a permutation of 0 .. 1, got \[0, 0\]"),
-    (lambda: permute(CP, [0]), ValueError, "order must be a permutation"),
-    (lambda: permute(CP, [-1, 0]), ValueError, "order must be a permutation"),
-    (lambda: permute(CP, torch.tensor([[0, 1]])), ValueError, "order must be a permutation"),
-    (lambda: permute(CP, []), TypeError, "order must hold whole numbers"),
-    (lambda: permute(CP, [0.0, 1.0]), TypeError, "order must hold whole numbers, got torch.float32"),
-    (lambda: permute(CP, [True, False]), TypeError, "order must hold whole numbers, got torch.bool"),
-    (lambda: permute(CP, "01"), TypeError, "order must hold whole numbers, got '01'"),
-    (lambda: permute(CP, None), TypeError, "order must hold whole numbers, got None"),
-    (lambda: rescale(CP, ONES, ONES[:1]), ValueError, r"right must have shape \(2,\), .* got \(1,\)"),
-    (lambda: rescale(CP, ONES, torch.tensor([1.0, 0.0]).double()), ValueError, "right must not be zero, got 0 for unit 1"),
-    (lambda: rescale(CP, ONES * float("inf"), ONES), ValueError, "left must be finite"),
-    (lambda: rescale(CP, ONES.float(), ONES), TypeError, "left must be torch.float64 like D, got torch.float32"),
-    (lambda: rescale(CP, 2.0, ONES), TypeError, "left must be a Tensor, got float"),
+    (lambda: CPTensor(CP.D, CP.L * float("nan"), CP.R).canonical(), ValueError, "L of cp must be finite, got 8 of 8 entries"),
+    (lambda: CP.permute([0, 0]), ValueError, r"order must be a permutation of 0 .. 1, got \[0, 0\]"),
+    (lambda: CP.permute([0]), ValueError, "order must be a permutation"),
+    (lambda: CP.permute([-1, 0]), ValueError, "order must be a permutation"),
+    (lambda: CP.permute(torch.tensor([[0, 1]])), ValueError, "order must be a permutation"),
+    (lambda: CP.permute([]), ValueError, "order must be a permutation"),
+    (lambda: CP.permute([0.0, 1.0]), ValueError, r"order must be a permutation of 0 .. 1, got \[0.0, 1.0\]"),
+    (lambda: CP.permute([True, False]), ValueError, r"order must be a permutation of 0 .. 1, got \[True, False\]"),
+    (lambda: CP.permute("01"), ValueError, "order must be a permutation of 0 .. 1, got '01'"),
+    (lambda: CP.permute(None), ValueError, "order must be a permutation of 0 .. 1, got None"),
+    (lambda: CP.rescale(ONES, ONES[:1]), ValueError, r"right must be a vector of shape \(2,\), got Tensor of shape \(1,\)"),
+    (lambda: CP.rescale(ONES, torch.tensor([1.0, 0.0]).double()), ValueError, r"right must be other than 0 for every unit, got \[1"),
+    (lambda: CP.rescale(ONES * float("inf"), ONES), ValueError, "left must be finite"),
+    (lambda: CP.rescale(ONES.float(), ONES), TypeError, "left must be torch.float64 like D, got torch.float32"),
+    (lambda: CP.rescale(2.0, ONES), TypeError, "left must be a Tensor, got float"),
 ]
 
 

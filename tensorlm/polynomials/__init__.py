@@ -1,6 +1,6 @@
-"""Arithmetic of polynomials: powers of one and several variables, Chebyshev series and their roots. Knows no model."""
+"""Arithmetic of polynomials: powers of one and several variables, ratios, Chebyshev series and their roots. Knows no model."""
 
-from tensorlm.polynomials.chebyshev import ChebyshevSeries, PiecewiseSeries, TippingPoint
-from tensorlm.polynomials.powers import Monomials, Polynomial
+from tensorlm.polynomials.chebyshev import ChebyshevSeries
+from tensorlm.polynomials.powers import Polynomial, Ratio
 
-__all__ = ["ChebyshevSeries", "Monomials", "PiecewiseSeries", "Polynomial", "TippingPoint"]
+__all__ = ["ChebyshevSeries", "Polynomial", "Ratio"]

@@ -1,4 +1,4 @@
-"""Vector-valued polynomials in a strength alpha, in powers of (alpha - centre) / unit."""
+"""Polynomials in powers of one variable or several, and ratios of them, as arrays of coefficients in rising order."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,18 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tensorlm.checks import require_whole
+from tensorlm.checks import DTYPES, require, require_instance, require_number, require_whole
 
-CHUNK = 1 << 20  # numbers that a product keeps at a time before it sums them by degree
+CHUNK_SIZE = 1 << 20  # numbers that a product keeps at a time before it sums them by degree
 
 
 @dataclass(frozen=True)
 class Monomials:
     """The monomials in `variables` strengths up to total degree `order` (None: no limit), sorted by total degree.
 
-    A polynomial of degree n is an array whose first axis has `rows(n)` = C(n + variables, variables) entries, one
-    coefficient (of any shape) for each monomial. Since lower degrees come first, it is the beginning of the array of
-    any higher degree, and a sum needs only zeros at the end. What lies above `order` is dropped: the array is a jet.
+    A polynomial of degree n is an array with `rows(n)` = C(n + variables, variables) entries in its first axis, a coefficient
+    (of any shape) for each monomial, lower degrees first. What lies above `order` is dropped: the array is a jet.
 
     >>> Monomials(1).multiply(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0, 1.0]))  # (1 + t)(1 + t)^2
     tensor([1., 3., 3., 1.])
@@ -31,11 +30,11 @@ class Monomials:
     order: int | None = None
 
     def __post_init__(self):
-        for name, value in (("variables", self.variables), ("order", self.order)):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < (name == "variables")):
-                raise ValueError(f"{name} must be a whole number of at least {int(name == 'variables')}, got {value!r}")
-        if self.variables > 1 and self.order is None:
-            raise ValueError(f"order must be given for {self.variables} strengths: the number of monomials grows with its power")
+        require_whole("variables", self.variables, 1)
+        require(self.variables == 1 or self.order is not None, "order", self.order,
+                f"given for {self.variables} strengths, whose number of monomials grows with its power")
+        if self.order is not None:
+            require_whole("order", self.order)
 
     def rows(self, degree: int) -> int:
         """Coefficients of a polynomial of this degree, none above the order."""
@@ -57,11 +56,11 @@ class Monomials:
     def multiply(self, a: Tensor, b: Tensor, equation: str = "") -> Tensor:
         """The product of two polynomials: (n, ...), (m, ...) -> (rows of both degrees, ...), by direct convolution.
 
-        Coefficients are multiplied number by number, or as `equation` says, an einsum of two coefficients without
-        their first axis ("qe,ke->qk"). There is no FFT: its error is relative to the largest coefficient and would drown the small ones.
+        Coefficients are multiplied number by number, or as `equation` says, an einsum of two coefficients without their first
+        axis ("qe,ke->qk"). There is no FFT: its error is relative to the largest coefficient and would drown the small ones.
         """
         if self.variables > 1:
-            return self._multiply_by_table(a, b, _by_equation(equation) if equation else _by_number)
+            return self._multiply_by_table(a, b, _by_equation(equation))
         limit = len(a) + len(b) - 1 if self.order is None else min(len(a) + len(b) - 1, self.order + 1)
         return _convolve_matrices(a, b, limit, _by_equation(equation)) if equation else _convolve(a, b, limit)
 
@@ -90,7 +89,7 @@ def _convolve(a: Tensor, b: Tensor, limit: int) -> Tensor:
 def _convolve_matrices(a: Tensor, b: Tensor, limit: int, product) -> Tensor:
     """All pairs of coefficients in few big products, summed by degree."""
     pair = product(a[:1], b[:1])
-    step = max(1, CHUNK // (len(a) * max(1, pair.numel())))
+    step = max(1, CHUNK_SIZE // (len(a) * max(1, pair.numel())))
     if len(b) <= step:
         return _by_degree(product(a, b))[:limit]
     total = pair.new_zeros(limit, *pair.shape[2:])
@@ -100,21 +99,17 @@ def _convolve_matrices(a: Tensor, b: Tensor, limit: int, product) -> Tensor:
     return total
 
 
-def _by_number(a: Tensor, b: Tensor) -> Tensor:
-    return a[:, None] * b[None]
-
-
 def _by_equation(equation: str):
+    """The products of all pairs of coefficients: (n, ...), (m, ...) -> (n, m, ...)."""
+    if not equation:
+        return lambda a, b: a[:, None] * b[None]
     terms, result = equation.split("->")
     one, other = terms.split(",")
     return lambda a, b: torch.einsum(f"A{one},B{other}->AB{result}", a, b)
 
 
 def _by_degree(pairs: Tensor) -> Tensor:
-    """Sums of pairs (n, m, ...) of coefficients with n + m the same: (n + m - 1, ...).
-
-    Rows of length n + m, read as rows of length n + m - 1, each begin one step further on.
-    """
+    """Sums of pairs (n, m, ...) of one degree: rows of length n + m, read as n + m - 1 long, each begin one step further on."""
     n, m, *rest = pairs.shape
     if min(n, m) == 1:
         return pairs.flatten(0, 1)
@@ -145,10 +140,8 @@ POWERS = Monomials()
 class Polynomial:
     """p(alpha) = sum_k c_k t^k with t = (alpha - centre) / unit and coefficients c_k of any shape.
 
-    `coefficients` (degree + 1, ...) in rising order, float32 or float64. `exact` False says that terms above are
-    missing (a jet, the truncated Taylor series at `centre`); sums and products of jets keep the lower order.
-    A unit of the size of the strengths in question keeps all coefficients within the number range.
-    Raises TypeError or ValueError naming the argument, its value and what fits.
+    `coefficients` (degree + 1, ...) in rising order, float32 or float64. `exact` False says that terms above are missing (a
+    jet, the truncated Taylor series at `centre`). A unit of the size of the strengths keeps coefficients in the number range.
 
     >>> p = Polynomial(torch.tensor([1.0, 2.0, 3.0]))  # 1 + 2 alpha + 3 alpha^2
     >>> p(torch.tensor([0.0, 1.0, -2.0])), p.derivative()(torch.tensor(1.0))
@@ -161,13 +154,11 @@ class Polynomial:
     exact: bool = True
 
     def __post_init__(self):
-        value = self.coefficients
-        if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"coefficients must be a float32 or float64 tensor, got {getattr(value, 'dtype', type(value).__name__)}")
-        if value.ndim < 1 or value.shape[0] == 0:
-            raise ValueError(f"coefficients must have shape (degree + 1, ...), got {tuple(value.shape)}")
-        if not 0 < self.unit < math.inf or not math.isfinite(self.centre):
-            raise ValueError(f"unit must be a finite number above 0 and centre finite, got {self.unit!r} and {self.centre!r}")
+        require_instance("coefficients", self.coefficients, Tensor)
+        require(self.coefficients.dtype in DTYPES, "dtype of coefficients", self.coefficients.dtype, "torch.float32 or torch.float64")
+        require(self.coefficients.ndim and len(self.coefficients), "coefficients", self.coefficients, "of shape (degree + 1, ...)")
+        require_number("unit", self.unit, above=0)
+        require_number("centre", self.centre)
 
     @property
     def degree(self) -> int:
@@ -180,12 +171,17 @@ class Polynomial:
     def __call__(self, alphas: Tensor) -> Tensor:
         """Values at every strength: (...) -> (..., *shape)."""
         values, growth = self.reduced(alphas)
-        return values if bool((growth == 1).all()) else values * growth.reshape(growth.shape + (1,) * len(self.shape))
+        return values if bool((growth == 1).all()) else values * _for_all(growth, self.shape)
 
     def reduced(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
         """(v, g) with p = v g and g = max(1, |t|)^degree: v in powers of t, or of 1 / t beyond |t| = 1, never overflows."""
-        points = self._points(alphas)
-        return self._weigh(_scaled_powers(points, self.degree), self.coefficients), points.abs().clamp(min=1).pow(self.degree)
+        points = self.points(alphas)
+        values = torch.tensordot(_scaled_powers(points, self.degree), self.coefficients, dims=1)
+        return values, points.abs().clamp(min=1).pow(self.degree)
+
+    def points(self, alphas: Tensor) -> Tensor:
+        """t = (alpha - centre) / unit, in the dtype of the coefficients."""
+        return (torch.as_tensor(alphas).to(self.coefficients) - self.centre) / self.unit
 
     def cancellation(self, alphas: Tensor) -> Tensor:
         """How much larger the terms are than the values: max sum_k |c_k t^k| / max |p|, (...) -> (...), at least 1.
@@ -195,14 +191,12 @@ class Polynomial:
         >>> Polynomial(torch.tensor([1.0, -0.99])).cancellation(torch.tensor([0.0, 1.0])).round()
         tensor([  1., 199.])
         """
-        powers = _scaled_powers(self._points(alphas).flatten(), self.degree)
-        coefficients = self.coefficients.reshape(self.degree + 1, -1)
-        largest, values = powers.abs() @ coefficients.abs(), (powers @ coefficients).abs()
-        most = largest.amax(-1)
-        return torch.where(most > 0, most / values.amax(-1), 1.0).view(alphas.shape)
+        powers, coefficients = _scaled_powers(self.points(alphas), self.degree), self.coefficients.reshape(self.degree + 1, -1)
+        largest, values = (powers.abs() @ coefficients.abs()).amax(-1), (powers @ coefficients).abs().amax(-1)
+        return torch.where(largest > 0, largest / values, 1.0)
 
     def derivative(self, order: int = 1) -> "Polynomial":
-        """The derivative in alpha; the one of a jet is a jet, one order lower each time.
+        """The derivative in alpha; that of a jet is known to one order less each time.
 
         >>> Polynomial(torch.tensor([0.0, 0.0, 0.0, 1.0]), unit=2.0).derivative(2)(torch.tensor(1.0))  # (alpha / 2)^3
         tensor(0.7500)
@@ -210,67 +204,64 @@ class Polynomial:
         coefficients = self.coefficients
         for _ in range(require_whole("order", order)):
             powers = torch.arange(1, len(coefficients)).to(coefficients)
-            coefficients = coefficients[1:] * _aligned(powers, coefficients) / self.unit if len(powers) else torch.zeros_like(coefficients)
+            coefficients = coefficients[1:] * _for_all(powers, self.shape) / self.unit if len(powers) else torch.zeros_like(coefficients)
         return replace(self, coefficients=coefficients)
-
-    def __add__(self, other: "Polynomial") -> "Polynomial":
-        """The sum; both need the same unit and centre (`rescaled`, `shifted`)."""
-        self._require_same_strength(other)
-        return self._kept(POWERS.add(self.coefficients, other.coefficients), other)
-
-    def times(self, other: "Polynomial", equation: str = "") -> "Polynomial":
-        """The product, number by number or by an einsum of the two coefficients ("oh,h->o").
-
-        >>> t = Polynomial(torch.tensor([1.0, 1.0]))
-        >>> t.times(t).coefficients
-        tensor([1., 2., 1.])
-        """
-        self._require_same_strength(other)
-        return self._kept(POWERS.multiply(self.coefficients, other.coefficients, equation), other)
 
     def mapped(self, linear) -> "Polynomial":
         """A linear map of the values; `linear` takes the coefficients as a batch."""
         return replace(self, coefficients=linear(self.coefficients))
 
-    def truncated(self, order: int) -> "Polynomial":
-        """The jet of this order: exact only if nothing was cut."""
-        return replace(self, coefficients=self.coefficients[: require_whole("order", order) + 1], exact=self.exact and order >= self.degree)
-
     def rescaled(self, unit: float) -> "Polynomial":
         """The same function in powers of (alpha - centre) / unit."""
         powers = torch.arange(self.degree + 1).to(self.coefficients)
-        return replace(self, coefficients=self.coefficients * _aligned((unit / self.unit) ** powers, self.coefficients), unit=unit)
+        return replace(self, coefficients=self.coefficients * _for_all((unit / self.unit) ** powers, self.shape), unit=unit)
 
-    def shifted(self, centre: float) -> "Polynomial":
-        """The same function in powers of (alpha - centre) / unit, for a new centre: the Taylor shift, term by term.
 
-        >>> Polynomial(torch.tensor([0.0, 0.0, 1.0])).shifted(3.0).coefficients  # alpha^2 = 9 + 6 (alpha - 3) + ...
-        tensor([9., 6., 1.])
-        """
-        if not self.exact:
-            raise ValueError("a jet holds only about its own centre: expand the response about the new one instead")
-        step, coefficients = (centre - self.centre) / self.unit, self.coefficients.clone()
-        for start in range(self.degree):
-            for power in range(self.degree - 1, start - 1, -1):
-                coefficients[power] += step * coefficients[power + 1]
-        return replace(self, coefficients=coefficients, centre=centre)
+@dataclass(frozen=True, eq=False)
+class Ratio:
+    """numerator / denominator^power: a vector of functions with one denominator; power 1/2 leaves the root of a norm.
 
-    def _points(self, alphas: Tensor) -> Tensor:
-        return (torch.as_tensor(alphas).to(self.coefficients) - self.centre) / self.unit
+    Both have one unit and centre. Multiplying both by the same number changes nothing where power is 1.
 
-    def _weigh(self, powers: Tensor, coefficients: Tensor) -> Tensor:
-        values = powers.reshape(-1, self.degree + 1) @ coefficients.reshape(self.degree + 1, -1)
-        return values.reshape((*powers.shape[:-1], *self.shape))
+    >>> ratio = Ratio(Polynomial(torch.tensor([[0.0], [1.0]])), Polynomial(torch.tensor([1.0, 0.0, 1.0])))  # a / (1 + a^2)
+    >>> ratio(torch.tensor([1.0, 2.0])), ratio.derivative(torch.tensor([1.0, 2.0]), 1)
+    (tensor([[0.5000],
+            [0.4000]]), tensor([[ 0.0000],
+            [-0.1200]]))
+    """
 
-    def _require_same_strength(self, other: "Polynomial") -> None:
-        if (self.unit, self.centre) != (other.unit, other.centre):
-            raise ValueError(f"both polynomials need the same unit and centre, got {(self.unit, self.centre)} and "
-                             f"{(other.unit, other.centre)}")
+    numerator: Polynomial
+    denominator: Polynomial
+    power: float = 1.0
 
-    def _kept(self, coefficients: Tensor, other: "Polynomial") -> "Polynomial":
-        """A sum or product, up to the order to which both sides are known."""
-        known = min((side.degree for side in (self, other) if not side.exact), default=len(coefficients) - 1)
-        return replace(self, coefficients=coefficients[: known + 1], exact=self.exact and other.exact)
+    @property
+    def degrees(self) -> tuple[int, int]:
+        return self.numerator.degree, self.denominator.degree
+
+    def __call__(self, alphas: Tensor) -> Tensor:
+        """Values at every strength, (...) -> (..., *shape); beyond one unit in powers of 1 / alpha, so that none overflows."""
+        return self.derivative(alphas, 0)
+
+    def derivative(self, alphas: Tensor, order: int) -> Tensor:
+        """From the Taylor coefficients of both sides at each strength, f_k of d^-p by k d_0 f_k = sum_j (-p j - k + j) d_j f_(k-j)."""
+        tops, bottoms = (_taylor(side, alphas, order) for side in (self.numerator, self.denominator))
+        inverse = [bottoms[0].pow(-self.power)]
+        for k in range(1, order + 1):
+            terms = [(-self.power * j - k + j) * bottoms[j] * inverse[k - j] for j in range(1, k + 1)]
+            inverse.append(sum(terms) / (k * bottoms[0]))
+        total = sum(tops[j] * _for_all(inverse[order - j], self.numerator.shape) for j in range(order + 1))
+        growth = self.numerator.points(alphas).abs().clamp(min=1)
+        excess = self.numerator.degree - self.power * self.denominator.degree - order
+        return math.factorial(order) * total * _for_all(growth.pow(excess), self.numerator.shape)
+
+    def cancellation(self, alphas: Tensor) -> Tensor:
+        """The larger one of both sides': (...) -> (...), at least 1; see `Polynomial.cancellation`."""
+        return torch.maximum(self.numerator.cancellation(alphas), self.denominator.cancellation(alphas))
+
+
+def _taylor(side: Polynomial, alphas: Tensor, order: int) -> list[Tensor]:
+    """p^(k) / k! divided by max(1, |t|)^(degree - k), for k = 0 .. order."""
+    return [side.derivative(k).reduced(alphas)[0] / math.factorial(k) for k in range(order + 1)]
 
 
 def _scaled_powers(points: Tensor, degree: int) -> Tensor:
@@ -290,5 +281,6 @@ def _powers(points: Tensor, degree: int) -> Tensor:
     return torch.cat([torch.ones_like(points)[..., None], factors.cumprod(-1)], dim=-1)
 
 
-def _aligned(factors: Tensor, like: Tensor) -> Tensor:
-    return factors.reshape(-1, *(1,) * (like.ndim - 1))
+def _for_all(factors: Tensor, shape: torch.Size) -> Tensor:
+    """Factors (...) that multiply values (..., *shape)."""
+    return factors.reshape(factors.shape + (1,) * len(shape))

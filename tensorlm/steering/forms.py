@@ -1,6 +1,5 @@
 """Models whose norms stay per-token, where the response is still exact: ratios of polynomials in the strength."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tensorlm.layers.norm import EPS
 from tensorlm.polynomials.chebyshev import PiecewiseSeries, resolve
-from tensorlm.polynomials.powers import POWERS, Polynomial
+from tensorlm.polynomials.powers import POWERS, Polynomial, Ratio
 from tensorlm.scaling import length
 from tensorlm.steering.prepare import Steerable, layer_tensor
 from tensorlm.steering.vectors import Injection
 from tensorlm.tensors import RationalBlock
-from tensorlm.tensors.rational import EPS, advance_along
+from tensorlm.tensors.rational import advance_along
 
 Contest = tuple[PiecewiseSeries, Callable[[Tensor], Tensor]]
 
@@ -68,47 +68,20 @@ class SeriesCurve:
 
 
 @dataclass(frozen=True, eq=False)
-class RatioCurve:
-    """numerator / denominator^power with a positive denominator; power 1/2 leaves the root of a norm before the head.
+class RatioCurve(Ratio):
+    """A ratio with a positive denominator; power 1/2 leaves the root of a norm before the head.
 
     The denominator is one for all values, so that it moves none past another: what leads is settled by polynomials.
     """
 
-    numerator: Polynomial
-    denominator: Polynomial
-    power: float
-
-    def __call__(self, alphas: Tensor) -> Tensor:
-        return self.slope(alphas, 0)
-
     def slope(self, alphas: Tensor, order: int) -> Tensor:
-        """From the Taylor coefficients of both sides at each strength, f_k of d^-p by k d_0 f_k = sum_j (-p j - k + j) d_j f_(k-j)."""
-        tops, growth = self._taylor(self.numerator, alphas, order)
-        bottoms, _ = self._taylor(self.denominator, alphas, order)
-        inverse = [bottoms[0].pow(-self.power)]
-        for k in range(1, order + 1):
-            terms = [(-self.power * j - k + j) * bottoms[j] * inverse[k - j] for j in range(1, k + 1)]
-            inverse.append(sum(terms) / (k * bottoms[0]))
-        total = sum(tops[j] * inverse[order - j][:, None] for j in range(order + 1))
-        excess = self.numerator.degree - self.power * self.denominator.degree - order
-        return math.factorial(order) * total * growth.pow(excess)[:, None]
-
-    @staticmethod
-    def _taylor(side: Polynomial, alphas: Tensor, order: int) -> tuple[list[Tensor], Tensor]:
-        """p^(k) / k! divided by g^(degree - k), g = max(1, |t|)."""
-        growth = ((alphas - side.centre) / side.unit).abs().clamp(min=1)
-        parts = [side.derivative(k) for k in range(order + 1)]
-        return [(part.reduced(alphas)[0] if k <= side.degree else torch.zeros_like(part(alphas))) / math.factorial(k)
-                for k, part in enumerate(parts)], growth
+        return self.derivative(alphas, order)
 
     def only(self, keep: Tensor) -> "RatioCurve":
         return replace(self, numerator=self.numerator.mapped(lambda coefficients: coefficients[:, keep]))
 
     def contest(self, low: float, high: float) -> Contest:
         return resolve(self.numerator, low, high, self.numerator.degree)[0], lambda alphas: self.numerator.reduced(alphas)[0]
-
-    def cancellation(self, alphas: Tensor) -> Tensor:
-        return torch.maximum(self.numerator.cancellation(alphas), self.denominator.cancellation(alphas))
 
     def as_json(self, digits: int) -> dict[str, Any]:
         return dict(basis="ratio", unit=self.numerator.unit, centre=self.numerator.centre, power=self.power,

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensorlm.checks import DENSE_LIMIT, require_affordable, require_finite, require_last_axis, require_same_kind, require_whole
+from tensorlm.checks import require, require_finite, require_last_axis, require_same_kind, require_whole
 from tensorlm.scaling import restored
-from tensorlm.tensors.composition import ComposedTensor, Tree, as_composed, branch_grams, join, tree_distance
+from tensorlm.tensors.composition import ComposedTensor, Tree, as_composed, branch_grams, tree_distance
 from tensorlm.tensors.cp import CPTensor
 
-MOST = 2**20  # columns or sweeps beyond which a number is taken for a slip
-NEAR = 0.5  # an error^2 below eps^NEAR, 1.5e-8 in float64, of the terms it is the sum of is a cancellation, and measured otherwise
-DEPENDENT = 0.75  # eigenvalues of V_n below eps^DEPENDENT of the largest, 2e-12 in float64, count as zero
+MAX_COUNT = 2**20  # columns or sweeps beyond which a number is taken for a slip
+CANCELLATION_POWER = 0.5  # an error^2 below eps^this, 1.5e-8 in float64, of the terms it is the sum of is measured otherwise
+DEPENDENCE_POWER = 0.75  # eigenvalues of V_n below eps^this of the largest, 2e-12 in float64, count as zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +43,9 @@ class CPFit:
             values = values * (x @ factor)
         return values @ output.mT
 
-    def dense(self, limit: float = DENSE_LIMIT) -> Tensor:
-        """The fit as a dense tensor (out, width, ...); raises ValueError where it takes more than `limit` bytes."""
-        output, *leaves = self.factors
-        shape = tuple(len(factor) for factor in self.factors)
-        require_affordable(shape, output.dtype, "the factors", limit)
-        columns = leaves[0]
-        for factor in leaves[1:-1]:
-            columns = (columns.unsqueeze(1) * factor).flatten(0, 1)
-        return join(output, columns.mT, leaves[-1].mT).view(shape)
-
     def layer(self) -> CPTensor:
         """The fit of one layer as a layer of hidden width r; ValueError for a deeper network."""
-        if len(self.factors) != 3:
-            raise ValueError(f"only a fit of order 3 is one bilinear layer, this one has order {len(self.factors)}")
+        require(len(self.factors) == 3, "order of the fit", len(self.factors), "3, that of one bilinear layer")
         return CPTensor(self.factors[0], self.factors[1].mT, self.factors[2].mT)
 
     def tree(self) -> Tree:
@@ -72,13 +61,11 @@ class CPFit:
 def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start: list[Tensor] | None = None, seed: int = 0) -> CPFit:
     """CP decomposition of T at this rank, of one layer (order 3) or a network (order 2^N + 1), after `steps` sweeps.
 
-    `start` holds a matrix (size of the mode, rank) for each mode, the output first, which the first update replaces; None draws
-    Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`.
-    Where columns are dependent, so that an update has no one solution, it takes the nearest to the factor before; no sweep
-    makes the fit worse, up to the 1e-8 or so that normal equations leave of it.
-    Errors come from |T|^2 - 2 <T, fit> + |fit|^2, or, so near to an exact fit that this would cancel, from
-    `tree_distance`, which costs more than a sweep. ALS finds a local minimum, and at some ranks none exists: the factors
-    then grow without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
+    `start` holds a matrix (size of the mode, rank) for each mode, the output first, which the first update replaces; None
+    draws Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`. Where
+    columns are dependent an update is the nearest to the factor before; no sweep makes the fit worse, up to the 1e-8 or so
+    that normal equations leave of it. ALS finds a local minimum, and at some ranks none exists: the factors then grow
+    without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
     Raises ValueError for a rank, steps or start that do not fit, for NaN or infinity, and where numbers leave their range.
 
     >>> layer = CPTensor(torch.eye(2), torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
@@ -87,46 +74,37 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
     (True, tensor([3., 6.]))
     """
     network = as_composed(tensor)
-    require_whole("rank", rank, 1, MOST)
-    require_whole("steps", steps, 1, MOST)
-    start = _drawn(network, rank, seed) if start is None else _checked(network, rank, start)
+    require_whole("rank", rank, 1, MAX_COUNT)
+    require_whole("steps", steps, 1, MAX_COUNT)
+    start = _start(network, rank, start, seed)
     with torch.inference_mode():
         found = branch_grams(network.layers)
         squared, sweep = found.wires[-1].trace().item(), _Sweep(ComposedTensor(found.layers), start)
         if not math.isfinite(sweep.units.sum() + sweep.grams[0].sum()):
-            _refuse(start)
+            for number, factor in enumerate(start):
+                require_finite(f"start[{number}]", factor)
+            raise ValueError(f"start must have products within the range of {network.dtype}; divide each matrix by its size")
         errors = [sweep.run(squared) for _ in range(steps)]
-        output = restored(sweep.factors[0], found.exponents[-1], "tensor", "|T|") if found.exponents[-1] else sweep.factors[0]
+        output = restored(sweep.factors[0], found.exponent, "tensor", "|T|") if found.exponent else sweep.factors[0]
     return CPFit(tuple(factor.mT.clone() for factor in (output, *sweep.factors[1:])), tuple(errors))  # out of inference mode
 
 
-def _drawn(network: ComposedTensor, rank: int, seed: int) -> list[Tensor]:
-    """Gaussian factors of the inputs; that of the output, which the first update finds, is zero."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn(size, rank, dtype=network.dtype, generator=generator) for size in network.shape[1:]]
-    return [factor.to(network.device) for factor in (torch.zeros(network.out, rank, dtype=network.dtype), *drawn)]
-
-
-def _checked(network: ComposedTensor, rank: int, start: list[Tensor]) -> list[Tensor]:
-    if len(start) != network.order:
-        raise ValueError(f"start must hold a matrix for each of {network.order} modes, got {len(start)}")
+def _start(network: ComposedTensor, rank: int, start: list[Tensor] | None, seed: int) -> list[Tensor]:
+    """The given factors, checked, or Gaussian ones of the inputs; that of the output, which the first update finds, is zero then."""
+    if start is None:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = [torch.randn(size, rank, dtype=network.dtype, generator=generator) for size in network.shape[1:]]
+        return [factor.to(network.device) for factor in (torch.zeros(network.out, rank, dtype=network.dtype), *drawn)]
+    require(len(start) == network.order, "start", start, f"a list with a matrix for each of {network.order} modes")
     require_same_kind(tensor=network.layers[0].D, **{f"start[{number}]": factor for number, factor in enumerate(start)})
     for number, (factor, size) in enumerate(zip(start, network.shape)):
-        if factor.shape != (size, rank):
-            raise ValueError(f"start[{number}] must be ({size}, {rank}), got {tuple(factor.shape)}")
+        require(factor.shape == (size, rank), f"start[{number}]", factor, f"({size}, {rank})")
     powers = 2 * torch.stack([factor.abs().amax(0).log2() for factor in start[1:]]).sum(0)
-    least, most = (math.log2(bound) for bound in (torch.finfo(network.dtype).tiny, torch.finfo(network.dtype).max))
-    if any(math.isfinite(power) and not least < power < most for power in powers.tolist()):
+    largest = math.log2(torch.finfo(network.dtype).max) - 2
+    if any(math.isfinite(power) and abs(power) > largest for power in powers.tolist()):
         raise ValueError(f"start must have columns whose squared lengths have products within the range of {network.dtype}; divide each "
                          "column by its length")
     return list(start)
-
-
-def _refuse(start: list[Tensor]) -> None:
-    """Raise ValueError for what is not finite in `start`; one sum has told that something is."""
-    for number, factor in enumerate(start):
-        require_finite(f"start[{number}]", factor)
-    raise ValueError(f"start must be small enough for products to be finite in {start[0].dtype}; divide each matrix by its size")
 
 
 class _Node:
@@ -191,11 +169,14 @@ class _Sweep:
         return factor
 
     def _error(self, squared: float) -> float:
-        """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices."""
+        """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices.
+
+        So near to an exact fit that |T|^2 - 2 <T, fit> + |fit|^2 would cancel, from `tree_distance`.
+        """
         contracted, factor, whole = self.last
         left = squared - 2 * (contracted * factor).sum().item() + whole.sum().item()
         size = math.sqrt(squared) or 1.0
-        if left > torch.finfo(factor.dtype).eps ** NEAR * (squared + whole.abs().sum().item()):
+        if left > torch.finfo(factor.dtype).eps ** CANCELLATION_POWER * (squared + whole.abs().sum().item()):
             return math.sqrt(left) / size
         fit = CPFit(tuple(factor.mT for factor in self.factors), ())
         return tree_distance(self.network.tree(), fit.tree()).item() / size
@@ -204,14 +185,16 @@ class _Sweep:
 def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
     """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where columns depend on each other, the nearest to `old`.
 
-    A pivot^2 is what a column keeps of its squared length, on V's diagonal, beside the columns before. Where one keeps nothing,
-    only the directions in which V is not zero to rounding are solved for (at unit diagonal, lest short columns seem
-    dependent), and `old` is kept in the others: so a sweep never makes the fit worse, as a plain V^+ M would.
+    1 / (V_kk V^-1_kk) is what column k keeps of its squared length beside all others. Where one keeps nothing, only the
+    directions in which V is not zero to rounding are solved for (at unit diagonal, lest short columns seem dependent), and
+    `old` is kept in the others: so a sweep never makes the fit worse, as a plain V^+ M would.
     """
-    least = torch.finfo(product.dtype).eps ** DEPENDENT
+    least = torch.finfo(product.dtype).eps ** DEPENDENCE_POWER
     lower, failed = torch.linalg.cholesky_ex(product)
-    if not failed and all(pivot**2 > least * size for pivot, size in zip(lower.diagonal().tolist(), product.diagonal().tolist())):
-        return torch.cholesky_inverse(lower) @ contracted
+    if not failed:
+        inverse = torch.cholesky_inverse(lower)
+        if all(least * size * own < 1 for size, own in zip(product.diagonal().tolist(), inverse.diagonal().tolist())):
+            return inverse @ contracted
     if not math.isfinite(product.sum() + contracted.sum()):
         raise ValueError(f"tensor must have a fit whose factors stay within the range of {product.dtype}, they left it; use .double(), "
                          "fewer steps or another start")

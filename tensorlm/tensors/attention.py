@@ -10,7 +10,16 @@ constant tensor all the same.
 import torch
 from torch import Tensor
 
-from tensorlm.checks import DENSE_LIMIT, require_affordable, require_last_axis, require_matrix, require_same_kind
+from tensorlm.checks import (
+    DENSE_LIMIT,
+    require,
+    require_affordable,
+    require_last_axis,
+    require_matrix,
+    require_one_of,
+    require_same_kind,
+    require_whole,
+)
 
 NAMES = ("q1", "k1", "q2", "k2", "v", "o")
 
@@ -48,35 +57,17 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
     _check(**weights)
     require_same_kind(x=x, coefficients=coefficients, **weights)
     require_last_axis("x", x, weights["v"].shape[1])
-    time = x.shape[0]
-    if tuple(coefficients.shape) != (time, time):
-        raise ValueError(f"coefficients must have shape {(time, time)}, one for each pair of tokens, got {tuple(coefficients.shape)}")
-    if rotations is not None and tuple(rotations.shape) != (time, *(weights["q1"].shape[0],) * 2):
-        raise ValueError(f"rotations must have shape {(time, *(weights['q1'].shape[0],) * 2)}, one matrix for each position, got "
-                         f"{tuple(rotations.shape)}")
-    z = x.new_zeros(time, weights["o"].shape[0])
+    time, head_dim = len(x), len(weights["q1"])
+    require(coefficients.shape == (time, time), "coefficients", coefficients, f"of shape {(time, time)}, one for each pair of tokens")
+    if rotations is None:
+        rotations = torch.eye(head_dim, dtype=x.dtype, device=x.device).expand(time, -1, -1)
+    require(rotations.shape == (time, head_dim, head_dim), "rotations", rotations, f"of shape {(time, head_dim, head_dim)}")
+    z = x.new_zeros(time, len(weights["o"]))
     for i, j in coefficients.nonzero().tolist():
-        pair = weights if rotations is None else rotated(weights, rotations[i], rotations[j])
-        tensor = head_tensor(pair["q1"], pair["k1"], pair["q2"], pair["k2"], pair["v"], pair["o"])
+        q1, k1, q2, k2 = (rotations[i if name[0] == "q" else j] @ weights[name] for name in NAMES[:4])
+        tensor = head_tensor(q1, k1, q2, k2, weights["v"], weights["o"])
         z[i] += coefficients[i, j] * torch.einsum("oabcde,a,b,c,d,e->o", tensor, x[i], x[i], x[j], x[j], x[j])
     return z
-
-
-def rotated(weights: dict[str, Tensor], query_rotation: Tensor, key_rotation: Tensor) -> dict[str, Tensor]:
-    """The weights of a head whose query stands at one position and whose key at another: R_i q1, R_j k1 and so on.
-
-    >>> weights = {name: torch.eye(2) for name in ("q1", "k1", "q2", "k2", "v", "o")}
-    >>> quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
-    >>> rotated(weights, quarter, torch.eye(2))["q1"]
-    tensor([[ 0., -1.],
-            [ 1.,  0.]])
-    """
-    size = weights["q1"].shape[0]
-    for name, rotation in (("query_rotation", query_rotation), ("key_rotation", key_rotation)):
-        if tuple(rotation.shape) != (size, size):
-            raise ValueError(f"{name} must have shape {(size, size)}, got {tuple(rotation.shape)}")
-    queries = {name: query_rotation @ weights[name] for name in ("q1", "q2")}
-    return {**weights, **queries, **{name: key_rotation @ weights[name] for name in ("k1", "k2")}}
 
 
 def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
@@ -89,12 +80,10 @@ def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
     >>> {name: tuple(weight.shape) for name, weight in head_weights(Attention("squared", 4, 2, context=8), 1).items()}
     {'q1': (2, 4), 'k1': (2, 4), 'q2': (2, 4), 'k2': (2, 4), 'v': (2, 4), 'o': (4, 2)}
     """
-    if getattr(layer, "kind", None) not in ("bilinear", "squared"):
-        raise ValueError(f"layer must be attention of kind 'bilinear' or 'squared', got kind {getattr(layer, 'kind', None)!r}")
+    require_one_of("kind of the layer", getattr(layer, "kind", None), ("bilinear", "squared"))
     if any(norm.kind != "none" for norm in layer.qk_norms) or "key_offset" in layer.positions.features:
         raise ValueError("layer must have qk_norm 'none' and no key_offset: its head is no tensor of one pair of tokens otherwise")
-    if not 0 <= index < layer.heads:
-        raise ValueError(f"index must be from 0 to {layer.heads - 1}, got {index}")
+    require_whole("index", index, 0, layer.heads - 1)
     rows = slice(index * layer.head_dim, (index + 1) * layer.head_dim)
     names = {name: name if layer.kind == "bilinear" else name[0] for name in ("q1", "k1", "q2", "k2")}
     weights = {name: getattr(layer, source).detach()[rows] for name, source in names.items()}
@@ -103,15 +92,13 @@ def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
 
 
 def _check(**weights: Tensor) -> None:
-    if set(weights) != set(NAMES):
-        raise ValueError(f"weights must have the names {NAMES}, got {tuple(weights)}")
+    require(set(weights) == set(NAMES), "names of the weights", tuple(weights), f"those of {NAMES}")
     for name, weight in weights.items():
         require_matrix(name, weight)
     require_same_kind(**weights)
     wanted = weights["q1"].shape
     for name in ("k1", "q2", "k2"):
-        if weights[name].shape != wanted:
-            raise ValueError(f"{name} must have shape {tuple(wanted)} like q1, got {tuple(weights[name].shape)}")
-    if weights["v"].shape[1] != wanted[1] or weights["o"].shape[1] != weights["v"].shape[0]:
-        raise ValueError(f"v must be (head_dim, {wanted[1]}) and o (out, head_dim), got v {tuple(weights['v'].shape)} and "
-                         f"o {tuple(weights['o'].shape)}")
+        require(weights[name].shape == wanted, name, weights[name], f"of shape {tuple(wanted)} like q1")
+    v, o = weights["v"], weights["o"]
+    require(v.shape[1] == wanted[1], "v", v, f"(head_dim, {wanted[1]})")
+    require(o.shape[1] == len(v), "o", o, f"(out, {len(v)})")

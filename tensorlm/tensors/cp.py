@@ -1,10 +1,11 @@
-"""The bilinear layer as a third-order tensor in CP form: evaluate, polarise, differentiate, densify.
+"""The bilinear layer as a third-order tensor in CP form: evaluate, polarise, differentiate, densify, write in other factors.
 
 T_oij = sum_k D_ok L_ki R_kj is a sum of `hidden` outer products, so the three matrices of the layer *are* a CP
 decomposition of its tensor. The function f(x)_o = sum_ij T_oij x_i x_j sees only the symmetric part S_oij = (T_oij +
 T_oji) / 2: two layers are one function exactly when their S are equal.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from tensorlm.checks import (
     DENSE_LIMIT,
+    is_whole,
+    require,
     require_affordable,
     require_broadcast,
     require_finite,
@@ -21,8 +24,8 @@ from tensorlm.checks import (
     require_number,
     require_same_kind,
 )
-from tensorlm.scaling import exponents, restored, shifted
-from tensorlm.ties import by_value, eigh
+from tensorlm.scaling import balanced, exponents, length, restored, shifted
+from tensorlm.ties import TIE, eigh, peak, ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +53,51 @@ class CPTensor:
         require_same_kind(D=self.D, L=self.L, R=self.R)
         if self.L.shape != self.R.shape or self.D.shape[1] != self.L.shape[0]:
             shapes = ", ".join(f"{name} {tuple(getattr(self, name).shape)}" for name in "DLR")
-            raise ValueError(f"expected D (out, hidden), L (hidden, width) and R (hidden, width), got {shapes}")
+            raise ValueError(f"D, L and R must be (out, hidden), (hidden, width) and (hidden, width), got {shapes}")
 
     def __repr__(self) -> str:
         return f"CPTensor(out={self.out}, hidden={self.hidden}, width={self.width}, {self.dtype}, {self.device})"
+
+    @classmethod
+    def from_layer(cls, layer) -> "CPTensor":
+        """Detached copies of a layer's matrices, in its dtype.
+
+        `layer` is an MLP of kind `bilinear` (L, R, D), `square` (E, D; then L = R = E) or `product` with two encoders.
+        Raises ValueError for every other kind, TypeError where there is no kind.
+
+        >>> from tensorlm.layers import build_mlp
+        >>> CPTensor.from_layer(build_mlp("bilinear", width=4, hidden=6))
+        CPTensor(out=4, hidden=6, width=4, torch.float32, cpu)
+        """
+        return cls(*(matrix.detach().clone() for matrix in _matrices(layer)))
+
+    @classmethod
+    def from_dense(cls, tensor: Tensor, tolerance: float = 1e-12) -> "CPTensor":
+        """An exact CP form of the symmetric part of a dense tensor (out, width, width): S_o = sum_r lambda v v^T, output by output.
+
+        Hidden units: the eigenvalues larger in size than `tolerance` times the largest, at most out * width and at least one;
+        L = R = v, D = lambda in row o. Seldom the fewest units possible: finding the CP rank is NP-hard (Kolda & Bader 2009, 3.1).
+        Raises ValueError for another shape, NaN or infinity, or a negative tolerance; TypeError for another dtype.
+
+        >>> cp = CPTensor.from_dense(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))  # 2 x1 x2
+        >>> cp, round(cp(torch.tensor([3.0, 2.0])).item(), 4)
+        (CPTensor(out=1, hidden=2, width=2, torch.float32, cpu), 12.0)
+        """
+        require_same_kind(tensor=tensor)
+        fits = tensor.ndim == 3 and tensor.shape[1] == tensor.shape[2] and tensor.numel()
+        require(fits, "tensor", tensor, "a tensor of shape (out, width, width), all at least 1")
+        require_number("tolerance", tolerance, least=0)
+        require_finite("tensor", tensor)
+        exponent = exponents(tensor, (0, 1, 2))
+        scaled = shifted(tensor, -exponent)
+        values, vectors = (part.flip(1) for part in eigh((scaled + scaled.mT) / 2))  # rising
+        sizes = values.abs()
+        kept = sizes > tolerance * sizes.max()
+        kept.view(-1)[sizes.argmax()] = True
+        outputs, _ = kept.nonzero(as_tuple=True)
+        D = tensor.new_zeros(len(tensor), len(outputs))
+        D[outputs, torch.arange(len(outputs), device=tensor.device)] = restored(values[kept], exponent.flatten(), "tensor", "eigenvalues")
+        return cls(D, vectors[kept], vectors[kept])
 
     @property
     def out(self) -> int:
@@ -95,10 +139,6 @@ class CPTensor:
         """Free entries of S, out * width (width + 1) / 2."""
         return self.out * self.width * (self.width + 1) // 2
 
-    @property
-    def dense_bytes(self) -> int:
-        return self.dense_count * self.dtype.itemsize
-
     def __call__(self, x: Tensor) -> Tensor:
         """f(x) = D[(L x) * (R x)]: x (..., width) -> (..., out)."""
         self._require_input(x=x)
@@ -119,48 +159,31 @@ class CPTensor:
         return crossed @ self.D.mT / 2
 
     def contributions(self, x: Tensor) -> Tensor:
-        """c_k(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o: x (..., width) -> (..., out, hidden); they sum to f(x).
+        """c_k(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o: x (..., width) -> (..., out, hidden).
 
-        Scaling x leaves the shares |c_k| / sum |c| as they are. Another exact CP form of the same function has other shares.
-
-        >>> CPTensor(torch.tensor([[1.0, -2.0]]), torch.eye(2), torch.eye(2)).contributions(torch.tensor([3.0, 1.0]))
-        tensor([[ 9., -2.]])
+        They sum to f(x). Scaling x leaves the shares |c_k| / sum |c| as they are; another CP form of the function has others.
         """
         self._require_input(x=x)
         return self.D * ((x @ self.L.mT) * (x @ self.R.mT)).unsqueeze(-2)
 
     def jacobian(self, x: Tensor) -> Tensor:
-        """J(x) = 2 S(., ., x), J_oi = df_o / dx_i: x (..., width) -> (..., out, width). Euler: J(x) x = 2 f(x).
-
-        >>> cp = CPTensor(torch.ones(1, 2), torch.eye(2), torch.eye(2))  # f = x1^2 + x2^2
-        >>> cp.jacobian(torch.tensor([3.0, 2.0]))
-        tensor([[6., 4.]])
-        """
+        """J(x) = 2 S(., ., x), J_oi = df_o / dx_i: x (..., width) -> (..., out, width). Euler: J(x) x = 2 f(x)."""
         self._require_input(x=x)
         left, right = (x @ self.L.mT).unsqueeze(-2), (x @ self.R.mT).unsqueeze(-2)
         return (self.D * right) @ self.L + (self.D * left) @ self.R
 
     def dense(self, limit: float = DENSE_LIMIT) -> Tensor:
-        """T_oij = sum_k D_ok L_ki R_kj, shape (out, width, width), as one Khatri-Rao product and one matrix product.
-
-        Raises ValueError where T takes more than `limit` bytes; the workspace is at most hidden / width times that.
+        """T_oij = sum_k D_ok L_ki R_kj, shape (out, width, width); ValueError where it takes more than `limit` bytes.
 
         >>> CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])).dense()
         tensor([[[0., 1.],
                  [0., 0.]]])
         """
         require_affordable(self.shape, self.dtype, "the factors: evaluation, similarity, eigen and hosvd never need T", limit)
-        if self.out < self.width:  # the smaller of the two Khatri-Rao products
-            return ((self.D.unsqueeze(1) * self.L.mT.contiguous()).flatten(0, 1) @ self.R).view(self.shape)
-        return (self.D @ (self.L.unsqueeze(2) * self.R.unsqueeze(1)).flatten(1)).view(self.shape)
+        return cp_unfolding(self.D, self.L, self.R).view(self.shape)
 
     def symmetric(self, limit: float = DENSE_LIMIT) -> Tensor:
-        """S_oij = (T_oij + T_oji) / 2, all that the function is; raises as `dense` does.
-
-        >>> CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])).symmetric()
-        tensor([[[0.0000, 0.5000],
-                 [0.5000, 0.0000]]])
-        """
+        """S_oij = (T_oij + T_oji) / 2, all that the function is; raises as `dense` does."""
         half = self.dense(limit) / 2
         return half + half.mT
 
@@ -176,52 +199,147 @@ class CPTensor:
         """The same tensor in float64, in which identities hold to 1e-10."""
         return self.to(dtype=torch.float64)
 
-    @classmethod
-    def from_layer(cls, layer) -> "CPTensor":
-        """Detached copies of a layer's matrices, in its dtype.
+    def swap(self) -> "CPTensor":
+        """(D, R, L): the encoders exchanged. T_oij becomes T_oji; S and f stay."""
+        return CPTensor(self.D, self.R, self.L)
 
-        `layer` is an MLP of kind `bilinear` (L, R, D), `square` (E, D; then L = R = E) or `product` with two encoders.
-        Raises ValueError for every other kind, TypeError where there is no kind.
+    def permute(self, order: Tensor | Sequence[int]) -> "CPTensor":
+        """The hidden units in another order: unit k of the result is unit order[k]. T, S and f stay."""
+        units = order.tolist() if isinstance(order, Tensor) else order
+        fits = isinstance(units, Sequence) and all(map(is_whole, units)) and sorted(units) == list(range(self.hidden))
+        require(fits, "order", units, f"a permutation of 0 .. {self.hidden - 1}")
+        return CPTensor(self.D[:, list(units)], self.L[list(units)], self.R[list(units)])
 
-        >>> from tensorlm.layers import build_mlp
-        >>> CPTensor.from_layer(build_mlp("bilinear", width=4, hidden=6))
-        CPTensor(out=4, hidden=6, width=4, torch.float32, cpu)
+    def rescale(self, left: Tensor, right: Tensor) -> "CPTensor":
+        """L_k times left_k, R_k times right_k, D_k divided by both; left, right (hidden,). T, S and f stay.
+
+        Raises ValueError unless left and right have shape (hidden,) and are finite and not zero, and where a factor leaves
+        the number range by them; TypeError for another dtype.
+
+        >>> CPTensor(torch.ones(1, 1), torch.ones(1, 2), torch.ones(1, 2)).rescale(torch.tensor([2.0]), torch.tensor([-1.0])).factors()
+        {'D': tensor([[-0.5000]]), 'L': tensor([[2., 2.]]), 'R': tensor([[-1., -1.]])}
         """
-        return cls(*(matrix.detach().clone() for matrix in _matrices(layer)))
+        self._require_vectors(self.hidden, left=left, right=right)
+        for name, scale in (("left", left), ("right", right)):
+            require_finite(name, scale)
+            require(scale.all(), name, scale.tolist(), "other than 0 for every unit")
+        scaled = CPTensor(self.D / left / right, left.unsqueeze(1) * self.L, right.unsqueeze(1) * self.R)
+        for name in "DLR":
+            before, after = getattr(self, name), getattr(scaled, name)
+            if not torch.equal(before.isfinite() & (before != 0), after.isfinite() & (after != 0)):
+                sizes = " and ".join(f"{float(scale.abs().min()):.3g} to {float(scale.abs().max()):.3g}" for scale in (left, right))
+                raise ValueError(f"left and right must leave {name} within the range of {self.dtype}, got sizes of {sizes}")
+        return scaled
 
-    def write_to(self, layer) -> None:
-        """Copy the factors into a layer of kind `bilinear`, or `product` with two encoders, of the same sizes.
+    def canonical(self) -> "CPTensor":
+        """The one set of factors that stands for all that `swap`, unit by unit too, `permute` and `rescale` reach.
 
-        The layer keeps its dtype and device. Raises ValueError where kind or sizes do not fit.
+        L_k and R_k have norm 1 and a positive largest entry (the first of equals), D_k carries size and sign; of L_k and R_k
+        the lexicographically greater one is L_k; units are sorted by falling norm of D_k, equal ones lexicographically. A unit
+        that contributes nothing becomes zero and comes last. Equality is meant to rounding. Other CP forms of one function,
+        which no gauge connects, stay different: compare functions by `same_function`.
+        Raises ValueError for NaN or infinity, and where D leaves the number range. Source: Kolda & Bader (2009), section 3.
 
-        >>> from tensorlm.layers import build_mlp
-        >>> layer = build_mlp("bilinear", width=2, hidden=1, out=1)
-        >>> CPTensor(torch.ones(1, 1), torch.ones(1, 2), torch.ones(1, 2)).write_to(layer)
-        >>> layer(torch.tensor([3.0, 2.0])).item()
-        25.0
+        >>> CPTensor(torch.tensor([[1.0, 6.0]]), torch.eye(2), -2 * torch.eye(2)).canonical().factors()
+        {'D': tensor([[-12.,  -2.]]), 'L': tensor([[0., 1.], [1., 0.]]), 'R': tensor([[0., 1.], [1., 0.]])}
         """
-        D, L, R = _matrices(layer)
-        if L is R:
-            raise ValueError("layer must have two encoders, got kind 'square', which has one")
-        if (D.shape, L.shape) != (self.D.shape, self.L.shape):
-            raise ValueError(f"layer must have D {tuple(self.D.shape)} and L, R {tuple(self.L.shape)}, "
-                             f"got D {tuple(D.shape)} and L, R {tuple(L.shape)}")
-        with torch.no_grad():
-            D.copy_(self.D), L.copy_(self.L), R.copy_(self.R)
+        require_finite_cp("cp", self)
+        D, L, R, exponent = balanced(self.D, self.L, self.R)
+        (L, left), (R, right) = _directions(L), _directions(R)
+        D = D * left * right
+        first = ((L - R).abs() > TIE * torch.finfo(L.dtype).eps).int().argmax(dim=1, keepdim=True)
+        behind = L.gather(1, first) < R.gather(1, first)
+        L, R = torch.where(behind, R, L), torch.where(behind, L, R)
+        alive = D.any(dim=0)
+        D, L, R = D * alive, L * alive.unsqueeze(1), R * alive.unsqueeze(1)
+        return CPTensor(restored(D, exponent, "cp", "factors of norm 1 beside D"), L, R).permute(_falling_order(D, L, R))
+
+    def square_form(self) -> "CPTensor":
+        """One encoder, squared: f(x) = D' (M x)^2 with M = [L + R; L - R], D' = [D, -D] / 4, so L = R = M, of 2 hidden units each.
+
+        From ab = [(a + b)^2 - (a - b)^2] / 4. Its T is symmetric: the S of this layer.
+        """
+        encoder = torch.cat([self.L + self.R, self.L - self.R])
+        return CPTensor(torch.cat([self.D, -self.D], dim=1) / 4, encoder, encoder)
+
+    def symmetrised(self) -> "CPTensor":
+        """The symmetric part in CP form: D' = [D, D] / 2, L' = [L; R], R' = [R; L], whose T is the S of this layer."""
+        return CPTensor(torch.cat([self.D, self.D], dim=1) / 2, torch.cat([self.L, self.R]), torch.cat([self.R, self.L]))
+
+    def with_input_bias(self, left: Tensor, right: Tensor) -> "CPTensor":
+        """D[(L x + left) * (R x + right)] as a layer on (1, x): L~ = [left L], R~ = [right R], left and right (hidden,).
+
+        Zeros lift a layer that has no biases. Raises ValueError or TypeError where a bias does not fit.
+
+        >>> cp = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))
+        >>> cp.with_input_bias(torch.tensor([2.0]), torch.tensor([3.0]))(lift(torch.tensor([1.0])))  # (1 + 2) (1 + 3)
+        tensor([12.])
+        """
+        self._require_vectors(self.hidden, left=left, right=right)
+        return CPTensor(self.D, torch.cat([left.unsqueeze(1), self.L], dim=1), torch.cat([right.unsqueeze(1), self.R], dim=1))
+
+    def with_output_bias(self, bias: Tensor) -> "CPTensor":
+        """f(1, x) + bias, for a lifted layer: one more hidden unit, 1 times 1, writes bias (out,)."""
+        self._require_vectors(self.out, bias=bias)
+        return self._appended(bias.unsqueeze(1), self._unit_rows(0), self._unit_rows(0))
+
+    def with_residual(self) -> "CPTensor":
+        """x + f(1, x), for a lifted layer: unit i of `out` more hidden units writes x_i times 1. ValueError unless out = width - 1."""
+        require(self.out == self.width - 1, "cp", self, "lifted with out = width - 1, so that x and f(1, x) can be added")
+        identity = torch.eye(self.out, dtype=self.dtype, device=self.device)
+        return self._appended(identity, self._unit_rows(*range(1, self.width)), self._unit_rows(*[0] * self.out))
+
+    def with_constant(self) -> "CPTensor":
+        """(1, f(1, x)), for a lifted layer: one more hidden unit, 1 times 1, writes the new output slot 0.
+
+        So lifted layers stack: the next one finds its constant where it reads it. Add a residual before, not after.
+        """
+        below = CPTensor(torch.cat([torch.zeros_like(self.D[:1]), self.D]), self.L, self.R)
+        slot = torch.eye(below.out, 1, dtype=self.dtype, device=self.device)
+        return below._appended(slot, self._unit_rows(0), self._unit_rows(0))
+
+    def _appended(self, columns: Tensor, left: Tensor, right: Tensor) -> "CPTensor":
+        """More hidden units: columns (out, n) of D, rows left and right (n, width) of L and R."""
+        return CPTensor(torch.cat([self.D, columns], dim=1), torch.cat([self.L, left]), torch.cat([self.R, right]))
+
+    def _unit_rows(self, *slots: int) -> Tensor:
+        return torch.eye(self.width, dtype=self.dtype, device=self.device)[list(slots)]
 
     def _require_input(self, **vectors) -> None:
         require_same_kind(D=self.D, **vectors)
         for name, value in vectors.items():
             require_last_axis(name, value, self.width)
 
+    def _require_vectors(self, size: int, **vectors) -> None:
+        require_same_kind(D=self.D, **vectors)
+        for name, value in vectors.items():
+            require(value.shape == (size,), name, value, f"a vector of shape ({size},)")
+
+
+def cp_unfolding(D: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """sum_k D_ok left_ka right_kb as a matrix (out, a b): one matrix product behind the smaller of two Khatri-Rao products.
+
+    >>> cp_unfolding(torch.ones(1, 1), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([[3., 4., 6., 8.]])
+    """
+    if right.shape[1] < len(D):
+        return D @ (left.unsqueeze(2) * right.unsqueeze(1)).flatten(1)
+    return ((D.unsqueeze(1) * left.mT).flatten(0, 1) @ right).view(len(D), -1)
+
+
+def lift(x: Tensor) -> Tensor:
+    """(1, x) on the last axis: (..., width) -> (..., 1 + width). Raises ValueError for a number, TypeError for another dtype.
+
+    >>> lift(torch.tensor([3.0, 2.0]))
+    tensor([1., 3., 2.])
+    """
+    require_same_kind(x=x)
+    require(x.ndim, "x", x, "a tensor with at least 1 axis")
+    return torch.nn.functional.pad(x, (1, 0), value=1.0)
+
 
 def require_finite_cp(name: str, value) -> None:
-    """Raise TypeError unless `value` is a CPTensor, ValueError if a factor holds NaN or infinity.
-
-    >>> require_finite_cp("a", CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.full((1, 1), float("inf"))))
-    Traceback (most recent call last):
-    ValueError: R of a must be finite, got 1 of 1 entries NaN or infinite
-    """
+    """Raise TypeError unless `value` is a CPTensor, ValueError if a factor holds NaN or infinity."""
     require_instance(name, value, CPTensor)
     for factor in "DLR":
         require_finite(f"{factor} of {name}", getattr(value, factor))
@@ -239,151 +357,20 @@ def _matrices(layer) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "product" and layer.degree == 2:
         return layer.D, *layer.E
     encoders = f" with {layer.degree} encoders" if kind == "product" else ""
-    hint = "; of a full tensor, from_dense makes a CP form" if kind in ("full", "symmetric") else ""
+    hint = "; of a full tensor, CPTensor.from_dense makes a CP form" if kind in ("full", "symmetric") else ""
     raise ValueError(f"layer must be an MLP of kind 'bilinear', 'square' or 'product' with two encoders, "
                      f"got {type(layer).__name__} of kind {kind!r}{encoders}{hint}")
 
 
-def square_form(cp: CPTensor) -> CPTensor:
-    """One encoder, squared: f(x) = D' (M x)^2 with M = [L + R; L - R], D' = [D, -D] / 4, so L = R = M, of 2 hidden units each.
-
-    From ab = [(a + b)^2 - (a - b)^2] / 4. Its T is symmetric: the S of `cp`.
-
-    >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> square_form(cp).L
-    tensor([[ 1.,  1.],
-            [ 1., -1.]])
-    """
-    require_instance("cp", cp, CPTensor)
-    encoder = torch.cat([cp.L + cp.R, cp.L - cp.R])
-    return CPTensor(torch.cat([cp.D, -cp.D], dim=1) / 4, encoder, encoder)
+def _directions(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of norm 1 with a positive largest entry, and the signed norms they had; zero rows stay zero."""
+    norms = rows.gather(1, peak(rows)).sign() * length(rows, 1).unsqueeze(1)
+    return rows / torch.where(norms == 0, 1, norms), norms.squeeze(1)
 
 
-def symmetrised(cp: CPTensor) -> CPTensor:
-    """The symmetric part in CP form: D' = [D, D] / 2, L' = [L; R], R' = [R; L], whose T is the S of `cp`.
-
-    >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> torch.equal(symmetrised(cp).dense(), cp.symmetric())
-    True
-    """
-    require_instance("cp", cp, CPTensor)
-    return CPTensor(torch.cat([cp.D, cp.D], dim=1) / 2, torch.cat([cp.L, cp.R]), torch.cat([cp.R, cp.L]))
-
-
-def lift(x: Tensor) -> Tensor:
-    """(1, x) on the last axis: (..., width) -> (..., 1 + width). Raises ValueError for a number, TypeError for another dtype.
-
-    >>> lift(torch.tensor([3.0, 2.0]))
-    tensor([1., 3., 2.])
-    """
-    require_same_kind(x=x)
-    if x.ndim < 1:
-        raise ValueError("x must have at least 1 axis, got shape ()")
-    return torch.cat([x.new_ones(*x.shape[:-1], 1), x], dim=-1)
-
-
-def with_input_bias(cp: CPTensor, left: Tensor, right: Tensor) -> CPTensor:
-    """D[(L x + left) * (R x + right)] as a layer on (1, x): L~ = [left L], R~ = [right R], left and right (hidden,).
-
-    Zeros lift a layer that has no biases. Raises ValueError for another shape or device, TypeError for another dtype.
-
-    >>> cp = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))
-    >>> with_input_bias(cp, torch.tensor([2.0]), torch.tensor([3.0]))(lift(torch.tensor([1.0])))  # (1 + 2) (1 + 3)
-    tensor([12.])
-    """
-    require_instance("cp", cp, CPTensor)
-    _require_vector(cp, cp.hidden, left=left, right=right)
-    return CPTensor(cp.D, torch.cat([left.unsqueeze(1), cp.L], dim=1), torch.cat([right.unsqueeze(1), cp.R], dim=1))
-
-
-def with_output_bias(cp: CPTensor, bias: Tensor) -> CPTensor:
-    """f(1, x) + bias, for a lifted layer: one more hidden unit, 1 times 1, writes bias (out,). Raises as `with_input_bias` does.
-
-    >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> with_output_bias(cp, torch.tensor([5.0]))(lift(torch.tensor([3.0])))  # 3^2 + 5
-    tensor([14.])
-    """
-    require_instance("cp", cp, CPTensor)
-    _require_vector(cp, cp.out, bias=bias)
-    one = _unit_rows(cp, [0])
-    return _append(cp, bias.unsqueeze(1), one, one)
-
-
-def with_residual(cp: CPTensor) -> CPTensor:
-    """x + f(1, x), for a lifted layer with out = width - 1: unit i of `out` more hidden units writes x_i times 1.
-
-    Raises ValueError where the output is not of the size of x.
-
-    >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> with_residual(cp)(lift(torch.tensor([3.0])))  # 3 + 3^2
-    tensor([12.])
-    """
-    require_instance("cp", cp, CPTensor)
-    if cp.out != cp.width - 1:
-        raise ValueError(f"cp must be lifted with out = width - 1, so that x and f(1, x) can be added, got out={cp.out}, width={cp.width}")
-    identity = torch.eye(cp.out, dtype=cp.dtype, device=cp.device)
-    return _append(cp, identity, _unit_rows(cp, range(1, cp.width)), _unit_rows(cp, [0] * cp.out))
-
-
-def with_constant(cp: CPTensor) -> CPTensor:
-    """(1, f(1, x)), for a lifted layer: one more hidden unit, 1 times 1, writes the new output slot 0.
-
-    So lifted layers stack: the next one finds its constant where it reads it. Add a residual before, not after.
-
-    >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> with_constant(cp)(lift(torch.tensor([3.0])))
-    tensor([1., 9.])
-    """
-    require_instance("cp", cp, CPTensor)
-    below = CPTensor(torch.cat([torch.zeros_like(cp.D[:1]), cp.D]), cp.L, cp.R)
-    one = _unit_rows(cp, [0])
-    slot = torch.zeros_like(below.D[:, :1])
-    slot[0] = 1
-    return _append(below, slot, one, one)
-
-
-def from_dense(tensor: Tensor, tolerance: float = 1e-12) -> CPTensor:
-    """An exact CP form of the symmetric part of a dense tensor (out, width, width): S_o = sum_r lambda v v^T, output by output.
-
-    Hidden units: the eigenvalues larger in magnitude than `tolerance` times the largest, at most out * width and at least one;
-    L = R = v, D = lambda in row o. Seldom the fewest units possible: finding the CP rank is NP-hard (Kolda & Bader 2009, 3.1).
-    Raises ValueError for another shape, NaN or infinity, or a negative tolerance; TypeError for another dtype.
-
-    >>> cp = from_dense(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))  # 2 x1 x2
-    >>> cp, round(cp(torch.tensor([3.0, 2.0])).item(), 4)
-    (CPTensor(out=1, hidden=2, width=2, torch.float32, cpu), 12.0)
-    """
-    require_same_kind(tensor=tensor)
-    if tensor.ndim != 3 or tensor.shape[1] != tensor.shape[2] or tensor.numel() == 0:
-        raise ValueError(f"tensor must have shape (out, width, width), all at least 1, got {tuple(tensor.shape)}")
-    require_number("tolerance", tolerance, least=0)
-    require_finite("tensor", tensor)
-    exponent = exponents(tensor, (0, 1, 2))
-    scaled = shifted(tensor, -exponent)
-    values, vectors = eigh((scaled + scaled.mT) / 2, lambda values: by_value(-values))
-    sizes = values.abs()
-    kept = sizes > tolerance * sizes.max()
-    if not kept.any():
-        kept.view(-1)[sizes.argmax()] = True
-    outputs, _ = kept.nonzero(as_tuple=True)
-    D = torch.zeros(tensor.shape[0], outputs.numel(), dtype=tensor.dtype, device=tensor.device)
-    D[outputs, torch.arange(outputs.numel(), device=tensor.device)] = restored(values[kept], exponent.flatten(), "tensor", "eigenvalues")
-    rows = vectors[kept]
-    return CPTensor(D, rows, rows)
-
-
-def _append(cp: CPTensor, columns: Tensor, left: Tensor, right: Tensor) -> CPTensor:
-    """`cp` with more hidden units: columns (out, n) of D, rows left and right (n, width) of L and R."""
-    return CPTensor(torch.cat([cp.D, columns], dim=1), torch.cat([cp.L, left]), torch.cat([cp.R, right]))
-
-
-def _unit_rows(cp: CPTensor, slots) -> Tensor:
-    """Rows of the identity of the input, one for each slot."""
-    return torch.eye(cp.width, dtype=cp.dtype, device=cp.device)[list(slots)]
-
-
-def _require_vector(cp: CPTensor, size: int, **vectors) -> None:
-    require_same_kind(D=cp.D, **vectors)
-    for name, value in vectors.items():
-        if value.shape != (size,):
-            raise ValueError(f"{name} must have shape ({size},), got {tuple(value.shape)}")
+def _falling_order(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
+    """Units by falling norm of D_k, then by L_k, R_k, D_k, what ties being equal."""
+    sizes = length(D, 0).unsqueeze(1)
+    keys = torch.cat([sizes, L, R, D.mT / sizes.max().clamp_min(torch.finfo(D.dtype).tiny)], dim=1)
+    keys = torch.where(keys.abs() > TIE * torch.finfo(D.dtype).eps, keys, 0)
+    return torch.unique(ranks(keys.mT).mT, dim=0, return_inverse=True)[1].argsort(stable=True)

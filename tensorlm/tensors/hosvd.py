@@ -5,17 +5,17 @@ one sweep and no iteration: within a factor sqrt(order) of the best error at the
 Vandewalle 2000; Kolda & Bader 2009, section 4.2).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from tensorlm.checks import DENSE_LIMIT, require_affordable, require_last_axis, require_same_kind, require_whole
-from tensorlm.scaling import restored, shifted, squared
-from tensorlm.tensors.composition import ComposedTensor, as_composed, branch_grams, environments, restrict, tree_distance
+from tensorlm.checks import DENSE_LIMIT, require, require_affordable, require_last_axis, require_same_kind, require_whole
+from tensorlm.scaling import restored, shifted
+from tensorlm.tensors.composition import ComposedTensor, as_composed, branch_grams, leaf_grams, mode_products, tree_distance
 from tensorlm.tensors.cp import CPTensor
-from tensorlm.ties import eigh, equal, guarded
+from tensorlm.ties import eigh
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,19 +24,13 @@ class Tucker:
 
     `values[n]` are all singular values of mode n, descending: their squares sum to |T|^2, and the error^2 is at most the sum
     over the modes of the dropped squares. Being roots of eigenvalues, those below about 1e-8 of the largest (3e-4 in
-    float32) are noise; `error` is not. `source` is the network that was decomposed, `spans` are the factors as `error` reads
-    them: its gradient exists where no equal values are parted, that of the factors and the core where none are equal.
+    float32) are noise; `error` is not. `source` is the network that was decomposed.
     """
 
     core: Tensor
     factors: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     source: ComposedTensor
-    spans: tuple[Tensor, ...] = field(repr=False)
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        return tuple(self.core.shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The approximated function: x (..., width) -> (..., out)."""
@@ -56,17 +50,13 @@ class Tucker:
             dense = torch.tensordot(dense, factor, dims=([0], [1]))
         return dense
 
-    def squared_norm(self) -> Tensor:
-        """|core|^2, which is also the squared norm of the approximation."""
-        return squared(self.core, "core", "|core|^2")
-
     @cached_property
     def error(self) -> Tensor:
         """|T - approximation|, exact to rounding, from the factors: not the root of |T|^2 - |core|^2, which cancels.
 
-        Costs as much as a few dense third-order tensors; see `trees.tree_norm`.
+        Costs as much as a few dense third-order tensors; see `composition.tree_distance`.
         """
-        return tree_distance(self.source.tree(), self.source.projected(list(self.spans)))
+        return tree_distance(self.source.tree(), self.source.tree(self.factors))
 
 
 def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None = None) -> Tucker:
@@ -85,39 +75,31 @@ def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None
     0.0
     """
     network = as_composed(tensor)
-    wanted = _ranks(ranks, network.shape)
+    wanted = ranks_for("mode", ranks, network.shape)
     require_affordable(wanted, network.dtype, "lower ranks")
-    found = branch_grams(network.layers)
-    spectra = _spectra([found.wires[-1], *environments(found.layers, found.pairs)])
-    spans = factors = tuple(basis[:, :rank] for (_, basis), rank in zip(spectra, wanted))
-    if any(basis.requires_grad for basis in spans):
-        ties = [equal(values.square()) for values, _ in spectra]
-        factors = tuple(map(guarded, spans, ties))
-        spans = tuple(guarded(basis, tied[rank - 1 : rank]) for basis, tied, rank in zip(spans, ties, wanted))
-    core = restrict(found.layers, factors[0], factors[1:]).view(wanted)
-    if exponent := found.exponents[-1]:
-        core = restored(core, exponent, "tensor", "|T|")
-    return Tucker(core, factors, tuple(shifted(values, exponent) if exponent else values for values, _ in spectra), network, spans)
+    values: list[Tensor] = []
+    vectors: list[Tensor] = []
+    with torch.inference_mode(not any(matrix.requires_grad for cp in network.layers for matrix in (cp.D, cp.L, cp.R))):
+        found = branch_grams(network.layers)
+        grams = [found.wires[-1], *leaf_grams(found)]
+        batches = [grams] if network.out == network.width else [grams[:1], grams[1:]]
+        spectra = [eigh(torch.stack(batch)) for batch in batches]
+    for squares, rows in spectra:  # out of inference mode
+        values += squares.clamp_min(0).sqrt().unbind()
+        vectors += rows.clone().mT.unbind()
+    factors = tuple(columns[:, :rank] for columns, rank in zip(vectors, wanted))
+    core = mode_products(found.layers, factors[0], factors[1:]).view(wanted)
+    if found.exponent:
+        core, values = restored(core, found.exponent, "tensor", "|T|"), [shifted(value, found.exponent) for value in values]
+    return Tucker(core, factors, tuple(values), network)
 
 
-def _ranks(ranks: int | tuple[int, ...] | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+def ranks_for(place: str, ranks: int | tuple[int, ...] | None, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """One rank for each size: an int for min(ranks, size), None for the sizes; ValueError, naming the kind of place, else."""
     if ranks is None:
-        return shape
-    if isinstance(ranks, int):
-        require_whole("ranks", ranks, 1, max(shape))
-        return tuple(min(ranks, size) for size in shape)
-    if len(ranks) != len(shape):
-        raise ValueError(f"ranks must be an int or hold {len(shape)} of them, one for each mode, got {len(ranks)}")
-    for number, (rank, size) in enumerate(zip(ranks, shape)):
-        require_whole(f"ranks[{number}]", rank, 1, size)
-    return tuple(ranks)
-
-
-def _spectra(grams: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """For each mode, its singular values (roots of the eigenvalues), descending, and eigenvectors as columns; batched."""
-    batches = [grams] if len(grams[0]) == len(grams[1]) else [grams[:1], grams[1:]]
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for batch in batches:
-        values, vectors = eigh(torch.stack(batch), spans=True)
-        pairs += zip(values.clamp_min(0).sqrt(), vectors.mT)
-    return pairs
+        return sizes
+    if not isinstance(ranks, tuple | list):
+        rank = require_whole("ranks", ranks, 1, max(sizes))
+        return tuple(min(rank, size) for size in sizes)
+    require(len(ranks) == len(sizes), "ranks", ranks, f"an int or {len(sizes)} of them, one for each {place}")
+    return tuple(require_whole(f"ranks[{number}]", rank, 1, size) for number, (rank, size) in enumerate(zip(ranks, sizes)))

@@ -6,8 +6,7 @@
 3. Truncate: turn each wire into these singular vectors and drop the small values.
 
 All of it is about the tensor of the layers' symmetric parts (`ComposedTensor.symmetrised`), where the copies of a wire share
-one basis. Like the HOSVD it weighs all directions of the input alike and knows nothing of data. The matrices come from QR
-decompositions of the layers' own third-order unfoldings, not from Gram matrices, so that small values are accurate too.
+one basis. QR decompositions of the layers' own third-order unfoldings, not Gram matrices, keep small values accurate.
 """
 
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require_affordable, require_whole
-from tensorlm.scaling import length, restored, squared
+from tensorlm.checks import require, require_affordable
+from tensorlm.scaling import length, restored
 from tensorlm.tensors.composition import ComposedTensor, as_composed, branch_grams, tree_distance
 from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.hosvd import ranks_for
 from tensorlm.ties import settled
 
 
@@ -39,13 +39,8 @@ class ODT:
     ranks: tuple[int, ...]
 
     @property
-    def dropped(self) -> tuple[Tensor, ...]:
-        """For each wire the sum of the dropped values^2, of one copy."""
-        return tuple(squared(values[rank:], "tensor", "squared values") for values, rank in zip(self.values, self.ranks))
-
-    @property
     def error_bound(self) -> Tensor:
-        """|S - S_truncated| is at most the root of the sum over the wires of copies x dropped."""
+        """|S - S_truncated| is at most the root of the sum over the wires of copies x dropped values^2."""
         wires = zip(_copies(len(self.values)), self.values, self.ranks)
         return length(torch.cat([copies**0.5 * values[rank:] for copies, values, rank in wires]))
 
@@ -70,17 +65,17 @@ def odt(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None =
     (tensor([1.0000, 0.1000]), tensor([16.]))
     """
     found = branch_grams(as_composed(tensor).layers)
-    if ranks is not None and tolerance is not None:
-        raise ValueError(f"give ranks or tolerance, not both; got {ranks} and {tolerance}")
+    require(ranks is None or tolerance is None, "tolerance", tolerance, "None where ranks are given")
     layers = _orthogonalised(list(found.layers))
     values, bases = _wire_spectra(layers)
-    if tolerance is not None:
-        kept = _ranks_within(values, tolerance)
+    if tolerance is None:
+        wanted = ranks_for("wire", ranks, tuple(layer.width for layer in found.layers))
+        kept = tuple(min(rank, len(value)) for rank, value in zip(wanted, values))
     else:
-        kept = _ranks_given(ranks, [layer.width for layer in found.layers], values)
-    if exponent := found.exponents[-1]:
-        values = [restored(value, exponent, "tensor", "singular values") for value in values]
-        layers[-1] = CPTensor(restored(layers[-1].D, exponent, "tensor", "factors"), layers[-1].L, layers[-1].R)
+        kept = _ranks_within(values, tolerance)
+    if found.exponent:
+        values = [restored(value, found.exponent, "tensor", "singular values") for value in values]
+        layers[-1] = CPTensor(restored(layers[-1].D, found.exponent, "tensor", "factors"), layers[-1].L, layers[-1].R)
     orthogonal = _turned(layers, [None, *bases[1:]])
     whole = [basis[:, :rank] for basis, rank in zip(bases, kept)]
     stack = _turned(layers, [whole[0] @ whole[0].mT if kept[0] < len(bases[0]) else None, *whole[1:]])
@@ -140,22 +135,9 @@ def _copies(wires: int) -> list[int]:
 
 def _ranks_within(values: list[Tensor], tolerance: float) -> tuple[int, ...]:
     """The smallest ranks whose dropped mass, times copies, is each an equal share of (tolerance |S|)^2."""
-    if not 0 <= tolerance < 1:
-        raise ValueError(f"tolerance must be at least 0 and below 1, got {tolerance}")
+    require(0 <= tolerance < 1, "tolerance", tolerance, "at least 0 and below 1")
     ranks = []
     for mass, copies in zip((value.square() for value in values), _copies(len(values))):
         tails = mass.flip(0).cumsum(0).flip(0)
         ranks.append(max(1, int((copies * len(values) * tails > tolerance**2 * tails[0]).sum())))
     return tuple(ranks)
-
-
-def _ranks_given(ranks: int | tuple[int, ...] | None, widths: list[int], values: list[Tensor]) -> tuple[int, ...]:
-    if isinstance(ranks, int):
-        require_whole("ranks", ranks, 1, max(widths))
-    elif ranks is not None and len(ranks) != len(widths):
-        raise ValueError(f"ranks must be an int or hold {len(widths)} of them, one for each wire, got {len(ranks)}")
-    elif ranks is not None:
-        for number, (rank, width) in enumerate(zip(ranks, widths)):
-            require_whole(f"ranks[{number}]", rank, 1, width)
-    wanted = widths if ranks is None else [ranks] * len(widths) if isinstance(ranks, int) else ranks
-    return tuple(min(rank, len(value)) for rank, value in zip(wanted, values))

@@ -1,197 +1,197 @@
-"""How alike two layers are as functions, from their factors: inner products of symmetric tensors and under Gaussian inputs.
+"""How alike layers and networks are, from their factors, and what a function fixes of a tensor.
 
-All see only S, so no gauge changes them. (The inner product of the tensors T is not such: exchanging L and R changes it.)
+A polynomial determines only the part of its tensor that is symmetric under all n! permutations of the n inputs: of one layer,
+S. A stack of layers, each symmetrised, is invariant under the permutations that the tree itself allows, 8 of 24 for two
+layers: enough to compare networks as networks, not as functions. (x1 x2)(x3 x4) and (x1 x3)(x2 x4) are one polynomial and,
+as networks, orthogonal. No gauge changes any number here; the inner product of the tensors themselves changes with a swap.
 """
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require_finite, require_instance, require_number, require_same_kind
+from tensorlm.checks import require, require_affordable, require_number, require_one_of, require_same_kind, require_whole
 from tensorlm.scaling import balanced, exponents, length, restored, shifted
+from tensorlm.tensors.composition import ComposedTensor, as_composed, require_finite_layers
 from tensorlm.tensors.cp import CPTensor, require_finite_cp
 
-CHUNK = 2**26  # bytes of the dense slices that `distance` works through
+Network = CPTensor | ComposedTensor
+MAX_INPUTS = {"full": 4, "tree": 8}  # of `symmetrise`: 4! permutations, and 2^7
+MAX_OPERATIONS = 2**37  # multiply-adds of function_inner, a few seconds: two layers of width 64
+SLICE_BYTES = 2**26  # of the dense slices that `same_function` works through
 
 
-def inner(a: CPTensor, b: CPTensor) -> Tensor:
-    """<S_a, S_b> = sum_kl (D_a^T D_b)_kl [(L_a L_b^T)(R_a R_b^T) + (L_a R_b^T)(R_a L_b^T)]_kl / 2, products elementwise.
+def symmetrise(dense: Tensor, group: str = "full") -> Tensor:
+    """Mean of a dense tensor (out, width, width, ...) over permutations of its inputs, the axes after the first.
 
-    A number, shape (), in O(h_a h_b (out + width)) without forming S. Raises ValueError where a and b have different out,
-    width or device, NaN or infinity, or a result outside the number range; TypeError for different dtypes.
-    Source: Kolda & Bader (2009), section 2.6, for the Gram matrices of Khatri-Rao products.
+    group="full": all n!, what the polynomial fixes; n at most 4. group="tree": the 2^(n - 1) that exchange the two subtrees of
+    some nodes of a binary tree, n a power of two up to 8. Both are orthogonal projections. Built from few transpositions: S_n is
+    the mean of n cosets of S_(n - 1), and a node's exchange doubles the groups of its subtrees.
+
+    >>> symmetrise(torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]))
+    tensor([[[0.0000, 0.5000],
+             [0.5000, 0.0000]]])
+    """
+    require_same_kind(dense=dense)
+    inputs = dense.ndim - 1
+    require(inputs > 0 and len(set(dense.shape[1:])) == 1 and dense.numel(), "dense", dense, "of shape (out, width, width, ...)")
+    require_one_of("group", group, MAX_INPUTS)
+    require_whole("number of inputs", inputs, 1, MAX_INPUTS[group])
+    if group == "tree":
+        require(inputs & (inputs - 1) == 0, "number of inputs", inputs, "a power of two")
+        return _over_tree(dense, range(1, inputs + 1))
+    dense = dense / 4  # so that no sum leaves the number range
+    for last in range(2, inputs + 1):
+        dense = torch.stack([dense, *(dense.transpose(axis, last) for axis in range(1, last))]).sum(0) / last
+    return dense * 4
+
+
+def _over_tree(dense: Tensor, axes: range) -> Tensor:
+    if len(axes) == 1:
+        return dense
+    half = len(axes) // 2
+    dense = _over_tree(_over_tree(dense, axes[:half]), axes[half:]) / 2
+    return dense + dense.permute(*range(axes[0]), *axes[half:], *axes[:half], *range(axes[-1] + 1, dense.ndim))
+
+
+def network_cosine(a: Network, b: Network) -> Tensor:
+    """Cosine of the layer-by-layer symmetrised tensors, a number, from the factors in O(hidden^2 (hidden + width)).
+
+    <T_a, T_b> goes up the tree, G = D_a [(L_a G L_b^T) * (R_a G R_b^T) + (L_a G R_b^T) * (R_a G L_b^T)] D_b^T / 2. For one layer
+    it is that of functions too, beyond it see `function_cosine`. Raises ValueError for another depth, width or out, for NaN
+    or infinity, and where one of them is zero.
 
     >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> inner(xy, xy)
+    >>> network_cosine(xy, xy.swap())
+    tensor(1.)
+    """
+    return _cosine(_network_inner, *_pair(a, b))
+
+
+def function_cosine(a: Network, b: Network) -> Tensor:
+    """function_inner(a, b) / (|a| |b|): 1 exactly where b is a times a positive number, as polynomials.
+
+    Raises as `function_inner` does, and where one of them is zero.
+    """
+    return _cosine(_function_inner, *_pair(a, b))
+
+
+def function_inner(a: Network, b: Network) -> Tensor:
+    """<Sym T_a, Sym T_b>, the inner product of polynomials, for one or two layers, exactly and from the factors.
+
+    Of the 24 permutations of four inputs, a third keeps the pairs (ij)(kl) of a symmetrised network and two thirds cross
+    them, so it is <T_a, T_b> / 3 + 2/3 of sum_oijkl T_a,oijkl T_b,oikjl. The crossed sum goes through tr(A_m B_q A_n B_p), A and B
+    being the slices of the first layers' S: O(m_a^2 m_b^2 width^2) for wires of m_a and m_b. Raises as `network_cosine`
+    does, for three layers or wide ones, and where the result leaves the number range.
+
+    >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    >>> function_inner(xy, xy)
     tensor(0.5000)
     """
-    return restored(*scaled_inner(a, b), "a and b", "<S_a, S_b>")
+    return restored(*_function_inner(*_pair(a, b)), "a and b", "<Sym T_a, Sym T_b>")
 
 
-def norm(a: CPTensor) -> Tensor:
-    """|S_a|, the square root of inner(a, a). Where units cancel, to about 1e-8 of their size; `distance` has no such loss.
+def same_function(a: CPTensor, b: CPTensor, tolerance: float = 1e-10) -> bool:
+    """Whether a and b are one function: |S_a - S_b| <= tolerance * max(|S_a|, |S_b|), or within the rounding of the factors.
 
-    >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> norm(xy)
-    tensor(1.4142)
-    """
-    _require_pair(a, a)
-    a, exponent = scaled(a)
-    return restored(_norm(a), exponent, "a", "|S_a|")
-
-
-def cosine(a: CPTensor, b: CPTensor) -> Tensor:
-    """<S_a, S_b> / (|S_a| |S_b|): 1 where b is a times a positive number, as functions.
-
-    Raises as `inner` does, and ValueError where a or b is the zero function.
+    Two layers are one function exactly when their S are equal, whatever their factors are. The distance comes from the
+    entries of the difference, so that nothing cancels. The rounding is taken as 8 eps * sum_k |D_k||L_k||R_k| of both: about
+    1e-15 of their size in float64, in float32 about 1e-6, so there the tolerance has little to say. Raises ValueError where a
+    and b have different out, width or device, for NaN or infinity, and for a negative tolerance; TypeError for other dtypes.
 
     >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> xx = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
-    >>> cosine(xy, xx)
-    tensor(0.)
+    >>> same_function(xy, xy.swap()), torch.equal(xy.dense(), xy.swap().dense())
+    (True, False)
     """
-    _require_pair(a, b)
-    a, b = scaled(a)[0], scaled(b)[0]
-    sizes = {"a": _norm(a), "b": _norm(b)}
-    for name, size in sizes.items():
-        if size == 0:
-            raise ValueError(f"{name} must not be the zero function, for which no cosine is defined")
-    return _inner(a, b, b.L, b.R) / sizes["a"] / sizes["b"]
-
-
-def gaussian_inner(a: CPTensor, b: CPTensor, mean: Tensor | None = None, covariance: Tensor | None = None) -> Tensor:
-    """E[f_a(x) . f_b(x)] for x ~ N(mean, covariance), exactly; mean (width,), covariance (width, width), by default N(0, I).
-
-    With m, C for mean and covariance and t_o = f(m)_o + tr(S_o C), the expectation of f (Isserlis 1918):
-        sum_o  t_a t_b  +  4 m^T S_a C S_b m  +  2 tr(S_a C S_b C).
-    A lifted input (1, x) is not centred: give it mean (1, 0, .., 0) and covariance diag(0, 1, .., 1). The default would
-    take the constant for a Gaussian and so its fourth moment for 3.
-    Raises as `inner` does, and ValueError where the covariance is not symmetric and positive semi-definite.
-
-    >>> square = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))
-    >>> gaussian_inner(square, square), gaussian_inner(square, square, mean=torch.ones(1))  # E z^4, E (1 + z)^4
-    (tensor(3.), tensor(10.))
-    """
-    _require_pair(a, b)
-    mean = torch.zeros(a.width, dtype=a.dtype, device=a.device) if mean is None else mean
-    covariance = torch.eye(a.width, dtype=a.dtype, device=a.device) if covariance is None else covariance
-    _require_moments(a, mean, covariance)
-    (a, first), (b, second) = scaled(a), scaled(b)
-    power = max(int(exponents(mean, 0)), int(exponents(covariance, (0, 1))) // 2) if mean.any() or covariance.any() else 0
-    mean, covariance = shifted(mean, -power), shifted(covariance, -2 * power)
-    constant = _expectation(a, mean, covariance) @ _expectation(b, mean, covariance)
-    linear = ((a.jacobian(mean) @ covariance) * b.jacobian(mean)).sum()
-    total = constant + linear + 2 * _inner(a, b, b.L @ covariance, b.R @ covariance)
-    return restored(total, first + second + 4 * power, "a and b", "E[f_a(x) . f_b(x)]")
-
-
-def distance(a: CPTensor, b: CPTensor) -> Tensor:
-    """|S_a - S_b| from the entries of the difference, so that nothing cancels: to a few eps * sum_k |D_k||L_k||R_k| of both.
-
-    The difference is one CP tensor of h_a + h_b units; it is brought to bases of its inputs and outputs (QR) where those
-    are smaller and squared slice by slice: never more than 64 MiB dense at once, or one slice. Cost O(h out width^2) at most.
-    Raises as `inner` does.
-
-    >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> yx = CPTensor(torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]))
-    >>> distance(xy, yx)
-    tensor(0.)
-    """
-    _require_pair(a, b)
-    a, b, exponent = _scaled_alike(a, b)
-    return restored(_distance(a, b), exponent, "a and b", "|S_a - S_b|", reference=1.0)
+    require_number("tolerance", tolerance, least=0)
+    for name, cp in (("a", a), ("b", b)):
+        require_finite_cp(name, cp)
+    _require_alike(a, b)
+    (a, first), (b, second) = _scaled(a), _scaled(b)
+    a, b = (CPTensor(shifted(cp.D, power - max(first, second)), cp.L, cp.R) for cp, power in ((a, first), (b, second)))
+    size = max(shifted(*_network_inner(as_composed(cp), as_composed(cp))).item() for cp in (a, b)) ** 0.5
+    units = sum((length(cp.D, 0) * length(cp.L, 1) * length(cp.R, 1)).sum().item() for cp in (a, b))
+    return bool(_distance(a, b) <= max(tolerance * size, 8 * torch.finfo(a.dtype).eps * units))
 
 
 def _distance(a: CPTensor, b: CPTensor) -> Tensor:
+    """|S_a - S_b| of the one layer with the units of both, in bases of inputs and outputs where those are smaller, slice by slice."""
     D, L, R = torch.cat([a.D, -b.D], dim=1), torch.cat([a.L, b.L]), torch.cat([a.R, b.R])
     hidden = D.shape[1]
     if 2 * hidden < a.width:
         L, R = torch.linalg.qr(torch.cat([L, R]).mT).R.mT.split(hidden)
     if hidden < a.out:
         D = torch.linalg.qr(D).R
-    rows = max(1, CHUNK // (L.shape[1] ** 2 * D.dtype.itemsize))
-    parts = [torch.linalg.vector_norm(CPTensor(chunk, L, R).symmetric(float("inf"))) for chunk in D.split(rows)]
+    rows = max(1, SLICE_BYTES // (L.shape[1] ** 2 * D.dtype.itemsize))
+    parts = [torch.linalg.vector_norm(CPTensor(chunk, L, R).symmetric(math.inf)) for chunk in D.split(rows)]
     return torch.linalg.vector_norm(torch.stack(parts))
 
 
-def same_function(a: CPTensor, b: CPTensor, tolerance: float = 1e-10) -> bool:
-    """Whether a and b are one function: |S_a - S_b| <= tolerance * max(|S_a|, |S_b|), or within the rounding of the factors.
-
-    Two layers are one function exactly when their S are equal, whatever their factors are. The rounding is taken as 8 eps *
-    sum_k |D_k||L_k||R_k| of both: in float64 that is about 1e-15 of their size, in float32 about 1e-6, so there the tolerance
-    has little to say. Raises as `inner` does, and ValueError for a negative tolerance.
-
-    >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
-    >>> yx = CPTensor(torch.ones(1, 1), torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]))
-    >>> same_function(xy, yx), torch.equal(xy.dense(), yx.dense())
-    (True, False)
-    """
-    require_number("tolerance", tolerance, least=0)
-    _require_pair(a, b)
-    a, b, _ = _scaled_alike(a, b)
-    rounding = 8 * torch.finfo(a.dtype).eps * (_unit_sizes(a) + _unit_sizes(b))
-    return bool(_distance(a, b) <= torch.maximum(tolerance * torch.maximum(_norm(a), _norm(b)), rounding))
-
-
-def scaled(cp: CPTensor) -> tuple[CPTensor, int]:
+def _scaled(cp: CPTensor) -> tuple[CPTensor, int]:
     """The layer with factors near 1 that is 2^-e times `cp`, and e."""
     *factors, exponent = balanced(cp.D, cp.L, cp.R)
     return CPTensor(*factors), exponent
 
 
-def scaled_inner(a: CPTensor, b: CPTensor) -> tuple[Tensor, int]:
-    """inner(a, b) as a number near 1 and the exponent of a power of two."""
-    _require_pair(a, b)
-    (a, first), (b, second) = scaled(a), scaled(b)
-    return _inner(a, b, b.L, b.R), first + second
+def _network_inner(a: ComposedTensor, b: ComposedTensor) -> tuple[Tensor, int]:
+    """<T_a, T_b> as a number near 1 and the exponent of a power of two."""
+    crossed, exponent = torch.empty(0), 0
+    for number, layers in enumerate(zip(a.layers, b.layers)):
+        (one, first), (other, second) = map(_scaled, layers)
+        left, right = (one.L @ crossed, one.R @ crossed) if number else (one.L, one.R)
+        pairs = (left @ other.L.mT) * (right @ other.R.mT) + (left @ other.R.mT) * (right @ other.L.mT)
+        crossed = one.D @ (pairs / 2) @ other.D.mT
+        power = int(exponents(crossed, (0, 1)))
+        crossed, exponent = shifted(crossed, -power), 2 * exponent + first + second + power
+    return crossed.trace(), exponent
 
 
-def _scaled_alike(a: CPTensor, b: CPTensor) -> tuple[CPTensor, CPTensor, int]:
-    """Both layers divided by one power of two, so that the larger is near 1, and its exponent."""
-    (a, first), (b, second) = scaled(a), scaled(b)
-    if first != second:
-        a, b = (CPTensor(shifted(cp.D, power - max(first, second)), cp.L, cp.R) for cp, power in ((a, first), (b, second)))
-    return a, b, max(first, second)
+def _function_inner(a: ComposedTensor, b: ComposedTensor) -> tuple[Tensor, int]:
+    if len(a.layers) == 1:
+        return _network_inner(a, b)
+    require(len(a.layers) == 2, "a and b", a, "networks of at most 2 layers")
+    operations = (a.layers[0].out * b.layers[0].out * a.width) ** 2
+    require(operations <= MAX_OPERATIONS, "multiply-adds of a and b", operations, f"at most {MAX_OPERATIONS}: narrower layers will do")
+    same, power = _network_inner(a, b)
+    lower, upper = ([_scaled(layer) for layer in pair] for pair in zip(a.layers, b.layers))
+    crossed = _crossed(*((first[0], second[0]) for first, second in zip(lower, upper)))
+    exponent = sum(2 * low + high for (_, low), (_, high) in zip(lower, upper))
+    return shifted(same, power - exponent) / 3 + 2 * crossed / 3, exponent
 
 
-def _norm(a: CPTensor) -> Tensor:
-    return _inner(a, a, a.L, a.R).clamp(min=0).sqrt()
+def _crossed(a: tuple[CPTensor, CPTensor], b: tuple[CPTensor, CPTensor]) -> Tensor:
+    """sum_o,mnpq U_omn V_opq tr(A_m B_q A_n B_p), where U, V are the upper layers' S, one m at a time."""
+    lower_a, lower_b, upper_a, upper_b = (layer.symmetric() for layer in (a[0], b[0], a[1], b[1]))
+    require_affordable((len(lower_a), *lower_b.shape), lower_a.dtype, "narrower layers")
+    products = lower_a.unsqueeze(1) @ lower_b  # A_n B_p: (n, p, width, width)
+    total = products.new_zeros(())
+    for m, turned in enumerate(products.mT):
+        traces = turned.flatten(1) @ products.flatten(2).flatten(0, 1).mT  # tr(A_m B_q A_n B_p): (q, n p)
+        weights = torch.einsum("on,opq->qnp", upper_a[:, m], upper_b)
+        total = total + (traces * weights.flatten(1)).sum()
+    return total
 
 
-def _inner(a: CPTensor, b: CPTensor, left: Tensor, right: Tensor) -> Tensor:
-    """The inner product of `inner`, with `left` and `right` (h_b, width) for the encoders of b."""
-    pairs = (a.L @ left.mT) * (a.R @ right.mT) + (a.L @ right.mT) * (a.R @ left.mT)
-    return ((a.D.mT @ b.D) * pairs).sum() / 2
+def _cosine(product: Callable[[ComposedTensor, ComposedTensor], tuple[Tensor, int]], a: ComposedTensor, b: ComposedTensor) -> Tensor:
+    value, exponent = product(a, b)
+    for name, network in (("a", a), ("b", b)):
+        square, power = product(network, network)
+        require(square > 0, name, network, "other than zero, for which no cosine is defined")
+        value, exponent = value / shifted(square, power % 2).sqrt(), exponent - power // 2
+    return shifted(value, exponent)
 
 
-def _expectation(cp: CPTensor, mean: Tensor, covariance: Tensor) -> Tensor:
-    """E f(x) = f(mean) + D [sum_ij L_ki C_ij R_kj], shape (out,)."""
-    return cp(mean) + cp.D @ ((cp.L @ covariance) * cp.R).sum(dim=1)
+def _pair(a: Network, b: Network) -> tuple[ComposedTensor, ComposedTensor]:
+    a, b = as_composed(a), as_composed(b)
+    for network in (a, b):
+        require_finite_layers(network.layers)
+    _require_alike(a, b)
+    return a, b
 
 
-def _unit_sizes(cp: CPTensor) -> Tensor:
-    """sum_k |D_k| |L_k| |R_k|, which bounds |S|."""
-    return (length(cp.D, 0) * length(cp.L, 1) * length(cp.R, 1)).sum()
-
-
-def _require_pair(a: CPTensor, b: CPTensor) -> None:
-    require_instance("a", a, CPTensor)
-    require_instance("b", b, CPTensor)
-    require_same_kind(**{"D of a": a.D, "D of b": b.D})
-    if a.shape != b.shape:
-        raise ValueError(f"b must have out={a.out} and width={a.width} like a, got out={b.out} and width={b.width}")
-    require_finite_cp("a", a)
-    require_finite_cp("b", b)
-
-
-def _require_moments(cp: CPTensor, mean: Tensor, covariance: Tensor) -> None:
-    require_same_kind(D=cp.D, mean=mean, covariance=covariance)
-    for name, value, shape in (("mean", mean, (cp.width,)), ("covariance", covariance, (cp.width, cp.width))):
-        if value.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(value.shape)}")
-        require_finite(name, value)
-    rounding = 1e3 * torch.finfo(cp.dtype).eps * covariance.abs().max()
-    if (covariance - covariance.mT).abs().max() > rounding:
-        raise ValueError("covariance must be symmetric, got a matrix that differs from its transpose")
-    least = torch.linalg.eigvalsh(covariance).min()
-    if least < -rounding:
-        raise ValueError(f"covariance must be positive semi-definite, got least eigenvalue {least:.3g}")
+def _require_alike(a: Network, b: Network) -> None:
+    """Raise unless a and b have one dtype, device and shape."""
+    require_same_kind(a=as_composed(a).layers[0].D, b=as_composed(b).layers[0].D)
+    require(a.shape == b.shape, "shape of b", b.shape, f"{a.shape} like that of a")

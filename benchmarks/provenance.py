@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorlm.files import write_json
-from tensorlm.training.provenance import environment
+from tensorlm.training.device import environment
 
 
 def write_table(path: Path, fields: list[str], rows: list[dict]) -> None:

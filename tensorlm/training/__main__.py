@@ -1,6 +1,6 @@
-"""``python -m tensorlm.training --preset micro --data shakespeare --out DIR``: train, watch, resume.
+"""`python -m tensorlm.training --preset micro --data shakespeare --out DIR`: train, watch, resume.
 
-On several processes: ``torchrun --nproc_per_node N -m tensorlm.training ...`` with the same arguments.
+On several processes: `torchrun --nproc_per_node N -m tensorlm.training ...` with the same arguments.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ import torch
 from tensorlm.data import TokenData, load
 from tensorlm.data.source import read_options
 from tensorlm.model import PRESETS, ModelConfig, preset
-from tensorlm.training import distributed
 from tensorlm.training.checkpoint import checkpoints_in
 from tensorlm.training.config import TrainConfig, recipe
-from tensorlm.training.device import resolve_device
+from tensorlm.training.device import LostPeerError, World, joined_world, resolve_device
 from tensorlm.training.folder import RunFolder
-from tensorlm.training.log import say
-from tensorlm.training.loop import TrainResult, train
+from tensorlm.training.loop import TrainResult, say, train
 from tensorlm.training.trainer import TrainingError
 
 PAD_FROM, PAD_TO = 8192, 64
-NO_MEMORY = ("out of memory", "can't allocate memory")  # in the words of CUDA and of the CPU's allocator
+NO_MEMORY_WORDS = ("out of memory", "can't allocate memory")  # in the words of CUDA and of the CPU's allocator
 DEFAULTS: dict[str, Any] = {"preset": "micro", "data": "shakespeare", "options": {}}
 COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
           "batch_size": "sequences a step, over all processes", "micro_batch": "sequences a forward pass",
@@ -37,16 +35,13 @@ COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    The exit code is 0, 1 (training had to stop), 2 (arguments, files), 130 (interrupted) or 143 (asked to end by SIGTERM).
-    """
+    """Run the command line; the exit code is 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     command = "python -m tensorlm.training " + shlex.join(arguments)
     folder, leads = RunFolder(options.out), True
     try:
-        with distributed.joined(options.device) as world:
+        with joined_world(options.device) as world:
             leads = world.leads
             run(options, world, command)
         return 0
@@ -57,10 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         words, code = str(error), 1 if isinstance(error, TrainingError) else 2
     except OSError as error:
         words, code = f"{error}; {prospects(folder)}" if folder.exists() else str(error), 2
-    except distributed.LostPeerError as error:
+    except LostPeerError as error:
         words, code, leads = f"{error}; {prospects(folder)}", 1, True  # whoever is left says so
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(mark in str(error) for mark in NO_MEMORY)):
+        if not (isinstance(error, MemoryError) or any(mark in str(error) for mark in NO_MEMORY_WORDS)):
             raise
         reason = str(error).partition("\n")[0]
         words, code = f"out of memory: choose a smaller model or batch ({reason}); {prospects(folder)}", 1
@@ -78,7 +73,7 @@ def prospects(folder: RunFolder) -> str:
     return "nothing was begun"
 
 
-def run(options: argparse.Namespace, world: distributed.World, command: str) -> None:
+def run(options: argparse.Namespace, world: World, command: str) -> None:
     """Train as the options say and print what came out."""
     resolve_device(options.device)
     if world.leads and not options.resume:
@@ -128,8 +123,7 @@ def parser() -> argparse.ArgumentParser:
 def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
     """Preset, corpus and its options: as given, else as in the run to resume, else the defaults.
 
-    A preset with a table of token pairs is a character model; its Shakespeare comes in characters unless the
-    options say otherwise.
+    A preset with a table of token pairs is a character model: its Shakespeare comes in characters unless the options say otherwise.
     """
     stored = RunFolder(options.out).choice(DEFAULTS) if options.resume else None
     data = options.data or (stored or DEFAULTS)["data"]
@@ -152,7 +146,7 @@ def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_data(preset: str, data: str, options: dict[str, Any], tokenizer: str | None = None) -> TokenData:
-    """The corpus of a :func:`corpus_choice`."""
+    """The corpus of a `corpus_choice`."""
     try:
         return load(data, **options, **({"tokenizer": tokenizer} if tokenizer else {}))
     except TypeError as error:
@@ -175,20 +169,12 @@ def configurations(options: argparse.Namespace, changes: dict[str, dict[str, Any
 
 
 def padded(vocab_size: int) -> int:
-    """Small vocabularies as they are; large ones up to a multiple of 64, which GPUs multiply faster.
-
-    >>> padded(65), padded(50257)
-    (65, 50304)
-    """
+    """Small vocabularies as they are; large ones (50,257) up to a multiple of 64 (50,304), which GPUs multiply faster."""
     return vocab_size if vocab_size < PAD_FROM else -(-vocab_size // PAD_TO) * PAD_TO
 
 
 def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
-    """``FIELD=VALUE`` items sorted into {"model": ..., "train": ...}, values converted to the field's type.
-
-    >>> parse_settings(["norm=anneal", "clip=none", "positions=decay,toeplitz"])
-    {'model': {'norm': 'anneal', 'positions': ('decay', 'toeplitz')}, 'train': {'clip': None}}
-    """
+    """`FIELD=VALUE` items sorted into {"model": ..., "train": ...}, values converted to the field's type."""
     kinds = {"model": typing.get_type_hints(ModelConfig), "train": typing.get_type_hints(TrainConfig)}
     found: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
     for name, text in _pairs(items, "--set").items():
@@ -202,14 +188,13 @@ def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
 
 def report(result: TrainResult, data: TokenData) -> str:
     """The last words: corpus, tokenizer, tokens, seconds, loss, where the model lies."""
-    text = result.summary()
-    if data.bytes_per_token:
-        text += f" ({result.loss_valid / math.log(2) / data.bytes_per_token:.3f} bits per byte)"
-    return text + f"\nmodel: {result.path}"
+    size = data.bytes_per_token
+    bits = f" ({result.loss_valid / math.log(2) / size:.3f} bits per byte)" if size else ""
+    return f"{result.summary()}{bits}\nmodel: {result.path}"
 
 
 def sample_text(result: TrainResult, data: TokenData, count: int, seed: int) -> str:
-    """``count`` tokens of text that the model makes, the same for one model and seed."""
+    """`count` tokens of text that the model makes, the same for one model and seed."""
     start = data.valid_windows(1)[:1, :1].to(device := next(result.model.parameters()).device)
     tokens = result.model.generate(start, count, generator=torch.Generator(device).manual_seed(seed))[0]
     return data.decode(tokens[tokens < data.vocab_size].cpu())  # the table of a model may be larger than its corpus needs

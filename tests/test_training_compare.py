@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,12 +31,13 @@ from tensorlm.training.experiments import (
     Table,
     crossing,
     paired,
+    run as run_module,
     run_experiment,
     smallest_difference,
     t_quantile,
 )
 from tensorlm.training.experiments.__main__ import main
-from tensorlm.training.experiments.analyse import ladder_ratio, summary
+from tensorlm.training.experiments.analyse import ladder_ratio
 from tensorlm.training.experiments.declare import Experiment, open_data, plan
 from tensorlm.training.experiments.run import COLUMNS, PROBE_COLUMNS, execute
 
@@ -153,7 +155,8 @@ def test_an_arm_that_diverges_is_a_result(tmp_path, capsys):
     assert math.isnan(Table(rows).finals()["too fast"][0]) and math.isfinite(Table(rows).finals()["ReLU layer"][0])
     why = json.loads((tmp_path / "tiny.json").read_text())["failures"]["too-fast_12_seed0"]["why"]
     assert "the loss" in why and str(tmp_path) not in why
-    assert "| too fast | 4,809 | 2 of 2 FAILED |" in summary(rows, experiment)
+    found = Table(rows).summary("ReLU layer").loc["too fast"]
+    assert (found["parameters"], found["failed"]) == (4809, 2) and math.isnan(found["loss"])
     assert run_experiment(experiment, tmp_path, device="cpu") == rows  # nor is it run again
 
 
@@ -325,10 +328,37 @@ def test_the_command_line_lists_tables_and_refuses(tiny, capsys):
     assert main(["tiny", "--list"], tables) == 0
     assert "6 runs over seeds (0, 1), 60 steps in all" in capsys.readouterr().out
     assert main(["tiny", "--out", str(folder), "--table"], tables) == 0
-    assert "| bilinear | 4,809 | 2.9" in capsys.readouterr().out
+    assert re.search(r"bilinear +4809 +2\.9\d\d\d +0\.\d\d\d\d +0 ", capsys.readouterr().out)
     for arguments, complaint in ((["tiny"], "--out is missing"), (["tiny", "--out", str(folder / "x"), "--table"], "no finished runs"),
                                  (["tiny", "--out", str(folder), "--arms", "gelu"], "has no arm 'gelu'")):
         assert main(arguments, tables) == 2 and complaint in capsys.readouterr().err
+
+
+def test_a_summary_says_what_the_table_tells():
+    found = WHOLE.summary("a", targets=(4.0,))
+    assert list(found.index) == ["a", "b"] and found["parameters"].tolist() == [100, 100] and not found["failed"].any()
+    assert found["minus a"].tolist() == pytest.approx([0, -0.1]) and found.loc["a", "CPU-ms a step"] == pytest.approx(200)
+    assert found.loc["b", "steps for the loss of a, times its own"] == pytest.approx(WHOLE.steps_ratio("b", "a").value)
+    assert found.loc["a", "steps to 4"] == 32 and found.loc["a", "least"] == 0 and found["loss at 8 CPU-s"].notna().all()
+    assert Table(ROWS).summary("c").loc["b", ["minus c", "least"]].isna().all()
+
+
+def release_of(monkeypatch, tmp_path, arguments=()):
+    monkeypatch.setattr(run_module, "RELEASED", tmp_path / "released")
+    return main(["tiny", "--out", str(tmp_path / "runs"), "--device", "cpu", "--release", *arguments], {"tiny": RELEASED})
+
+
+RELEASED = dataclasses.replace(TINY, seeds=(0,), probes=("random",), train={**TINY.train, "steps": 4})
+
+
+def test_release_writes_the_whole_table_with_its_provenance_and_no_part_of_it(tmp_path, monkeypatch, capsys):
+    assert release_of(monkeypatch, tmp_path, ["--arms", "bilinear"]) == 2
+    assert "--release: tiny lacks 1 runs" in capsys.readouterr().err and not (tmp_path / "released").exists()
+    assert release_of(monkeypatch, tmp_path) == 0
+    names = ["tiny.csv", "tiny.json", "tiny_probes.csv"]
+    assert sorted(path.name for path in (tmp_path / "released").iterdir()) == names
+    assert all((tmp_path / "released" / name).read_bytes() == (tmp_path / "runs" / name).read_bytes() for name in names)
+    assert release_of(monkeypatch, tmp_path, ["--split", "tuning"]) == 2
 
 
 def test_the_state_of_the_code_is_told(tmp_path):

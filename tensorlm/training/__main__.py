@@ -35,7 +35,7 @@ COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
+    """Run the command line: 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     command = "python -m tensorlm.training " + shlex.join(arguments)
@@ -123,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
 def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
     """Preset, corpus and its options: as given, else as in the run to resume, else the defaults.
 
-    A preset with a table of token pairs is a character model: its Shakespeare comes in characters unless the options say otherwise.
+    A preset with a table of token pairs is a character model: its Shakespeare comes in characters unless asked otherwise.
     """
     stored = RunFolder(options.out).choice(DEFAULTS) if options.resume else None
     data = options.data or (stored or DEFAULTS)["data"]

@@ -84,7 +84,8 @@ def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_
     for name, value in model.state_dict().items():
         _require_fit(Path(path), name, value, value)
     parts = {"model": model.state_dict(), "optimizer": optimizer, "rng": rng}
-    tensors = {f"{part}.{name}": value.detach().cpu().contiguous() for part, named in parts.items() for name, value in (named or {}).items()}
+    tensors = {f"{part}.{name}": value.detach().cpu().contiguous()
+               for part, named in parts.items() for name, value in (named or {}).items()}
     sections = dict(model_config=model.config.to_dict(), source=source, state=state, card=card,
                     train_config=train_config.to_dict() if train_config else None)
     metadata = {"format": FORMAT, "version": VERSION}
@@ -182,12 +183,12 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{path}: is a safetensors file, but not a {FORMAT} (its format is {metadata.get('format')!r})")
+                raise CheckpointError(f"{path}: is a safetensors file, but not a {FORMAT}, got format {metadata.get('format')!r}")
             if metadata.get("version") != VERSION:
-                raise CheckpointError(f"{path}: has version {metadata.get('version')!r} of the format; this tensorlm reads {VERSION!r}")
+                raise CheckpointError(f"{path}: has version {metadata.get('version')!r}; this tensorlm reads {VERSION!r}")
             return metadata, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is not a complete safetensors file (cut off, damaged, or of another kind): {error}") from None
+        raise CheckpointError(f"{path}: is not a complete safetensors file (damaged, or of another kind): {error}") from None
 
 
 def _require_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:

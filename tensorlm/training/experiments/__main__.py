@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tensorlm.training.experiments.analyse import summary
+from tensorlm.training.experiments.analyse import Table
 from tensorlm.training.experiments.declare import SPLITS, Experiment, open_data, plan
 from tensorlm.training.experiments.declared import EXPERIMENTS
 from tensorlm.training.experiments.run import RUNNING_NAME, read_runs, release, rows_of, run_experiment
@@ -25,7 +25,7 @@ RELEASE_RUNS = Path("runs/experiments")
 
 
 def main(arguments: list[str] | None = None, experiments: Mapping[str, Experiment] = EXPERIMENTS) -> int:
-    """Run the command line; the exit code is 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
+    """Run the command line: 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
     options = parser(experiments).parse_args(sys.argv[1:] if arguments is None else arguments)
     try:
         say(answer(options, experiments))
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None, experiments: Mapping[str, Experimen
 
 
 def answer(options: argparse.Namespace, experiments: Mapping[str, Experiment]) -> str:
-    """The list of experiments, the arms of one, or its table, for which what is missing is trained unless only the table is wanted."""
+    """The list of experiments, the arms of one, or its table (what is missing is trained, unless only the table is wanted)."""
     if options.experiment is None:
         return "\n".join(f"{name:>16}  {found.question}" for name, found in experiments.items())
     experiment = dataclasses.replace(experiments[options.experiment], split=options.split, steps_scale=options.steps_scale)
@@ -57,7 +57,8 @@ def answer(options: argparse.Namespace, experiments: Mapping[str, Experiment]) -
         rows = run_experiment(experiment, out, options.arms, options.seeds, device=options.device, report=report)
     if options.release:
         rows = release(experiment, out, open_data(experiment))
-    return summary(rows, experiment)
+    table = Table(rows).summary(experiment.baseline, experiment.targets)
+    return table.to_string(na_rep="-", float_format="{:.4f}".format)
 
 
 def describe(experiment: Experiment) -> str:

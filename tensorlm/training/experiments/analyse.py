@@ -8,7 +8,7 @@ holds the final losses of several runs, each with a whole schedule: what more st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,8 +17,6 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from tensorlm.checks import require, require_one_of, require_whole
-from tensorlm.training.experiments.declare import Experiment
-from tensorlm.training.folder import Row
 
 Points = Sequence[tuple[float, float]]
 CLOCKS = ("seconds", "cpu_seconds")
@@ -28,8 +26,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the differences of two arms over `count` paired seeds, their deviation, and the smallest mean that
-    would have been significant."""
+    """Mean of the differences of two arms over `count` seeds, their deviation, the smallest mean that would be significant."""
 
     mean: float
     deviation: float
@@ -61,7 +58,7 @@ def t_quantile(level: float, freedom: int) -> float:
 
 
 def paired(arm: Mapping, base: Mapping, level: float = LEVEL) -> Difference:
-    """The difference of two arms, arm minus base, over the seeds for which both have a number: {seed: loss} or columns of `finals`.
+    """The difference arm minus base over the seeds for which both have a number: {seed: loss}, or columns of `finals`.
 
     With d_i the difference at seed i and n seeds: mean d, deviation s = sqrt(sum (d_i - d)^2 / (n - 1)), and
     smallest = t(level, n - 1) s / sqrt(n), half the width of the t interval of d. Raises ValueError for
@@ -126,10 +123,6 @@ def ladder_ratio(points: Points, base: Points) -> float:
 
     The loss is the higher one of their two last points: the worse of the two needs all of its x for it, the better
     one the x of its `crossing`. Raises ValueError where that loss lies above the better one's first point.
-
-    >>> base = [(50, 4.2), (100, 4.0), (200, 3.8)]
-    >>> round(ladder_ratio([(100, 4.1), (200, 3.9)], base), 3)        # 200 steps for what the base has after 141
-    1.414
     """
     if not points or not base:
         raise ValueError("there are no points of one of the two")
@@ -155,7 +148,7 @@ class Table:
         return self._longest(self.rows[self.rows["row"] != "curve"], "loss")
 
     def probed(self, probe: str) -> pd.DataFrame:
-        """What a probe found on each arm's longest runs; ValueError, naming those there are, for one that is not in the rows."""
+        """What a probe found on each arm's longest runs; ValueError names those there are."""
         require_one_of("probe", probe, self.rows["probe"].unique())
         return self._longest(self.rows[self.rows["probe"] == probe], "value")
 
@@ -229,37 +222,35 @@ class Table:
     def steps_ratio(self, arm: str, base: str, by: str = "step", level: float = LEVEL) -> Ratio:
         """How many times the steps of `base` an arm needs for equal loss: geometric mean over seeds, and its t interval.
 
-        With m and s the mean and deviation of the n values log r_i of `ladder_ratio`: exp(m) and exp(m +- t(level, n - 1) s / sqrt(n)).
-        `by` "cpu_seconds" gives the ratio of the seconds instead; its scatter over seeds holds no error of the clock, since
-        all seeds share one `step_seconds`: that is in `paces`.
+        With m and s the mean and deviation of the n values log r_i of `ladder_ratio`: exp(m) and
+        exp(m +- t(level, n - 1) s / sqrt(n)). `by` "cpu_seconds" gives the ratio of the seconds instead; its scatter over
+        seeds holds no error of the clock, since all seeds share one `step_seconds`: that is in `paces`.
         """
         seeds = set.intersection(*(set(self.rows.loc[self.rows["arm"] == name, "seed"]) for name in (arm, base)))
         logs = {seed: math.log(ladder_ratio(self.ladder(arm, seed, by), self.ladder(base, seed, by))) for seed in sorted(seeds)}
         found = paired(logs, dict.fromkeys(logs, 0.0), level)
         return Ratio(*(math.exp(found.mean + side * found.smallest) for side in (0, -1, 1)))
 
+    def summary(self, baseline: str, targets: Sequence[float] = ()) -> pd.DataFrame:
+        """A row an arm: size, final loss over the seeds and how many runs failed, difference from the baseline with the smallest
+        significant one, and what it cost; NaN for what the rows do not tell."""
+        losses, by_arm = self.finals(), self.rows.groupby("arm", sort=False)
+        timed, base = _tried(self.equal_seconds), losses.get(baseline, pd.Series(dtype=float))
+        found = pd.DataFrame({"parameters": by_arm["parameters"].first(), "loss": losses.mean(), "deviation": losses.std(),
+                              "failed": by_arm["row"].agg(lambda kinds: (kinds == "failed").sum()),
+                              f"minus {baseline}": losses.sub(base, axis=0).mean()})
 
-def summary(rows: Iterable[Row], experiment: Experiment) -> str:
-    """The table in Markdown: each arm's loss, its difference from the baseline, and what it cost."""
-    table, base = Table(rows), experiment.baseline
-    losses = table.finals()
-    timed = _tried(table.equal_seconds)
-    lines = []
-    for arm in table.arms:
-        cells = {"arm": arm, "parameters": f"{table.rows.loc[table.rows['arm'] == arm, 'parameters'].iloc[0]:,}",
-                 "final loss": _spread(table, losses, arm), f"minus {base}": _against(losses, arm, base),
-                 "CPU-ms a step": _tried(lambda: f"{1000 * table.step_seconds(arm):.0f}") or "-"}
-        for target in experiment.targets:
-            cells[f"steps to {target:g}"] = _tried(lambda: _mean_steps(table, arm, target)) or "before the first point"
-        ratio = _tried(lambda: "{:.3f} ({:.3f} to {:.3f})".format(*table.steps_ratio(arm, base)))
-        cells[f"steps for the loss of {base}, times its own"] = ratio or "-"
-        if timed:
-            cells[f"loss at {timed[0]:.0f} CPU-s"] = f"{timed[1][arm].mean():.4f}"
-        lines.append("| " + " | ".join(cells.values()) + " |")
-    least = _tried(lambda: f"{smallest_difference(losses.dropna(axis=1)):.4f}") or "not known"
-    return "\n".join(["| " + " | ".join(cells) + " |", "|" + " --- |" * len(cells), *lines, "",
-                      "± is the standard deviation over seeds; (least) the smallest significant paired difference (95 %), from "
-                      f"these two arms alone; from the scatter of all arms it is {least}."])
+        def each(find: Callable[[str], Any]) -> pd.Series:
+            return pd.Series({arm: _tried(lambda: find(arm)) for arm in self.arms}, dtype=float)
+
+        found["least"] = each(lambda arm: paired(losses[arm], base).smallest)
+        found["CPU-ms a step"] = each(lambda arm: 1000 * self.step_seconds(arm))
+        for target in targets:
+            found[f"steps to {target:g}"] = each(lambda arm: self.to_target(arm, target).mean())
+        found[f"steps for the loss of {baseline}, times its own"] = each(lambda arm: self.steps_ratio(arm, baseline).value)
+        if timed is not None:
+            found[f"loss at {timed[0]:.0f} CPU-s"] = timed[1].mean()
+        return found.loc[self.arms]
 
 
 def _tried(find: Callable[[], Any]) -> Any:
@@ -267,26 +258,3 @@ def _tried(find: Callable[[], Any]) -> Any:
         return find()
     except ValueError:
         return None
-
-
-def _spread(table: Table, losses: pd.DataFrame, arm: str) -> str:
-    values = losses[arm].dropna() if arm in losses else pd.Series(dtype=float)
-    lost = len(table._of(arm, "failed").query("steps == steps.max()"))
-    failed = [f"{lost} of {lost + len(values)} FAILED"] if lost else []
-    deviation = f" ± {values.std():.4f}" if len(values) > 1 else ""
-    return ", ".join(([f"{values.mean():.4f}{deviation} ({len(values)})"] if len(values) else []) + failed)
-
-
-def _against(losses: pd.DataFrame, arm: str, base: str) -> str:
-    if arm == base or not {arm, base} <= set(losses):
-        return "-"
-    d = (losses[arm] - losses[base]).dropna()
-    if len(d) < 2:
-        return f"{d.iloc[0]:+.4f}" if len(d) else "-"
-    return f"{d.mean():+.4f} (least {paired(losses[arm], losses[base]).smallest:.4f})"
-
-
-def _mean_steps(table: Table, arm: str, target: float) -> str:
-    found = table.to_target(arm, target)
-    never = int(found.isna().sum())
-    return f"{never} of {len(found)} never" if never else f"{found.mean():.0f}"

@@ -1,4 +1,4 @@
-"""Running an experiment: one finished file a run, to be killed at any moment and taken up again; and its table with provenance."""
+"""Running an experiment, to be killed at any moment and taken up again: one finished file a run, and the table of all."""
 
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ def run_experiment(experiment: Experiment, folder: str | Path, arms: Sequence[st
         for number, run in enumerate(pending, len(planned) - len(pending) + 1):
             bar.set_description(f"run {number}/{len(planned)}, {run.arm}, seed {run.seed}")
             before = bar.n
+            show = lambda row: bar.update(before + row["step"] - bar.n)
             record = made_elsewhere(run, experiment, data, Path(folder)) or {
-                **execute(run, experiment, data, home / RUNNING_NAME / run.name, device, lambda row: bar.update(before + row["step"] - bar.n)),
+                **execute(run, experiment, data, home / RUNNING_NAME / run.name, device, show),
                 "environment": {**code, "threads": run.train.threads, "device": str(resolve_device(device))}}
             write_json(home / RUNS_NAME / f"{run.name}.json", record)
             shutil.rmtree(home / RUNNING_NAME / run.name, ignore_errors=True)
@@ -116,7 +117,8 @@ def execute(run: PlannedRun, experiment: Experiment, data: Any, folder: Path | N
     if failure is None and not math.isfinite(final):
         failure = {"step": run.train.steps, "why": f"the loss on the whole held-out text is {final}"}
     if failure is None:
-        probed = {key: round(value, 5) for name in experiment.probes for key, value in PROBES[name](result.model.eval(), data).items()}
+        measured = [PROBES[name](result.model.eval(), data) for name in experiment.probes]
+        probed = {key: round(value, 5) for found in measured for key, value in found.items()}
     rows = [table_row("curve", row, row["loss_valid"]) for row in history if row["loss_valid"] is not None]
     if failure is None:
         rows.append(table_row("final", history[-1], final))
@@ -130,7 +132,7 @@ def execute(run: PlannedRun, experiment: Experiment, data: Any, folder: Path | N
 
 
 def table_row(kind: str, row: Row, loss: float | None) -> Row:
-    """What a table keeps of a row of the log: "curve" (loss on `curve_windows`), "final" (on the whole text) or "failed"."""
+    """What a table keeps of a row of the log: "curve" (loss on `curve_windows`), "final" (on the whole text), "failed"."""
     return dict(row=kind, step=row["step"], tokens=row["tokens"], seconds=round(row["seconds"], 3),
                 cpu_seconds=round(row["cpu_seconds"], 3), loss=None if loss is None else round(loss, 5))
 
@@ -192,7 +194,8 @@ def rows_of(records: Sequence[Record], experiment: Experiment) -> list[Row]:
 
     `steps` are those of the run's whole schedule, `step` those taken so far.
     """
-    return [{name: {**record, **row}[name] for name in COLUMNS} for record in _sorted(records, experiment) for row in record["rows"]]
+    return [{name: {**record, **row}[name] for name in COLUMNS}
+            for record in _sorted(records, experiment) for row in record["rows"]]
 
 
 def _sorted(records: Sequence[Record], experiment: Experiment) -> list[Record]:
@@ -232,7 +235,7 @@ def command(records: Sequence[Record], experiment: Experiment) -> str:
 
 
 def release(experiment: Experiment, folder: Path, data: Any) -> list[Row]:
-    """Write the table of the finished runs in `folder` into the package; ValueError unless it is the whole one, as declared."""
+    """Write the table of the finished runs in `folder` into the package; ValueError unless it is whole, as declared."""
     records = read_runs(folder / experiment.name)
     for record in records:
         require_declared(record, experiment, data)

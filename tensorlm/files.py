@@ -1,4 +1,4 @@
-"""Whole files or none, whenever the process dies; JSON and CSV tables; folders with one owner; the cache."""
+"""Whole files or none, whenever the process dies; JSON and CSV tables; the cache."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ import csv
 import hashlib
 import json
 import os
-import re
-import sys
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 
-LOCK_NAME = "lock"
-DRAFT_NAME = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 DIGEST_BYTES = 32
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let `write(draft)` make a file, force it to disk, then give it the name `path` in one step.
+    """Let `write(draft)` make a file `.NAME.NUMBER.tmp`, force it to disk, then give it the name `path` in one step.
 
     Raises OSError, which names `path`, where that fails (a full disk); what stood there stays.
     """
@@ -62,13 +58,6 @@ def not_written(path: Path, error: Exception) -> OSError:
     return OSError(f"{path}: could not be written: {reason} (what stood there before is whole)")
 
 
-def drafts_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """What `write_atomically` leaves in `folder` where it is killed: (name of the file meant, its draft)."""
-    for path in folder.glob(".*.tmp"):
-        if match := DRAFT_NAME.fullmatch(path.name):
-            yield match["name"], path
-
-
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text; ValueError with `where` for any that cannot be read, too deep and too long ones too."""
     try:
@@ -91,34 +80,6 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[dict[str, Any]]
             writer.writerows(rows)
 
     write_atomically(path, write)
-
-
-@contextlib.contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Be the only owner of an existing `folder` for the body, by a lock that the system gives back when a process dies.
-
-    Raises ValueError where another process (or another call in this one) is its owner. The file `lock` stays.
-    """
-    with open(folder / LOCK_NAME, "a") as file:
-        try:
-            _lock(file.fileno())
-        except (BlockingIOError, PermissionError):
-            raise ValueError(f"out {str(folder)!r}: another process trains in this folder; wait until it has ended, or "
-                             f"name another folder (nothing was changed)") from None
-        except OSError as error:
-            warnings.warn(f"{folder}: cannot be locked here ({error.strerror}); nothing keeps a second process out", stacklevel=3)
-        yield
-
-
-def _lock(handle: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def cache_dir() -> Path:

@@ -87,7 +87,7 @@ def test_a_run_says_what_it_did(tmp_path, text, capsys):
     (["--resume"], "holds no run to resume"),
     (["--device", "meta"], "device must be auto, cpu, cuda or cuda:N, got 'meta'"),
     (["--seed", "99999999999999999999"], "TrainConfig.seed must be a whole number from 0 to 9223372036854775807, got 99999999999999999999"),
-    (["--sample", "-5"], "--sample: '-5': must be a whole number"),
+    (["--sample", "-5"], "--sample must be a whole number of at least 0, got -5"),
     (["--tokenizer", "chars", "--data-option", "tokenizer=bpe1024"], "tokenizer=bpe1024: --tokenizer says chars"),
     (["--set", "mlp=full", "--set", "width=160000"], "memory: this run needs at least"),
     (["--set", "layers=100000"], "layers must be at most 1,000, got 100000"),

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from tensorlm.checks import require_whole
 from tensorlm.data import TokenData, load
 from tensorlm.data.source import read_options
 from tensorlm.model import PRESETS, ModelConfig, preset
@@ -76,6 +77,7 @@ def prospects(folder: RunFolder) -> str:
 def run(options: argparse.Namespace, world: World, command: str) -> None:
     """Train as the options say and print what came out."""
     resolve_device(options.device)
+    require_whole("--sample", options.sample)
     if world.leads and not options.resume:
         RunFolder(options.out).require_free()
     changes = parse_settings(options.set)
@@ -88,7 +90,9 @@ def run(options: argparse.Namespace, world: World, command: str) -> None:
     result = train(model_config, train_config, data, out=options.out, resume=options.resume, progress="auto",
                    device=options.device, card={"command": command, "choice": choice})
     if world.leads:
-        say(report(result, data))
+        size = data.bytes_per_token
+        bits = f" ({result.loss_valid / math.log(2) / size:.3f} bits per byte)" if size else ""
+        say(f"{result.summary()}{bits}\nmodel: {result.path}")
         if options.sample:
             say("-" * 40 + "\n" + sample_text(result, data, options.sample, train_config.seed))
 
@@ -116,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=what)
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
                    help="any field of ModelConfig or TrainConfig, such as norm=anneal or lr_matrix=0.01 (repeatable)")
-    p.add_argument("--sample", type=_count, default=0, metavar="N", help="at the end print N tokens of generated text")
+    p.add_argument("--sample", type=int, default=0, metavar="N", help="at the end print N tokens of generated text")
     return p
 
 
@@ -156,21 +160,15 @@ def open_data(preset: str, data: str, options: dict[str, Any], tokenizer: str | 
 def configurations(options: argparse.Namespace, changes: dict[str, dict[str, Any]],
                    data: TokenData) -> tuple[ModelConfig, TrainConfig]:
     """Model and training settings: the run's own when resuming, else preset and recipe; then the options."""
-    names = [*COUNTS, "precision"]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    train_changes = {**given, **changes["train"]}
+    given = {name: getattr(options, name) for name in (*COUNTS, "precision")}
+    train_changes = {**{name: value for name, value in given.items() if value is not None}, **changes["train"]}
     if options.resume:
         stored = RunFolder(options.out).stored()
-        return (dataclasses.replace(stored.model_config, **changes["model"]),
-                stored.train_config.replace(**train_changes))
-    name = options.preset or DEFAULTS["preset"]
-    model_config = preset(name, **{"vocab_size": padded(data.vocab_size), **changes["model"]})
+        return dataclasses.replace(stored.model_config, **changes["model"]), stored.train_config.replace(**train_changes)
+    name, size = options.preset or DEFAULTS["preset"], data.vocab_size
+    padded = size if size < PAD_FROM else -(-size // PAD_TO) * PAD_TO  # GPUs multiply 50,304 columns faster than 50,257
+    model_config = preset(name, **{"vocab_size": padded, **changes["model"]})
     return model_config, recipe(name, norm=model_config.norm, **train_changes)
-
-
-def padded(vocab_size: int) -> int:
-    """Small vocabularies as they are; large ones (50,257) up to a multiple of 64 (50,304), which GPUs multiply faster."""
-    return vocab_size if vocab_size < PAD_FROM else -(-vocab_size // PAD_TO) * PAD_TO
 
 
 def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
@@ -186,24 +184,11 @@ def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def report(result: TrainResult, data: TokenData) -> str:
-    """The last words: corpus, tokenizer, tokens, seconds, loss, where the model lies."""
-    size = data.bytes_per_token
-    bits = f" ({result.loss_valid / math.log(2) / size:.3f} bits per byte)" if size else ""
-    return f"{result.summary()}{bits}\nmodel: {result.path}"
-
-
 def sample_text(result: TrainResult, data: TokenData, count: int, seed: int) -> str:
     """`count` tokens of text that the model makes, the same for one model and seed."""
     start = data.valid_windows(1)[:1, :1].to(device := next(result.model.parameters()).device)
     tokens = result.model.generate(start, count, generator=torch.Generator(device).manual_seed(seed))[0]
     return data.decode(tokens[tokens < data.vocab_size].cpu())  # the table of a model may be larger than its corpus needs
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, 0 or more")
-    return int(text)
 
 
 def _pairs(items: list[str], argument: str) -> dict[str, str]:

@@ -51,10 +51,7 @@ class Checkpoint:
     rng: dict[str, Tensor] = field(repr=False)
 
     def data(self) -> Any:
-        """The corpus behind the model, loaded by its name ("shakespeare" or "toy"; others need more than a name).
-
-        Raises CheckpointError where that name now stands for another text or tokenizer.
-        """
+        """The corpus, loaded by its name ("shakespeare" or "toy"); CheckpointError where that is another text or tokenizer by now."""
         tokenizer = self.source["tokenizer"].partition("-")[0]
         data = load(self.source["corpus"], **({} if self.source["corpus"] == "toy" else {"tokenizer": tokenizer}))
         require_source(self.path, self.source, source_of(data))
@@ -77,10 +74,7 @@ def require_source(path: Path, stored: dict[str, str], given: dict[str, str]) ->
 def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_config: TrainConfig | None = None,
                     source: dict | None = None, state: dict | None = None, card: dict | None = None,
                     optimizer: dict[str, Tensor] | None = None, rng: dict[str, Tensor] | None = None) -> Path:
-    """Write a checkpoint so that at every moment either the old file or the complete new one stands at `path`.
-
-    Raises CheckpointError, and writes nothing, for weights that are neither float32 nor float16.
-    """
+    """Write a checkpoint atomically; CheckpointError, and nothing is written, for weights that are neither float32 nor float16."""
     for name, value in model.state_dict().items():
         _require_fit(Path(path), name, value, value)
     parts = {"model": model.state_dict(), "optimizer": optimizer, "rng": rng}

@@ -49,10 +49,7 @@ class Precision:
 
 
 def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """The device called `name`; "auto" is the GPU of this process where there is one, else the CPU.
-
-    Raises ValueError for a device that is neither a CPU nor a GPU under CUDA, or that is not there.
-    """
+    """The device called `name`; "auto" is the GPU of this process, else the CPU. ValueError for one that is not there."""
     if name == "cuda" or name == "auto" and torch.cuda.is_available():
         name = f"cuda:{local_rank}"
     try:
@@ -142,7 +139,7 @@ class LostPeerError(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers: rows of a batch are shared out, gradients averaged. `size` 1: no torch.distributed at all."""
+    """This process among its peers: rows of a batch are shared out, gradients averaged. `size` 1: no torch.distributed."""
 
     rank: int = 0
     size: int = 1
@@ -154,11 +151,7 @@ class World:
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice | None:
-        """This process's rows of the global batch; ValueError if they cannot be shared out equally.
-
-        >>> World(rank=1, size=2).rows(8)
-        slice(4, 8, None)
-        """
+        """This process's rows of the global batch; ValueError if they cannot be shared out equally."""
         if self.size == 1:
             return None
         if batch_size % self.size:
@@ -239,11 +232,10 @@ def _torchrun_number(name: str, default: int) -> int:
     return int(text)
 
 
-def environment(threads: int | None = None, device: str = "cpu") -> dict[str, Any]:
-    """What a result depends on besides its settings: versions, threads, processor features, commit and files that differ from it."""
-    commit, uncommitted = code_state(PACKAGE)
-    return dict(commit=commit, uncommitted=uncommitted, torch=torch.__version__, numpy=np.__version__,
-                python=platform.python_version(), threads=threads or torch.get_num_threads(), device=device,
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its settings: versions, threads, processor, commit, files that differ from it."""
+    return dict(zip(("commit", "uncommitted"), code_state(PACKAGE)), torch=torch.__version__, numpy=np.__version__,
+                python=platform.python_version(), threads=torch.get_num_threads(), device="cpu",
                 cpu_capability=torch.backends.cpu.get_cpu_capability())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import fmean as mean
 from typing import Any, cast
 
 import torch
@@ -43,8 +44,7 @@ def window_losses(model: nn.Module, windows: Tensor, batch_size: int | None = No
 
 
 def _require_windows(model: nn.Module, windows: Any) -> None:
-    if not isinstance(windows, Tensor) or windows.dtype not in TOKEN_DTYPES or windows.ndim != 2 or windows.shape[0] == 0 \
-            or windows.shape[1] < 2:
+    if not isinstance(windows, Tensor) or windows.dtype not in TOKEN_DTYPES or windows.ndim != 2 or windows[:1, 1:].numel() == 0:
         kind = f"{windows.dtype} {tuple(windows.shape)}" if isinstance(windows, Tensor) else type(windows).__name__
         raise ValueError(f"windows must have shape (n, time + 1) with n, time at least 1, and hold whole numbers; got {kind}")
     low, high, entries = int(windows.min()), int(windows.max()), getattr(getattr(model, "config", None), "vocab_size", None)
@@ -53,9 +53,8 @@ def _require_windows(model: nn.Module, windows: Any) -> None:
 
 
 def _batch_size(model: nn.Module, windows: Tensor, device: torch.device) -> int:
-    if device.type == "cpu":
-        return max(1, CPU_TOKENS_AT_ONCE // windows.shape[1])
-    return max(1, GPU_LOGITS_AT_ONCE // (windows.shape[1] * cast(ModelConfig, model.config).vocab_size))
+    tokens = CPU_TOKENS_AT_ONCE if device.type == "cpu" else GPU_LOGITS_AT_ONCE // cast(ModelConfig, model.config).vocab_size
+    return max(1, tokens // windows.shape[1])
 
 
 def _losses(model: nn.Module, tokens: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -117,35 +116,22 @@ def weights(model: TensorTransformer, data: Any) -> dict[str, float]:
     of the squared singular values of the symmetric tensor unfolded along its output ("tensor rank").
     """
     layers = [CPTensor.from_layer(block.mlp).double() for block in model.blocks]
-    found = [{"zeros": _mean((w == 0).double().mean() for w in cp.factors().values()),
-              "hoyer": _mean(hoyer(w) for w in cp.factors().values()),
+    found = [{"zeros": mean((w == 0).double().mean().item() for w in cp.factors().values()),
+              "hoyer": mean(hoyer(w) for w in cp.factors().values()),
               "units": effective_rank(cp.D.norm(dim=0) * cp.L.norm(dim=1) * cp.R.norm(dim=1)),
               "tensor rank": effective_rank(torch.linalg.svdvals(cp.symmetric().flatten(1)).square())} for cp in layers]
-    return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+    return {name: mean(one[name] for one in found) for name in found[0]}
 
 
 def hoyer(weight: Tensor) -> float:
-    """Hoyer's (2004) sparsity of n entries, (sqrt(n) - |w|_1 / |w|_2) / (sqrt(n) - 1): 0 for equal ones, 1 for a single one.
-
-    >>> round(hoyer(torch.tensor([0.0, 3.0, 0.0, 0.0])), 3), round(hoyer(torch.ones(4)), 3)
-    (1.0, 0.0)
-    """
+    """Hoyer's (2004) sparsity of n entries, (sqrt(n) - |w|_1 / |w|_2) / (sqrt(n) - 1): 0 for equal ones, 1 for a single one."""
     root = weight.numel() ** 0.5
     return ((root - weight.abs().sum() / weight.norm().clamp(min=1e-300)) / (root - 1)).item()
 
 
 def effective_rank(sizes: Tensor) -> float:
-    """exp of the entropy of sizes / sum: n for n equal ones, 1 for a single one (Roy & Vetterli 2007).
-
-    >>> round(effective_rank(torch.tensor([1.0, 1.0, 0.0])), 3)
-    2.0
-    """
+    """exp of the entropy of sizes / sum: n for n equal ones, 1 for a single one (Roy & Vetterli 2007)."""
     return torch.special.entr(sizes / sizes.sum()).sum().exp().item()
-
-
-def _mean(values: Any) -> float:
-    found = [float(value) for value in values]
-    return sum(found) / len(found)
 
 
 PROBES: dict[str, Callable[[TensorTransformer, Any], dict[str, float]]] = {

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import re
+import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tensorlm.checks import require
-from tensorlm.files import drafts_in, not_written, owned, parse_json, write_csv, write_json
+from tensorlm.files import not_written, parse_json, write_csv, write_json
 from tensorlm.model import PRESETS, ModelConfig
 from tensorlm.training.checkpoint import (
     FINAL_NAME,
@@ -27,8 +30,9 @@ from tensorlm.training.config import TrainConfig
 from tensorlm.training.device import DTYPES
 
 Row = dict[str, Any]
-RUN_NAME, LOG_NAME, RESULT_NAME = "run.json", "log.csv", "result.json"
+RUN_NAME, LOG_NAME, RESULT_NAME, LOCK_NAME = "run.json", "log.csv", "result.json", "lock"
 OWN_NAMES = (RUN_NAME, LOG_NAME, RESULT_NAME, FINAL_NAME, Path(FINAL_NAME).with_suffix(".json").name)
+DRAFT_NAME = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")  # of `files.write_atomically`
 KEPT_CHECKPOINTS = 2
 FREE_SETTINGS = ("threads", "compile", "micro_batch", "checkpoint_every")
 LOG_COLUMNS = {"step": int, "tokens": int, "loss": float, "loss_valid": float, "grad_norm": float, "lr_scale": float,
@@ -103,12 +107,38 @@ class RunSettings:
                    values["source"], values["card"])
 
 
-class RunFolder:
-    """`run.json` (configurations, corpus), `log.csv`, `checkpoints/`, at the end `model.safetensors` with its card `model.json`,
-    and `result.json`; `lock` says who works on it.
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Be the only owner of an existing `folder` for the body, by a lock that the system gives back when a process dies.
 
-    A folder that holds a run is never overwritten: it is continued (`resume`) or refused. Only one process works on
-    it at a time.
+    Raises ValueError where another process (or another call in this one) is its owner. The file `lock` stays.
+    """
+    with open(folder / LOCK_NAME, "a") as file:
+        try:
+            _lock(file.fileno())
+        except (BlockingIOError, PermissionError):
+            raise ValueError(f"out {str(folder)!r}: another process trains in this folder; wait until it has ended, or "
+                             f"name another folder (nothing was changed)") from None
+        except OSError as error:
+            warnings.warn(f"{folder}: cannot be locked here ({error.strerror}); nothing keeps a second process out", stacklevel=3)
+        yield
+
+
+def _lock(handle: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class RunFolder:
+    """`run.json` (configurations, corpus), `log.csv`, `checkpoints/`, `lock`, and at the end the model with card and result.
+
+    A folder that holds a run is never overwritten: it is continued (`resume`) or refused, and has one owner at a time.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -141,8 +171,9 @@ class RunFolder:
         """Own the folder of a run that was started, for the body, and remove what a killed process left half written."""
         self.stored()
         with owned(self.path):
-            for name, draft in [*drafts_in(self.path), *drafts_in(self.path / FOLDER_NAME)]:
-                if name in OWN_NAMES or draft.parent.name == FOLDER_NAME and name.startswith("step_") and name.endswith(SUFFIX):
+            for draft in [*self.path.glob(".*.tmp"), *(self.path / FOLDER_NAME).glob(".step_*.tmp")]:
+                match = DRAFT_NAME.fullmatch(draft.name)
+                if match and (match["name"] in OWN_NAMES or draft.parent != self.path and match["name"].endswith(SUFFIX)):
                     draft.unlink()
             yield
 
@@ -159,8 +190,8 @@ class RunFolder:
         """What the command line noted of a run: preset, data, options, tokenizer; CheckpointError where they are damaged."""
         choice = self.stored().card.get("choice", default)
         kinds = {"preset": str, "data": str, "options": dict, "tokenizer": str}
-        if not isinstance(choice, dict) or not {"preset", "data", "options"} <= set(choice) <= set(kinds) \
-                or not all(isinstance(value, kinds[name]) for name, value in choice.items()) or choice["preset"] not in PRESETS:
+        whole = isinstance(choice, dict) and {"preset", "data", "options"} <= set(choice) <= set(kinds)
+        if not whole or not all(isinstance(value, kinds[name]) for name, value in choice.items()) or choice["preset"] not in PRESETS:
             raise CheckpointError(f"{self.path / RUN_NAME}: is damaged: its choice of preset and corpus is {choice!r}")
         return choice
 
@@ -188,10 +219,7 @@ class RunFolder:
             old.unlink()
 
     def last_good(self, failed: int | None = None) -> str:
-        """The newest checkpoint, in words; of those written before step `failed` if that is given.
-
-        A checkpoint after n steps holds the weights that step n begins with, so one of step `failed` is no good.
-        """
+        """The newest checkpoint, in words; one written before step `failed`, which begins with the weights of its own, if that is given."""
         found = [path for path in checkpoints_in(self.path)
                  if failed is None or path.name < self.checkpoint_path(failed).name]
         return str(found[-1]) if found else "none was written"

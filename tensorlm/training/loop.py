@@ -210,7 +210,7 @@ def _rows(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> Iterat
                 recorder.save()
         if stop:
             raise KeyboardInterrupt(stop)
-    if not recorder.history or recorder.history[-1]["step"] != config.steps:  # the weights are on the disk before this validation
+    if not recorder.history or recorder.history[-1]["step"] != config.steps:  # the weights are on the disk by now
         yield trainer.row(validates=True)
     if interrupt.asked:
         raise KeyboardInterrupt(interrupt.asked)
@@ -232,8 +232,7 @@ def _result(trainer: Trainer, recorder: Recorder, card: dict[str, Any]) -> Train
 def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show:
     """A function that shows the rows after step `done`.
 
-    None shows nothing; "bar" a live bar; "plain" a line each; "auto" the bar on a terminal and lines elsewhere; a
-    function is taken as it is. Raises ValueError for anything else.
+    None shows nothing, "bar" a live bar, "plain" a line each, "auto" the bar on a terminal, a function itself; else ValueError.
     """
     if progress is None:
         return lambda row: None

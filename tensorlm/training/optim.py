@@ -27,7 +27,7 @@ MAX_SKIPS_IN_A_ROW = 50
 
 
 def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Push every singular value of each matrix to about one (about 0.7 to 1.2 after five steps), whatever its scale; zero stays zero.
+    """Push every singular value of each matrix to about one (0.7 to 1.2 after five steps), whatever its scale; zero stays zero.
 
     From X = G / ||G||_F iterate X <- a X + (b A + c A A) X with A = X X^T, (a, b, c) = (3.4445, -4.7750,
     2.0315), whose slope at zero is as steep as convergence allows. Shapes: (n, rows, cols), rows <= cols.
@@ -80,7 +80,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; a closure computes loss and gradients before, and its loss is returned."""
+        """One update of every parameter that has a gradient; a closure computes loss and gradients before, its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -142,7 +142,7 @@ def lr_scale(step: int, config: TrainConfig) -> float:
 
 
 def anneal_at(step: int, config: TrainConfig) -> float:
-    """Annealing fraction of the norms: 0 before `anneal[0]` of the steps, 1 from `anneal[1]` on, linear between (or a jump)."""
+    """Annealing fraction of the norms: 0 before `anneal[0]` of the steps, 1 from `anneal[1]` on, linear between."""
     start, end = config.anneal
     fraction = step / config.steps
     if fraction >= end:
@@ -171,9 +171,8 @@ class Optimizers:
 def optimizers(model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
     """The optimisers of a run; every parameter of `model` belongs to exactly one of them (asserted).
 
-    `optimizer="muon-batched"`: `Muon`, with Newton-Schulz in `ns_dtype`; "muon": `torch.optim.Muon` where this torch has it
-    (2.9 on), else `Muon` in bfloat16, the same function; "adamw": AdamW for the matrices too, at `lr_matrix`. All other
-    groups always get AdamW (betas 0.8 and 0.95, eps 1e-10, no decay).
+    Matrices: "muon-batched" is `Muon` in `ns_dtype`, "muon" torch's own where it has one (2.9 on), else `Muon` in bfloat16,
+    the same function; "adamw" AdamW. All other groups always get AdamW, without decay.
     """
     groups = {name: [p for _, p in pairs] for name, pairs in model.parameter_groups().items() if pairs}
     assert_covered(model, groups)
@@ -219,7 +218,6 @@ class Constraints:
 
     `sparsity` s moves every entry of an MLP's factors towards zero by s times the learning rate and no further than
     zero: the proximal step of an L1 penalty (Tibshirani 1996), decoupled from the optimiser as weight decay is.
-    Nothing is kept between steps, so a checkpoint needs nothing from here.
     """
 
     def __init__(self, model: TensorTransformer, config: TrainConfig) -> None:

@@ -214,7 +214,7 @@ class Trainer:
         return row
 
     def validate(self) -> float:
-        """Mean nats per token on the held-out windows, in float32, which the processes share; TrainingError where it is not finite."""
+        """Mean nats per token on the held-out windows, shared by the processes; TrainingError where it is not finite."""
         mine = self.windows[self.world.rank :: self.world.size]
         total = window_losses(self.model, mine).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
         loss = self.world.sum_(total.to(self.device)).item() / len(self.windows)

@@ -48,11 +48,7 @@ class Ratio(NamedTuple):
 
 
 def t_quantile(level: float, freedom: int) -> float:
-    """The t with P(|T| <= t) = `level` for Student's T with `freedom` degrees of freedom.
-
-    >>> round(t_quantile(0.95, 2), 4), round(t_quantile(0.95, 16), 4)
-    (4.3027, 2.1199)
-    """
+    """The t with P(|T| <= t) = `level` for Student's T with `freedom` degrees of freedom: 4.30 for 0.95 and 2."""
     require(0 < level < 1, "level", level, "above 0 and below 1")
     return float(stdtrit(require_whole("freedom", freedom, 1), (1 + level) / 2))
 
@@ -160,10 +156,7 @@ class Table:
         return self.rows[(self.rows["arm"] == arm) & (self.rows["row"] == kind)]
 
     def ladder(self, arm: str, seed: int, by: str = "step") -> list[tuple[float, float]]:
-        """The points (x, final loss) of one arm and seed over its budgets; runs that failed are left out.
-
-        Seconds are steps times `step_seconds`, which is far steadier than the clock of a single run.
-        """
+        """The points (x, final loss) of one arm and seed over its budgets, without failed runs; seconds by `step_seconds`."""
         require_one_of("by", by, MEASURES)
         ends = self._of(arm, "final")
         ends = ends[ends["seed"] == seed]
@@ -171,10 +164,7 @@ class Table:
         return sorted(zip(x.tolist(), ends["loss"].tolist()))
 
     def step_seconds(self, arm: str, clock: str = "cpu_seconds") -> float:
-        """Seconds a step of an arm: the median over all pieces of all its runs between two points of a curve.
-
-        Other work on the machine disturbs some pieces; the median of all does not follow them.
-        """
+        """Seconds a step: the median over all pieces between two points of a curve, some of which other work disturbs."""
         require_one_of("clock", clock, CLOCKS)
         pieces = self._of(arm, "curve").groupby(["seed", "steps"])[[clock, "step"]].diff().dropna()
         if pieces.empty:
@@ -182,10 +172,7 @@ class Table:
         return float((pieces[clock] / pieces["step"]).median())
 
     def paces(self, arm: str, clock: str = "cpu_seconds") -> pd.Series:
-        """log(seconds a step) of every whole run of an arm, by (seed, steps).
-
-        `paired` of two arms' paces tells how well the ratio of their step times is known.
-        """
+        """log(seconds a step) of every whole run by (seed, steps); `paired` of two tells how well their ratio is known."""
         require_one_of("clock", clock, CLOCKS)
         ends = self._of(arm, "final").set_index(["seed", "steps"])
         return np.log(ends[clock] / ends["step"])

@@ -9,23 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from tensorlm.checks import require, require_counts, require_number, require_one_of
 from tensorlm.data import load, tuning_split
-from tensorlm.model import ModelConfig, TensorTransformer, preset
+from tensorlm.model import ModelConfig, preset
 from tensorlm.training.config import TrainConfig, recipe
 from tensorlm.training.evaluation import PROBES
+from tensorlm.training.trainer import count_parameters
 
 SPLITS = ("validation", "tuning")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant: changes of `ModelConfig` and of `TrainConfig` under a name.
-
-    `budgets` replaces the experiment's; `size` is "matched" or, for an arm that may have more parameters, "free".
-    """
+    """One variant: changes of both configurations, budgets of its own; `size` "free" may have more parameters than the baseline."""
 
     name: str
     model: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +85,7 @@ class Experiment:
     def __post_init__(self) -> None:
         slugs = [arm.slug.casefold() for arm in self.arms]
         repeated = [arm.name for arm, slug in zip(self.arms, slugs) if slugs.count(slug) > 1 or not slug]
-        require(self.arms and not repeated, "arms", repeated or self.arms, "at least one, with names that differ in letters and digits")
+        require(self.arms and not repeated, "arms", repeated or self.arms, "one or more whose names differ in letters and digits")
         require_one_of("split", self.split, SPLITS)
         require(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "different whole numbers, at least one")
         require_number("steps_scale", self.steps_scale, above=0)
@@ -118,8 +116,7 @@ class Experiment:
 
     def parameters(self, arm: Arm, vocab_size: int) -> int:
         """Parameters of an arm's model."""
-        with torch.device("meta"):
-            return TensorTransformer(self.settings(arm, 0, 1.0, vocab_size)[0]).parameter_count()
+        return count_parameters(self.settings(arm, 0, 1.0, vocab_size)[0])
 
     def require_matched(self, vocab_size: int) -> None:
         """Raise ValueError where an arm's parameter count is further from the baseline's than `matched` allows."""
@@ -186,7 +183,7 @@ class SpreadWindows:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.data, name)
 
-    def valid_windows(self, context: int) -> torch.Tensor:
+    def valid_windows(self, context: int) -> Tensor:
         """Windows number floor(i n / count) of the n there are; all of them where there are fewer."""
         windows = self.data.valid_windows(context)
         count = min(self.count, len(windows))

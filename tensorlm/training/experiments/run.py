@@ -104,12 +104,11 @@ def warm_up(run: PlannedRun, data: Any, device: str = "auto") -> None:
 def execute(run: PlannedRun, experiment: Experiment, data: Any, folder: Path | None = None, device: str = "auto",
             show: Callable[[Row], Any] | None = None) -> Record:
     """Train and evaluate one run; the record of it. With `folder`, a run that lies there is continued."""
-    resume = folder is not None and RunFolder(folder).exists()
     failure: dict[str, Any] | None = None
     probed: dict[str, float] = {}
     try:
-        result = train(run.model, run.train, SpreadWindows(data, experiment.curve_windows), out=folder, resume=resume,
-                       progress=show, device=device)
+        result = train(run.model, run.train, SpreadWindows(data, experiment.curve_windows), out=folder,
+                       resume=folder is not None and RunFolder(folder).exists(), progress=show, device=device)
         history, final = result.history, evaluate(result.model, data.valid_windows(run.model.context))
     except TrainingError as error:
         history, final = [] if folder is None else read_log(folder / LOG_NAME), math.nan
@@ -190,17 +189,13 @@ def _difference(stored: Any, given: Any, name: str = "") -> str:
 
 
 def rows_of(records: Sequence[Record], experiment: Experiment) -> list[Row]:
-    """One row a measured loss, in the order of the declared arms, then steps, seeds and step.
-
-    `steps` are those of the run's whole schedule, `step` those taken so far.
-    """
+    """One row a measured loss, in the order of the declared arms, then steps (of the whole schedule), seeds and step (taken)."""
     return [{name: {**record, **row}[name] for name in COLUMNS}
             for record in _sorted(records, experiment) for row in record["rows"]]
 
 
 def _sorted(records: Sequence[Record], experiment: Experiment) -> list[Record]:
-    places = {arm.name: place for place, arm in enumerate(experiment.arms)}
-    return sorted(records, key=lambda record: (places[experiment.arm(record["arm"]).name], record["steps"], record["seed"]))
+    return sorted(records, key=lambda r: (experiment.arms.index(experiment.arm(r["arm"])), r["steps"], r["seed"]))
 
 
 def write_table(records: Sequence[Record], experiment: Experiment, data: Any, folder: Path) -> list[Row]:
@@ -211,10 +206,7 @@ def write_table(records: Sequence[Record], experiment: Experiment, data: Any, fo
         probed = [dict(arm=record["arm"], seed=record["seed"], steps=record["steps"], probe=probe, value=value)
                   for record in _sorted(records, experiment) for probe, value in record.get("probes", {}).items()]
         write_csv(folder / f"{experiment.name}_probes.csv", PROBE_COLUMNS, probed)
-    environments: list[dict[str, Any]] = []
-    for record in records:
-        if record["environment"] not in environments:
-            environments.append(record["environment"])
+    environments = [json.loads(text) for text in dict.fromkeys(json.dumps(record["environment"]) for record in records)]
     write_json(folder / f"{experiment.name}.json", dict(
         command=command(records, experiment), question=experiment.question, corpus=data.name, corpus_sha256=data.sha256,
         tokenizer=data.tokenizer, runs=len(records), failures={r["name"]: r["failure"] for r in records if r["failure"]},

@@ -23,7 +23,7 @@ from tensorlm.training.checkpoint import checkpoints_in
 from tensorlm.training.config import TrainConfig, recipe
 from tensorlm.training.device import LostPeerError, World, joined_world, resolve_device
 from tensorlm.training.folder import RunFolder
-from tensorlm.training.loop import TrainResult, say, train
+from tensorlm.training.loop import say, train
 from tensorlm.training.trainer import TrainingError
 
 PAD_FROM, PAD_TO = 8192, 64
@@ -94,7 +94,11 @@ def run(options: argparse.Namespace, world: World, command: str) -> None:
         bits = f" ({result.loss_valid / math.log(2) / size:.3f} bits per byte)" if size else ""
         say(f"{result.summary()}{bits}\nmodel: {result.path}")
         if options.sample:
-            say("-" * 40 + "\n" + sample_text(result, data, options.sample, train_config.seed))
+            start = data.valid_windows(1)[:1, :1].to(device := next(result.model.parameters()).device)
+            dice = torch.Generator(device).manual_seed(train_config.seed)
+            tokens = result.model.generate(start, options.sample, generator=dice)[0]
+            known = tokens[tokens < data.vocab_size].cpu()  # the table of a model may be larger than its corpus needs
+            say("-" * 40 + "\n" + data.decode(known))
 
 
 class OneSentence(argparse.ArgumentParser):
@@ -182,13 +186,6 @@ def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
             raise ValueError(f"--set {name}: there is no such field; fields: {', '.join(fields)}")
         found[owners[0]][name] = _convert(name, text, kinds[owners[0]][name])
     return found
-
-
-def sample_text(result: TrainResult, data: TokenData, count: int, seed: int) -> str:
-    """`count` tokens of text that the model makes, the same for one model and seed."""
-    start = data.valid_windows(1)[:1, :1].to(device := next(result.model.parameters()).device)
-    tokens = result.model.generate(start, count, generator=torch.Generator(device).manual_seed(seed))[0]
-    return data.decode(tokens[tokens < data.vocab_size].cpu())  # the table of a model may be larger than its corpus needs
 
 
 def _pairs(items: list[str], argument: str) -> dict[str, str]:

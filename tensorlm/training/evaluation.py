@@ -34,33 +34,29 @@ def window_losses(model: nn.Module, windows: Tensor, batch_size: int | None = No
     _require_windows(model, windows)
     if batch_size is not None:
         require_whole("batch_size", batch_size, 1)
-    device, was_training = next(model.parameters()).device, model.training
+    device, was_training, found = next(model.parameters()).device, model.training, []
+    on_gpu = device.type != "cpu"
+    tokens = GPU_LOGITS_AT_ONCE // cast(ModelConfig, model.config).vocab_size if on_gpu else CPU_TOKENS_AT_ONCE
     model.eval()
     try:
-        pieces = windows.split(batch_size or _batch_size(model, windows, device))
-        return torch.cat([_losses(model, piece.to(device).long(), dtype) for piece in pieces])
+        for piece in windows.split(batch_size or max(1, tokens // windows.shape[1])):
+            piece = piece.to(device).long()
+            logits, targets = model(piece[:, :-1], dtype=dtype).float(), piece[:, 1:]
+            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+            found.append(losses.view(targets.shape).double().mean(1))
+        return torch.cat(found)
     finally:
         model.train(was_training)
 
 
 def _require_windows(model: nn.Module, windows: Any) -> None:
-    if not isinstance(windows, Tensor) or windows.dtype not in TOKEN_DTYPES or windows.ndim != 2 or windows[:1, 1:].numel() == 0:
+    tokens = isinstance(windows, Tensor) and windows.dtype in TOKEN_DTYPES
+    if not tokens or windows.ndim != 2 or windows[:1, 1:].numel() == 0:
         kind = f"{windows.dtype} {tuple(windows.shape)}" if isinstance(windows, Tensor) else type(windows).__name__
-        raise ValueError(f"windows must have shape (n, time + 1) with n, time at least 1, and hold whole numbers; got {kind}")
+        raise ValueError(f"windows must have shape (n, time + 1), n and time at least 1, and hold whole numbers; got {kind}")
     low, high, entries = int(windows.min()), int(windows.max()), getattr(getattr(model, "config", None), "vocab_size", None)
     if low < 0 or entries is not None and high >= entries:
         raise ValueError(f"windows must hold token ids from 0 to {entries and entries - 1}; got {low} to {high}")
-
-
-def _batch_size(model: nn.Module, windows: Tensor, device: torch.device) -> int:
-    tokens = CPU_TOKENS_AT_ONCE if device.type == "cpu" else GPU_LOGITS_AT_ONCE // cast(ModelConfig, model.config).vocab_size
-    return max(1, tokens // windows.shape[1])
-
-
-def _losses(model: nn.Module, tokens: Tensor, dtype: torch.dtype | None) -> Tensor:
-    logits, targets = model(tokens[:, :-1], dtype=dtype).float(), tokens[:, 1:]
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(targets.shape).double().mean(1)
 
 
 def evaluate(model: nn.Module, windows: Tensor, batch_size: int | None = None, dtype: torch.dtype | None = None) -> float:

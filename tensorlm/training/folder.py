@@ -33,7 +33,6 @@ Row = dict[str, Any]
 RUN_NAME, LOG_NAME, RESULT_NAME, LOCK_NAME = "run.json", "log.csv", "result.json", "lock"
 OWN_NAMES = (RUN_NAME, LOG_NAME, RESULT_NAME, FINAL_NAME, Path(FINAL_NAME).with_suffix(".json").name)
 DRAFT_NAME = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")  # of `files.write_atomically`
-KEPT_CHECKPOINTS = 2
 FREE_SETTINGS = ("threads", "compile", "micro_batch", "checkpoint_every")
 LOG_COLUMNS = {"step": int, "tokens": int, "loss": float, "loss_valid": float, "grad_norm": float, "lr_scale": float,
                "anneal": float, "skipped": int, "seconds": float, "cpu_seconds": float, "tokens_per_second": float}
@@ -191,7 +190,8 @@ class RunFolder:
         choice = self.stored().card.get("choice", default)
         kinds = {"preset": str, "data": str, "options": dict, "tokenizer": str}
         whole = isinstance(choice, dict) and {"preset", "data", "options"} <= set(choice) <= set(kinds)
-        if not whole or not all(isinstance(value, kinds[name]) for name, value in choice.items()) or choice["preset"] not in PRESETS:
+        whole = whole and all(isinstance(value, kinds[name]) for name, value in choice.items())
+        if not whole or choice["preset"] not in PRESETS:
             raise CheckpointError(f"{self.path / RUN_NAME}: is damaged: its choice of preset and corpus is {choice!r}")
         return choice
 
@@ -212,11 +212,6 @@ class RunFolder:
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint after `step` steps goes."""
         return self.path / FOLDER_NAME / f"step_{step:08d}{SUFFIX}"
-
-    def prune(self) -> None:
-        """Delete all but the newest two checkpoints."""
-        for old in checkpoints_in(self.path)[:-KEPT_CHECKPOINTS]:
-            old.unlink()
 
     def last_good(self, failed: int | None = None) -> str:
         """The newest checkpoint, in words; one written before step `failed`, which begins with the weights of its own, if that is given."""

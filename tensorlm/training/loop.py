@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from tensorlm.checks import unfit
 from tensorlm.files import write_json
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training.checkpoint import FINAL_NAME, CheckpointError, export_model, save_checkpoint, source_of
+from tensorlm.training.checkpoint import FINAL_NAME, CheckpointError, checkpoints_in, export_model, save_checkpoint, source_of
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.device import cpu_threads, current_world
 from tensorlm.training.folder import LOG_NAME, RESULT_NAME, Row, RunFolder, RunLog, RunSettings, read_log
@@ -24,6 +25,7 @@ from tensorlm.training.optim import anneal_at
 from tensorlm.training.trainer import Trainer, TrainingError, restore
 
 Show = Callable[[Row], None]
+KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Recorder:
         self.log.sync()
         save_checkpoint(self.folder.checkpoint_path(trainer.done), trainer.model, train_config=trainer.config,
                         source=source_of(trainer.data), **trainer.state())
-        self.folder.prune()
+        for old in checkpoints_in(self.folder.path)[:-KEPT_CHECKPOINTS]:
+            old.unlink()
 
     def release(self, card: dict[str, Any]) -> Path | None:
         """Write the weights with their card, and the result of the run."""
@@ -241,7 +244,7 @@ def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show
     if progress not in ("auto", "bar", "plain"):
         raise unfit("progress", progress, "None, 'auto', 'bar', 'plain' or a function of one row")
     if progress == "plain" or progress == "auto" and not sys.stderr.isatty():
-        return lambda row: print(f"step {row['step']}/{steps}  {describe(row)}  {_time_left(row, steps)} left", flush=True)
+        return lambda row: print(f"step {row['step']}/{steps}  {describe(row)}  {time_left(row, steps)} left", flush=True)
     bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
 
     def show(row: Row) -> None:
@@ -254,15 +257,15 @@ def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show
 
 
 def describe(row: Row) -> str:
-    """A row in a few words."""
+    """A row in a few words: losses, speed, skipped steps."""
     valid = "" if row["loss_valid"] is None else f"  held-out {row['loss_valid']:.4f}"
     skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
     return f"loss {row['loss']:.4f}{valid}  {row['tokens_per_second']:,.0f} tokens/s{skipped}"
 
 
-def _time_left(row: Row, steps: int) -> str:
-    seconds = round(row["seconds"] / row["step"] * (steps - row["step"]))
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+def time_left(row: Row, steps: int) -> timedelta:
+    """How long the rest of the steps takes at the pace so far."""
+    return timedelta(seconds=round(row["seconds"] / row["step"] * (steps - row["step"])))
 
 
 def say(text: str, write: Callable[[str], Any] = print) -> None:

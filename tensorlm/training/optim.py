@@ -176,12 +176,18 @@ def optimizers(model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dt
     """
     groups = {name: [p for _, p in pairs] for name, pairs in model.parameter_groups().items() if pairs}
     assert_covered(model, groups)
-    matrices, members = groups.pop("matrix", []), []
+    matrices = groups.pop("matrix", [])
+    members: list[torch.optim.Optimizer] = []
     adam = [dict(params=params, lr=getattr(config, f"lr_{name}"), weight_decay=0.0) for name, params in groups.items()]
     if matrices and config.optimizer == "adamw":
         adam.append(dict(params=matrices, lr=config.lr_matrix, weight_decay=config.weight_decay))
     elif matrices:
-        members.append(_muon(matrices, config, ns_dtype))
+        common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
+                                      ns_steps=config.newton_schulz)
+        if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
+            members.append(torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common))
+        else:
+            members.append(Muon(matrices, ns_dtype=torch.bfloat16 if config.optimizer == "muon" else ns_dtype, **common))
     if adam:
         fused = adam[0]["params"][0].device.type in ("cpu", "cuda")
         members.append(torch.optim.AdamW(adam, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused))
@@ -197,14 +203,6 @@ def assert_covered(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> N
     for name, p in model.named_parameters():
         if seen.count(id(p)) != 1:
             raise ValueError(f"parameter {name} is in {seen.count(id(p))} optimiser groups; it must be in exactly one")
-
-
-def _muon(matrices: list[nn.Parameter], config: TrainConfig, ns_dtype: torch.dtype) -> torch.optim.Optimizer:
-    common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
-                                  ns_steps=config.newton_schulz)
-    if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
-        return torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common)
-    return Muon(matrices, ns_dtype=torch.bfloat16 if config.optimizer == "muon" else ns_dtype, **common)
 
 
 class Constraints:
@@ -245,7 +243,7 @@ class Constraints:
 
 def bounded(matrices: Tensor, size: float) -> Tensor:
     """Each of (n, rows, cols) divided so that its largest singular value is at most `size` (by power iteration)."""
-    gram = _smaller_gram(matrices)
+    gram = matrices @ matrices.mT if matrices.shape[1] <= matrices.shape[2] else matrices.mT @ matrices
     vector = gram.abs().sum(-1, keepdim=True)
     for _ in range(POWER_ITERATIONS):
         vector = F.normalize(gram @ vector, dim=1)
@@ -257,13 +255,9 @@ def retracted(matrices: Tensor, size: float) -> Tensor:
     """Matrices that were orthogonal before a small step, brought back: two steps of X <- (3 X - X X^T X) / 2."""
     x = matrices / size
     for _ in range(2):
-        gram = _smaller_gram(x)
-        x = 1.5 * x - 0.5 * (gram @ x if x.shape[1] <= x.shape[2] else x @ gram)
+        cube = (x @ x.mT) @ x if x.shape[1] <= x.shape[2] else x @ (x.mT @ x)
+        x = 1.5 * x - 0.5 * cube
     return x * size
-
-
-def _smaller_gram(x: Tensor) -> Tensor:
-    return x @ x.mT if x.shape[1] <= x.shape[2] else x.mT @ x
 
 
 def exactly_orthogonal(matrices: Tensor, size: float) -> Tensor:
@@ -300,7 +294,8 @@ class GradientGuard:
             torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
             return True
         size = self.norm = norm.item()
-        if self._outlier(size):
+        outlier = self.factor is not None and self.seen >= FREE_STEPS and size > self.factor * self.mean
+        if outlier or not math.isfinite(size):
             self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
             if self.factor is not None and self.seen and math.isfinite(size):
                 self._move_mean(self.factor * self.mean)
@@ -319,11 +314,6 @@ class GradientGuard:
         """Continue from `state()`; KeyError or ValueError where it is not one."""
         self.mean = float(state["mean"])
         self.seen, self.skipped, self.in_a_row = (int(state[name]) for name in ("seen", "skipped", "in_a_row"))
-
-    def _outlier(self, norm: float) -> bool:
-        if not math.isfinite(norm):
-            return True
-        return self.factor is not None and self.seen >= FREE_STEPS and norm > self.factor * self.mean
 
     def _move_mean(self, norm: float) -> None:
         self.seen += 1

@@ -84,7 +84,7 @@ def count_parameters(model: ModelConfig) -> int:
             one, two = (TensorTransformer(replace(model, layers=layers)).parameter_count() for layers in (1, 2))
     except (RuntimeError, TypeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"memory: no model of width {model.width} and vocab_size {model.vocab_size} can be built: {reason}") from None
+        raise ValueError(f"memory: width {model.width}, vocab_size {model.vocab_size}: no such model can be built: {reason}") from None
     return one + (model.layers - 1) * (two - one)
 
 
@@ -184,16 +184,13 @@ class Trainer:
         else:
             values = self.world.average_(torch.stack(self.unsettled)).tolist()
         self.unsettled = []
+        config = self.config
         for step, value in enumerate(values, self.done - len(values) + self.checks_every_step):
             if not math.isfinite(value):
-                raise TrainingError(self._failure(step, value), step)
+                batch = self.data.train_batch(step, config.batch_size, self.model.config.context, config.seed)
+                sha256 = hashlib.sha256(batch.numpy().tobytes()).hexdigest()[:16]
+                raise TrainingError(f"step {step}: the loss is {value} (batch sha256 {sha256}, seed {config.seed})", step)
         self.recent += values
-
-    def _failure(self, step: int, value: float) -> str:
-        config = self.config
-        batch = self.data.train_batch(step, config.batch_size, self.model.config.context, config.seed)
-        fingerprint = hashlib.sha256(batch.numpy().tobytes()).hexdigest()[:16]
-        return f"step {step}: the loss is {value} (batch sha256 {fingerprint}, seed {config.seed})"
 
     def row(self, validates: bool) -> Row:
         """What the log says of the steps since the last row."""
@@ -257,7 +254,8 @@ def _restore_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     seconds, cpu_seconds = (_number("clock", value, float) for value in state["clock"])
     trainer.clock.before = seconds, cpu_seconds
     trainer.recent = [_number("recent", loss, float) for loss in state["recent"]]
-    trainer.guard.load({name: _number(name, value, float if name == "mean" else int) for name, value in state["guard"].items()})
+    kinds: dict[str, type] = {"mean": float}
+    trainer.guard.load({name: _number(name, value, kinds.get(name, int)) for name, value in state["guard"].items()})
     if trainer.scaler is not None:
         trainer.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(checkpoint.rng["cpu"])

@@ -66,8 +66,9 @@ def run_experiment(experiment: Experiment, folder: str | Path, arms: Sequence[st
     for name in names:
         shutil.rmtree(home / RUNNING_NAME / name, ignore_errors=True)
     pending = [run for run in planned if run.name not in names]
-    if pending:
-        warm_up(pending[0], data, device)
+    if pending:  # no run's clock pays for setting up the process
+        first = pending[0].train.replace(steps=WARM_UP_STEPS, validate_every=None, validate_windows=1, checkpoint_every=None)
+        train(pending[0].model, first, data, device=device)
     total, left = (sum(run.train.steps for run in runs) for runs in (planned, pending))
     bar = tqdm(total=total, initial=total - left, unit="step", dynamic_ncols=True,
                disable={"auto": None, "bar": False, None: True}[progress])
@@ -93,12 +94,6 @@ def _outcome(run: PlannedRun, record: Record) -> str:
     found = f"loss {last['loss']:.4f}" if last["row"] == "final" else f"FAILED at step {last['step']}"
     origin = f", made for {record['made_for']}" if "made_for" in record else ""
     return f"{run.arm}, {run.train.steps} steps, seed {run.seed}{origin}: {found}, {last['cpu_seconds']:.1f} CPU-s"
-
-
-def warm_up(run: PlannedRun, data: Any, device: str = "auto") -> None:
-    """Take a few steps that are thrown away, so that no run's clock pays for setting up the process."""
-    train(run.model, run.train.replace(steps=WARM_UP_STEPS, validate_every=None, validate_windows=1, checkpoint_every=None),
-          data, device=device)
 
 
 def execute(run: PlannedRun, experiment: Experiment, data: Any, folder: Path | None = None, device: str = "auto",

@@ -292,7 +292,7 @@ def test_the_arms_of_a_declared_experiment_are_of_equal_size_and_differ(name):
 
 @pytest.mark.parametrize("changes, message", [
     (dict(arms=()), "arms must be one or more .* got"),
-    (dict(arms=(Arm("a b"), Arm("A-B")), baseline="a b"), r"arms must be .* names that differ .* got \['a b', 'A-B'\]"),
+    (dict(arms=(Arm("a b"), Arm("A-B")), baseline="a b"), r"arms must be .* names differ .* got \['a b', 'A-B'\]"),
     (dict(baseline="gelu"), "has no arm 'gelu'; arms: ReLU layer, bilinear"),
     (dict(check="gelu"), "has no arm 'gelu'"),
     (dict(split="test"), "split must be one of 'validation', 'tuning', got 'test'"),

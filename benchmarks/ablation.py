@@ -1,24 +1,23 @@
-"""What each trick of the fast recipe buys: one change at a time, three seeds.
+"""What each trick of the fast recipe buys: one change at a time, three seeds, as an experiment of `tensorlm.training.experiments`.
 
     python -m benchmarks.ablation --corpus tinyshakespeare.txt --out tensorlm/released/results/speedrun_ablation.csv
 
-Base: the tensor arm of target "1.8857" in `recipes.py` (one layer, width 64, 110 steps of 2,048 characters). Loss is
-over the full validation set as in `time_to_loss`. The settings of the base were chosen on a split of the training
-text; nothing is tuned here. CPU-seconds are those of training, in one process after a throw-away run.
+Base: the tensor arm of target "1.8857" in `recipes.py` (one layer, width 64, 110 steps of 2,048 characters), whose settings
+were chosen on a split of the training text; nothing is tuned here. Loss is over the full validation set as in
+`time_to_loss`. CPU-seconds are those of training, after a warm-up. A killed one goes on where it was, from `--runs`.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.provenance import write_provenance, write_table
+from benchmarks.provenance import write_provenance
 from benchmarks.recipes import settings
 from benchmarks.time_to_loss import read_corpus
-from tensorlm.training import train
+from tensorlm.files import write_csv
+from tensorlm.training.experiments import Arm, run_experiment
+from tensorlm.training.experiments.declare import Experiment
 
-TARGET, ARM = "1.8857", "tensor"
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     # what a reader sees: (model fields, training fields)
     "none": ({}, {}),
@@ -50,17 +49,21 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "batch 64, half the steps": ({}, dict(batch_size=64, steps=55)),
     "twice the steps": ({}, dict(steps=220)),
 }
+MODEL, TRAINING = (config.to_dict() for config in settings("1.8857", "tensor", 0, training={"precision": "float32"}))
+ABLATION = Experiment(
+    name="speedrun_ablation", question="What does each trick of the fast recipe buy?", data={"name": "text", "tokenizer": "chars"},
+    arms=tuple(Arm(change, model, training, size="free") for change, (model, training) in CHANGES.items()), baseline="none",
+    preset="nano", model={name: value for name, value in MODEL.items() if name != "vocab_size"}, train=TRAINING, evaluations=1)
 FIELDS = ["change", "seed", "loss", "cpu_seconds", "parameters"]
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    torch.set_num_threads(1)
-    _, _, data = read_corpus(options.corpus, "validation")
-    run(data, "none", seed=0)  # warms the kernels up
-    rows = [run(data, change, seed) for seed in options.seeds for change in options.changes]
-    rows.sort(key=lambda row: list(CHANGES).index(row["change"]))
-    write_table(options.out, FIELDS, rows)
+    data = read_corpus(options.corpus, "validation")[2]
+    rows = run_experiment(ABLATION, options.runs, options.changes, options.seeds, data=data, device="cpu", report=print)
+    finals = [dict(change=row["arm"], seed=row["seed"], loss=round(row["loss"], 4), cpu_seconds=round(row["cpu_seconds"], 2),
+                   parameters=row["parameters"]) for row in rows if row["row"] == "final"]
+    write_csv(options.out, FIELDS, finals)
     write_provenance(options.out, "python -m benchmarks.ablation", data, seeds=options.seeds)
 
 
@@ -68,19 +71,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", required=True, help="tiny-shakespeare as one text file")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder of the finished runs")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--changes", nargs="+", choices=list(CHANGES), default=list(CHANGES))
     return parser.parse_args(arguments)
-
-
-def run(data, change: str, seed: int) -> dict:
-    """Train and validate one variant."""
-    model, training = settings(TARGET, ARM, seed, CHANGES[change][0], {"precision": "float32", **CHANGES[change][1]})
-    result = train(model, training, data)
-    row = dict(change=change, seed=seed, loss=round(result.loss_valid, 4), cpu_seconds=round(result.cpu_seconds, 2),
-               parameters=result.model.parameter_count())
-    print(row, flush=True)
-    return row
 
 
 if __name__ == "__main__":

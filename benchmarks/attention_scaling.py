@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.provenance import write_provenance, write_table
+from benchmarks.provenance import write_provenance
 from benchmarks.timing import interleave
+from tensorlm.files import write_csv
 from tensorlm.layers import Pattern, attend, choose, multiply_adds, working_memory
 from tensorlm.layers.costs import ALGORITHMS
 
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if (not options.times or time in options.times) and (way == "forward" or head_dim == 16 or time <= LONGEST_BACKWARD)]
     rows = [row for setting in settings for row in measure(*setting, repeats=options.repeats)]
     if options.out:
-        write_table(options.out, FIELDS, rows)
+        write_csv(options.out, FIELDS, rows)
         write_provenance(options.out, "python -m benchmarks.attention_scaling", heads=HEADS, batch=1, dtype="float32",
                          repeats=options.repeats)
 

@@ -36,8 +36,8 @@ import torch
 
 from benchmarks import gpu_parts
 from benchmarks.gpu_parts import FULL, REHEARSAL, Bench
-from benchmarks.provenance import write_provenance, write_table
-from tensorlm.files import write_atomically
+from benchmarks.provenance import write_provenance
+from tensorlm.files import write_csv
 
 FACTS = ["card", "capability", "driver", "torch", "cuda", "triton", "clock_mhz", "date", "seconds", "error"]
 OUT_OF_MEMORY = "out of memory"
@@ -144,7 +144,7 @@ class Table:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
         self.rows = [row for row in rows if set(row) == set(fields) and None not in row.values() and row["error"] in ("", OUT_OF_MEMORY)]
-        write_atomically(path, lambda draft: write_table(draft, fields, self.rows))
+        write_csv(path, fields, self.rows)
 
     def has(self, row: dict, card: str) -> bool:
         asked = {name: str(value) for name, value in {**row, "card": card}.items()}

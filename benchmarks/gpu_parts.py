@@ -29,8 +29,9 @@ from tensorlm.layers.attention import BRANCHES
 from tensorlm.layers.costs import BLOCK
 from tensorlm.layers.polynomial_attention import fused_obstacle
 from tensorlm.model import ModelConfig, TensorTransformer, preset
-from tensorlm.training import TrainConfig, TrainResult, evaluate, recipe, train
+from tensorlm.training import TrainConfig, evaluate, recipe, train
 from tensorlm.training.device import choose_precision
+from tensorlm.training.loop import TrainResult
 from tensorlm.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,19 +1,10 @@
-"""Tables of measurements as CSV, and how each came about in a JSON file beside it."""
+"""How a table of measurements came about, in a JSON file beside it."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from tensorlm.files import write_json
-from tensorlm.training.provenance import environment
-
-
-def write_table(path: Path, fields: list[str], rows: list[dict]) -> None:
-    """Write rows as CSV with these columns; raises ValueError for a row with another one."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fields)
-        writer.writeheader()
-        writer.writerows(rows)
+from tensorlm.training.device import environment
 
 
 def write_provenance(table: Path, command: str, data: Any = None, **more: Any) -> None:

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.provenance import write_provenance, write_table
+from benchmarks.provenance import write_provenance
 from benchmarks.timing import interleave, seconds
+from tensorlm.files import write_csv
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.polynomials import Polynomial
 from tensorlm.steering import Injection, Steerable, propagate, steered_logits, steering_response
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save(path: Path, rows: list[dict], fields: list[str], repeats: int) -> None:
-    write_table(path, fields, rows)
+    write_csv(path, fields, rows)
     command = "python -m benchmarks.steering" + (" --growth" if fields is GROWTH_FIELDS else "")
     write_provenance(path, command, repeats=repeats, dtype="float64")
 

@@ -25,8 +25,9 @@ import torch
 from tensorly.decomposition import parafac
 
 from benchmarks.dense_tensors import dense_eigen, dense_gram, dense_gram_by_unfolding, dense_grams, dense_hosvd, dense_hosvd_by_unfolding
-from benchmarks.provenance import write_provenance, write_table
+from benchmarks.provenance import write_provenance
 from benchmarks.timing import interleave
+from tensorlm.files import write_csv
 from tensorlm.tensors import ComposedTensor, CPTensor, compose, cp_als, eigen, hosvd, interaction
 from tensorlm.tensors.hosvd import Tucker
 
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save(path: Path, rows: list[dict], fields: list[str], repeats: int) -> None:
-    write_table(path, fields, rows)
+    write_csv(path, fields, rows)
     command = "python -m benchmarks.tensor_form" + (" --growth" if fields is GROWTH_FIELDS else "")
     write_provenance(path, command, repeats=repeats, dtype="float64", tensorly=tensorly.__version__, cotengra=cotengra.__version__)
 

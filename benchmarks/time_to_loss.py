@@ -41,9 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save(rows: list[dict], options: argparse.Namespace) -> None:
-    from benchmarks.provenance import write_provenance, write_table
+    from benchmarks.provenance import write_provenance
+    from tensorlm.files import write_csv
 
-    write_table(options.out, FIELDS, rows)
+    write_csv(options.out, FIELDS, rows)
     write_provenance(options.out, "python -m benchmarks.time_to_loss", read_corpus(options.corpus, options.split)[2],
                      seeds=options.seeds, precision=options.precision, split=options.split)
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.provenance import write_provenance, write_table
+from benchmarks.provenance import write_provenance
+from tensorlm.files import write_csv
 from tensorlm.layers import attention as attention_layer
 from tensorlm.model import ModelConfig, TensorTransformer
 
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     rows = [row for shape in SHAPES for dtype in options.dtypes for row in measure(shape, dtype, options.repeats)]
     if options.out:
-        write_table(options.out, FIELDS, rows)
+        write_csv(options.out, FIELDS, rows)
         write_provenance(options.out, "python -m benchmarks.training_step")
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from tensorlm.training import evaluate, export_model, load_checkpoint, load_model
+from tensorlm.training import evaluate, load_model
+from tensorlm.training.checkpoint import export_model, load_checkpoint
 
 LIMIT = 4_000_000
 FOLDER = Path(__file__).resolve().parent.parent / "tensorlm" / "released" / "checkpoints"

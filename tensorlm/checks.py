@@ -78,7 +78,7 @@ def is_finite(value: Any) -> bool:
     """Whether it is a finite real number (of Python or numpy), and no bool."""
     try:
         return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
+    except OverflowError:  # an integer too large for a float
         return False
 
 

@@ -60,13 +60,27 @@ def test_unknown_targets_and_arms_are_named():
         recipes.settings("1.60", "lstm", 0)
 
 
-@pytest.mark.parametrize("change", ablation.CHANGES)
-def test_every_ablation_changes_something_and_trains(change):
-    model, training = ablation.CHANGES[change]
-    config, plan = recipes.settings(ablation.TARGET, ablation.ARM, 0, {**model, "vocab_size": 5, "context": 8}, training)
-    base = recipes.settings(ablation.TARGET, ablation.ARM, 0, {"vocab_size": 5, "context": 8})
-    assert ((config, plan) == base) == (change == "none")
-    assert math.isfinite(train(config, plan.replace(steps=2, batch_size=2, precision="float32"), corpus()).loss_valid)
+@pytest.mark.parametrize("arm", ablation.ABLATION.arms, ids=lambda arm: arm.name)
+def test_every_ablation_changes_something_and_trains(arm):
+    model, training = ablation.CHANGES[arm.name]
+    declared = ablation.ABLATION.settings(arm, seed=0, budget=1.0, vocab_size=65)
+    config, plan = recipes.settings("1.8857", "tensor", 0, model, {"precision": "float32", **training})
+    assert declared == (config, plan.replace(validate_every=plan.steps))
+    assert (declared == ablation.ABLATION.settings(ablation.ABLATION.arm("none"), 0, 1.0, 65)) == (arm.name == "none")
+    small = dataclasses.replace(config, vocab_size=5, context=8)
+    assert math.isfinite(train(small, plan.replace(steps=2, batch_size=2), corpus()).loss_valid)
+
+
+def test_the_ablation_writes_its_table(tmp_path, monkeypatch):
+    small = dict(model={**ablation.ABLATION.model, "context": 8}, steps_scale=0.02)
+    monkeypatch.setattr(ablation, "ABLATION", dataclasses.replace(ablation.ABLATION, **small))
+    monkeypatch.setattr(ablation, "read_corpus", lambda path, split: (None, None, corpus()))
+    out = tmp_path / "table.csv"
+    ablation.main(["--corpus", "x", "--out", str(out), "--runs", str(tmp_path / "runs"), "--seeds", "0", "--changes", "none", "no MLP"])
+    lines = out.read_text().splitlines()
+    assert lines[0] == "change,seed,loss,cpu_seconds,parameters"
+    assert [line.split(",")[:2] for line in lines[1:]] == [["none", "0"], ["no MLP", "0"]]
+    assert '"command": "python -m benchmarks.ablation"' in out.with_suffix(".json").read_text()
 
 
 @pytest.mark.parametrize("recipe, iterations", [(gpt2_baseline.CPU, 30), (SMALL_GPU, 60)], ids=["CPU", "GPU"])

@@ -116,9 +116,13 @@ def test_the_cache_folder(monkeypatch):
 
 def test_a_failed_write_leaves_nothing(tmp_path):
     (tmp_path / "old").write_bytes(b"old")
-    with pytest.raises(RuntimeError), cache.atomic_writer(tmp_path / "old") as file:
-        file.write(b"half")
+
+    def fail(draft):
+        draft.write_bytes(b"half")
         raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        cache.write_atomically(tmp_path / "old", fail)
     assert [path.name for path in tmp_path.iterdir()] == ["old"] and (tmp_path / "old").read_bytes() == b"old"
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from tensorlm import released
 from tensorlm.files import write_atomically
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training import CheckpointError, TrainConfig, export_model, load_checkpoint, load_model, save_checkpoint
-from tensorlm.training.checkpoint import content_hash
+from tensorlm.training import TrainConfig, load_model
+from tensorlm.training.checkpoint import CheckpointError, content_hash, export_model, load_checkpoint, save_checkpoint
 
 MODEL = ModelConfig(vocab_size=11, context=8, width=16, layers=1, head_dim=8, norm="anneal")
 SOURCE = {"corpus": "noise", "tokenizer": "digits", "sha256": "0" * 64}
@@ -87,7 +87,7 @@ def set_config(**changes):
     (lambda m: m.pop("model_config"), "no 'model_config'"),
     (lambda m: m.update(model_config="{"), "'model_config' is not JSON"),
     (lambda m: m.update(model_config="[]"), "must be a JSON object"),
-    (lambda m: m.update(train_config='{"steps": 0}'), "TrainConfig.steps = 0"),
+    (lambda m: m.update(train_config='{"steps": 0}'), "TrainConfig.steps must be .* got 0"),
     (lambda m: m.update(train_config='{"stepz": 3}'), "no field 'stepz'"),
     (set_config(wdith=3), "wdith"),
     (set_config(norm="layer"), "norm must be one of"),
@@ -167,7 +167,8 @@ def test_weights_that_are_no_numbers_are_named_and_load_only_when_asked_for(path
 def test_a_full_disk_is_said_in_one_sentence_and_leaves_the_old_file(path):
     """A process that may write no more than 2,000 bytes to a file stands for the disk."""
     before = path.read_bytes()
-    code = ("import resource, sys; from tensorlm.training import load_checkpoint, save_checkpoint; c = load_checkpoint(sys.argv[1]);"
+    code = ("import resource, sys; from tensorlm.training.checkpoint import load_checkpoint, save_checkpoint;"
+            "c = load_checkpoint(sys.argv[1]);"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); save_checkpoint(sys.argv[1], c.model)")
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert f"OSError: {path}: could not be written: " in done.stderr and "(what stood there before is whole)" in done.stderr
@@ -224,6 +225,6 @@ def test_weights_that_could_not_be_read_back_are_not_written(tmp_path):
 
 @pytest.mark.parametrize("name", ["m.json", "m"])
 def test_a_model_is_not_exported_where_its_card_would_go(tmp_path, name):
-    with pytest.raises(ValueError, match="must end in .safetensors"):
+    with pytest.raises(ValueError, match="path must be a name that ends in .safetensors"):
         export_model(TensorTransformer(MODEL), tmp_path / name, {})
     assert not list(tmp_path.iterdir())

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tensorlm.training.__main__ import corpus_choice, main, parse_settings, parser, prospects
-from tensorlm.training.folder import RunFolder
-from tensorlm.training.log import read_csv
+from tensorlm.training.folder import RunFolder, read_log
 
 SMALL = ["--preset", "nano", "--data", "text", "--precision", "float32", "--set", "width=16", "--set", "layers=1",
          "--set", "context=16", "--set", "bigram=none"]
@@ -56,7 +55,7 @@ def test_killed_twice_and_resumed_it_ends_bit_for_bit_like_an_undisturbed_run(tm
     assert main([*KILLED, *text, "--out", str(whole)]) == 0
     a, b = load_file(out / "model.safetensors"), load_file(whole / "model.safetensors")
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    rows = [[(r["step"], r["loss"], r["loss_valid"]) for r in read_csv(run / "log.csv")] for run in (out, whole)]
+    rows = [[(r["step"], r["loss"], r["loss_valid"]) for r in read_log(run / "log.csv")] for run in (out, whole)]
     assert rows[0] == rows[1] and len(rows[0]) == 250 // 7 + 1
 
 
@@ -74,7 +73,7 @@ def test_a_run_says_what_it_did(tmp_path, text, capsys):
     (["--preset", "huge"], "--preset: invalid choice: 'huge'"),
     (["--steps", "many"], "--steps: invalid int value: 'many'"),
     (["--step", "3"], "unrecognized arguments: --step 3"),
-    (["--steps", "0"], "TrainConfig.steps = 0: must be at least 1"),
+    (["--steps", "0"], "TrainConfig.steps must be a whole number of at least 1, got 0"),
     (["--data", "wiki"], "data='wiki': must be one of"),
     (["--data-option", "colour=red"], "colour"),
     (["--data-option", "path"], "--data-option 'path': must be NAME=VALUE"),
@@ -83,12 +82,12 @@ def test_a_run_says_what_it_did(tmp_path, text, capsys):
     (["--set", "colour=red"], "--set colour: there is no such field"),
     (["--set", "clip=much"], "--set clip=much: must be float | None"),
     (["--set", "vocab_size=3"], "vocab_size = 3: the data needs"),
-    (["--precision", "fp8"], "TrainConfig.precision = 'fp8': must be one of"),
-    (["--device", "cuda:99"], "device 'cuda:99'"),
+    (["--precision", "fp8"], "TrainConfig.precision must be one of 'auto', 'float32', 'bfloat16', 'float16', got 'fp8'"),
+    (["--device", "cuda:99"], "got 'cuda:99'"),
     (["--resume"], "holds no run to resume"),
-    (["--device", "meta"], "device 'meta': must be auto, cpu"),
-    (["--seed", "99999999999999999999"], "TrainConfig.seed = 99999999999999999999: must be at most"),
-    (["--sample", "-5"], "--sample: '-5': must be a whole number"),
+    (["--device", "meta"], "device must be auto, cpu, cuda or cuda:N, got 'meta'"),
+    (["--seed", "99999999999999999999"], "TrainConfig.seed must be a whole number from 0 to 9223372036854775807, got 99999999999999999999"),
+    (["--sample", "-5"], "--sample must be a whole number of at least 0, got -5"),
     (["--tokenizer", "chars", "--data-option", "tokenizer=bpe1024"], "tokenizer=bpe1024: --tokenizer says chars"),
     (["--set", "mlp=full", "--set", "width=160000"], "memory: this run needs at least"),
     (["--set", "layers=100000"], "layers must be at most 1,000, got 100000"),

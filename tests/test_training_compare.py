@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,46 +15,32 @@ import time
 import numpy as np
 import pytest
 import torch
+from experiment_check import check_again, stated
 from scipy import stats
 
-from tensorlm import released
 from tensorlm.data import load
 from tensorlm.data.toy import kl_by_rule
 from tensorlm.files import write_json
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training.evaluation import evaluate
+from tensorlm.training import evaluate, train
+from tensorlm.training.device import code_state
+from tensorlm.training.evaluation import weights
 from tensorlm.training.experiments import (
     EXPERIMENTS,
     Arm,
-    Experiment,
-    check_again,
-    compare,
+    SpreadWindows,
+    Table,
     crossing,
-    curve,
-    equal_seconds,
-    finals,
-    ladder,
-    loss_at,
-    open_data,
-    paces,
     paired,
-    probed as probed_values,
-    ratio_interval,
+    run as run_module,
+    run_experiment,
     smallest_difference,
-    step_seconds,
-    steps_ratio,
-    steps_ratios,
-    summary,
     t_quantile,
-    to_target,
 )
 from tensorlm.training.experiments.__main__ import main
-from tensorlm.training.experiments.plan import plan
-from tensorlm.training.experiments.probes import weights
-from tensorlm.training.experiments.runs import SpreadWindows, execute
-from tensorlm.training.experiments.table import COLUMNS
-from tensorlm.training.loop import train
-from tensorlm.training.provenance import code_state
+from tensorlm.training.experiments.analyse import ladder_ratio
+from tensorlm.training.experiments.declare import Experiment, open_data, plan
+from tensorlm.training.experiments.run import COLUMNS, PROBE_COLUMNS, execute
 
 CLOCKS = ("seconds", "cpu_seconds")
 TINY = Experiment(
@@ -70,8 +57,10 @@ def without_clocks(rows):
 
 
 def from_csv(path):
+    texts = ("arm", "row", "probe")
     with open(path, newline="", encoding="utf-8") as file:
-        return [{name: released._value(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+        return [{name: cell if name in texts else json.loads(cell) if cell else None for name, cell in row.items()}
+                for row in csv.DictReader(file)]
 
 
 def files(folder):
@@ -82,7 +71,7 @@ def files(folder):
 def tiny(tmp_path_factory):
     """The folder and the rows of the whole tiny experiment, undisturbed."""
     folder = tmp_path_factory.mktemp("tiny")
-    return folder, compare(TINY, folder, device="cpu")
+    return folder, run_experiment(TINY, folder, device="cpu")
 
 
 # --- the runs ---------------------------------------------------------------------------------------------------------
@@ -123,13 +112,13 @@ def test_the_table_on_disk_is_the_rows_with_their_provenance(tiny):
 def test_finished_runs_are_kept_and_new_seeds_join_them(tiny):
     folder, rows = tiny
     before, told = files(folder), []
-    assert compare(TINY, folder, device="cpu", told=told.append) == rows and told == []
-    compare(TINY, folder, ["bilinear"], [2], device="cpu", told=told.append)
+    assert run_experiment(TINY, folder, device="cpu", report=told.append) == rows and told == []
+    run_experiment(TINY, folder, ["bilinear"], [2], device="cpu", report=told.append)
     assert [line.split(":")[0] for line in told] == ["1/2  bilinear, 6 steps, seed 2", "2/2  bilinear, 12 steps, seed 2"]
     assert before.items() <= files(folder).items() and len(files(folder)) == 8
     for path in (folder / "tiny" / "runs").glob("*_seed2.json"):
         path.unlink()
-    assert compare(TINY, folder, device="cpu") == rows
+    assert run_experiment(TINY, folder, device="cpu") == rows
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -147,7 +136,7 @@ def test_a_changed_declaration_is_refused(tiny, changes, message):
     folder, _ = tiny
     before = files(folder)
     with pytest.raises(ValueError, match=message):
-        compare(dataclasses.replace(TINY, **changes), folder, device="cpu")
+        run_experiment(dataclasses.replace(TINY, **changes), folder, device="cpu")
     assert files(folder) == before
 
 
@@ -155,26 +144,27 @@ def test_a_file_that_is_no_run_is_named(tmp_path):
     (tmp_path / "tiny" / "runs").mkdir(parents=True)
     (tmp_path / "tiny" / "runs" / "a.json").write_text('{"name": "b"}')
     with pytest.raises(ValueError, match="a.json: is not the file of a finished run"):
-        compare(TINY, tmp_path, device="cpu")
+        run_experiment(TINY, tmp_path, device="cpu")
 
 
 def test_an_arm_that_diverges_is_a_result(tmp_path, capsys):
     arms = (*TINY.arms[:1], Arm("too fast", train={"lr_matrix": 1e30, "optimizer": "adamw", "log_every": 1}))
     experiment = dataclasses.replace(TINY, arms=arms, check=None, evaluations=12)
-    rows = compare(experiment, tmp_path, device="cpu")
+    rows = run_experiment(experiment, tmp_path, device="cpu")
     failed = [row for row in rows if row["row"] == "failed"]
     assert [(row["arm"], row["seed"], row["loss"]) for row in failed] == [("too fast", 0, None), ("too fast", 1, None)]
-    assert math.isnan(finals(rows)["too fast"][0]) and math.isfinite(finals(rows)["ReLU layer"][0])
+    assert math.isnan(Table(rows).finals()["too fast"][0]) and math.isfinite(Table(rows).finals()["ReLU layer"][0])
     why = json.loads((tmp_path / "tiny.json").read_text())["failures"]["too-fast_12_seed0"]["why"]
     assert "the loss" in why and str(tmp_path) not in why
-    assert "| too fast | 4,809 | 2 of 2 FAILED |" in summary(rows, experiment)
-    assert compare(experiment, tmp_path, device="cpu") == rows  # nor is it run again
+    found = Table(rows).summary("ReLU layer").loc["too fast"]
+    assert (found["parameters"], found["failed"]) == (4809, 2) and math.isnan(found["loss"])
+    assert run_experiment(experiment, tmp_path, device="cpu") == rows  # nor is it run again
 
 
 KILLED = dataclasses.replace(TINY, train={**TINY.train, "steps": 120, "checkpoint_every": 30}, seeds=(0,))
 SCRIPT = """
 import json, sys
-from tensorlm.training.experiments import Experiment
+from tensorlm.training.experiments.declare import Experiment
 from tensorlm.training.experiments.__main__ import main
 sys.exit(main(["tiny", "--out", sys.argv[2], "--device", "cpu"], {"tiny": Experiment.from_dict(json.loads(sys.argv[1]))}))
 """
@@ -200,10 +190,10 @@ def test_killed_and_started_again_it_makes_the_same_table(tmp_path):
     kept = files(folder)
     assert sorted(path.name for path in kept) == ["ReLU-layer_120_seed0.json", "bilinear_60_seed0.json"]
     assert len(from_csv(folder / "tiny.csv")) == 8  # the table is there after every run
-    rows = compare(KILLED, folder, device="cpu", told=told.append)
+    rows = run_experiment(KILLED, folder, device="cpu", report=told.append)
     assert [line.split(":")[0] for line in told] == ["3/3  bilinear, 120 steps, seed 0"]
     assert kept.items() <= files(folder).items() and not list(home.glob("running/*"))
-    assert without_clocks(rows) == without_clocks(compare(KILLED, tmp_path / "whole", device="cpu"))
+    assert without_clocks(rows) == without_clocks(run_experiment(KILLED, tmp_path / "whole", device="cpu"))
 
 
 @pytest.mark.parametrize("left", ["trained but not recorded", "recorded but not tidied", "hardly begun"])
@@ -218,7 +208,7 @@ def test_a_death_between_two_files_is_no_obstacle(tiny, tmp_path, left):
         record = execute(run, TINY, TOY, working, "cpu")
     if left == "recorded but not tidied":
         write_json(tmp_path / "tiny" / "runs" / f"{run.name}.json", {**record, "environment": {}})
-    found = compare(TINY, tmp_path, ["bilinear"], [0], device="cpu")
+    found = run_experiment(TINY, tmp_path, ["bilinear"], [0], device="cpu")
     undisturbed = [row for row in rows if (row["arm"], row["seed"]) == ("bilinear", 0)]
     assert without_clocks(found) == without_clocks(undisturbed) and not list((tmp_path / "tiny" / "running").glob("*"))
 
@@ -233,10 +223,6 @@ def test_the_windows_of_a_curve_are_spread_over_the_whole_text():
 # --- running a table's check again ------------------------------------------------------------------------------------
 
 
-def stated(rows, again):
-    return next(row for row in rows if all(row[key] == again[key] for key in ("arm", "seed", "steps", "step", "row")))
-
-
 def test_a_check_finds_the_loss_of_the_table_and_would_notice_another_model(tiny):
     _, rows = tiny
     again = check_again(TINY, device="cpu")
@@ -244,8 +230,6 @@ def test_a_check_finds_the_loss_of_the_table_and_would_notice_another_model(tiny
     assert again["loss"] == stated(rows, again)["loss"]
     other = check_again(dataclasses.replace(TINY, model={**TINY.model, "row_scale": "none"}), device="cpu")
     assert other["loss"] != again["loss"]
-    with pytest.raises(ValueError, match="declares no check"):
-        check_again(dataclasses.replace(TINY, check=None))
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------
@@ -254,7 +238,7 @@ def test_a_check_finds_the_loss_of_the_table_and_would_notice_another_model(tiny
 def test_probes_are_measured_on_the_finished_model_and_kept_beside_the_table(tmp_path):
     probed = dataclasses.replace(TINY, name="probed", seeds=(0,), probes=("tails", "lengths", "random", "rules", "weights"),
                                  arms=(Arm("bilinear"),), baseline="bilinear", budgets=(1.0,))
-    compare(probed, tmp_path, device="cpu")
+    run_experiment(probed, tmp_path, device="cpu")
     found = {row["probe"]: row["value"] for row in from_csv(tmp_path / "probed_probes.csv")}
     run = plan(probed, TOY.vocab_size)[0]
     model = train(run.model, run.train, SpreadWindows(TOY, 8)).model.eval()
@@ -266,10 +250,11 @@ def test_probes_are_measured_on_the_finished_model_and_kept_beside_the_table(tmp
     assert found["loss at 2x"] == round(losses[1] - losses[0], 5) != found["loss at 4x"]
     assert found["worst batch"] > 0 and found["random logit at 4x"] >= found["random logit"] * 0.5 > 0
     assert found["zeros"] == 0 and 0 < found["hoyer"] < 1 and 1 < found["tensor rank"] <= 16
-    assert probed_values(from_csv(tmp_path / "probed_probes.csv"), "zeros") == {"bilinear": {0: 0}}
-    with pytest.raises(ValueError, match="'ones': must be one of worst batch, loss at 2x"):
-        probed_values(from_csv(tmp_path / "probed_probes.csv"), "ones")
-    with pytest.raises(ValueError, match="probes = .*: must be names among tails"):
+    table = Table(from_csv(tmp_path / "probed_probes.csv"))
+    assert tuple(table.rows) == PROBE_COLUMNS and table.probed("zeros").to_dict() == {"bilinear": {0: 0}}
+    with pytest.raises(ValueError, match="probe must be one of 'worst batch', 'loss at 2x', .*got 'ones'"):
+        table.probed("ones")
+    with pytest.raises(ValueError, match="probes must be names among tails"):
         dataclasses.replace(TINY, probes=("tail",))
 
 
@@ -307,14 +292,14 @@ def test_the_arms_of_a_declared_experiment_are_of_equal_size_and_differ(name):
 
 
 @pytest.mark.parametrize("changes, message", [
-    (dict(arms=()), "experiment 'tiny': arms = .*: must be at least one"),
-    (dict(arms=(Arm("a b"), Arm("A-B")), baseline="a b"), r"arms = \['a b', 'A-B'\]: must be .* names that differ"),
+    (dict(arms=()), "arms must be one or more .* got"),
+    (dict(arms=(Arm("a b"), Arm("A-B")), baseline="a b"), r"arms must be .* names differ .* got \['a b', 'A-B'\]"),
     (dict(baseline="gelu"), "has no arm 'gelu'; arms: ReLU layer, bilinear"),
     (dict(check="gelu"), "has no arm 'gelu'"),
-    (dict(split="test"), "split = 'test': must be one of validation, tuning"),
-    (dict(seeds=(1, 1)), r"seeds = \(1, 1\): must be different"),
-    (dict(budgets=(1.0, 0.0)), r"budgets = \(1.0, 0.0\): must be at least one number above 0"),
-    (dict(evaluations=0), "evaluations = 0: must be at least 1"),
+    (dict(split="test"), "split must be one of 'validation', 'tuning', got 'test'"),
+    (dict(seeds=(1, 1)), r"seeds must be different .* got \(1, 1\)"),
+    (dict(budgets=(1.0, 0.0)), r"budgets must be at least one number above 0, got \(1.0, 0.0\)"),
+    (dict(evaluations=0), "evaluations must be a whole number of at least 1, got 0"),
 ])
 def test_a_declaration_that_makes_no_sense_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
@@ -326,7 +311,7 @@ def test_fields_that_do_not_exist_are_named():
         plan(dataclasses.replace(TINY, model={"wdith": 3}), 54)
     with pytest.raises(ValueError, match="no field 'stepz'"):
         plan(dataclasses.replace(TINY, train={"stepz": 3}), 54)
-    with pytest.raises(ValueError, match="arm 'a': size = 'any': must be one of matched, free"):
+    with pytest.raises(ValueError, match="size of arm 'a' must be one of 'matched', 'free', got 'any'"):
         Arm("a", size="any")
     with pytest.raises(ValueError, match="Experiment has no field 'colour'"):
         Experiment.from_dict({**TINY.to_dict(), "colour": "red"})
@@ -344,10 +329,37 @@ def test_the_command_line_lists_tables_and_refuses(tiny, capsys):
     assert main(["tiny", "--list"], tables) == 0
     assert "6 runs over seeds (0, 1), 60 steps in all" in capsys.readouterr().out
     assert main(["tiny", "--out", str(folder), "--table"], tables) == 0
-    assert "| bilinear | 4,809 | 2.9" in capsys.readouterr().out
+    assert re.search(r"bilinear +4809 +2\.9\d\d\d +0\.\d\d\d\d +0 ", capsys.readouterr().out)
     for arguments, complaint in ((["tiny"], "--out is missing"), (["tiny", "--out", str(folder / "x"), "--table"], "no finished runs"),
                                  (["tiny", "--out", str(folder), "--arms", "gelu"], "has no arm 'gelu'")):
         assert main(arguments, tables) == 2 and complaint in capsys.readouterr().err
+
+
+def test_a_summary_says_what_the_table_tells():
+    found = WHOLE.summary("a", targets=(4.0,))
+    assert list(found.index) == ["a", "b"] and found["parameters"].tolist() == [100, 100] and not found["failed"].any()
+    assert found["minus a"].tolist() == pytest.approx([0, -0.1]) and found.loc["a", "CPU-ms a step"] == pytest.approx(200)
+    assert found.loc["b", "steps for the loss of a, times its own"] == pytest.approx(WHOLE.steps_ratio("b", "a").value)
+    assert found.loc["a", "steps to 4"] == 32 and found.loc["a", "least"] == 0 and found["loss at 8 CPU-s"].notna().all()
+    assert Table(ROWS).summary("c").loc["b", ["minus c", "least"]].isna().all()
+
+
+def release_of(monkeypatch, tmp_path, arguments=()):
+    monkeypatch.setattr(run_module, "RELEASED", tmp_path / "released")
+    return main(["tiny", "--out", str(tmp_path / "runs"), "--device", "cpu", "--release", *arguments], {"tiny": RELEASED})
+
+
+RELEASED = dataclasses.replace(TINY, seeds=(0,), probes=("random",), train={**TINY.train, "steps": 4})
+
+
+def test_release_writes_the_whole_table_with_its_provenance_and_no_part_of_it(tmp_path, monkeypatch, capsys):
+    assert release_of(monkeypatch, tmp_path, ["--arms", "bilinear"]) == 2
+    assert "--release: tiny lacks 1 runs" in capsys.readouterr().err and not (tmp_path / "released").exists()
+    assert release_of(monkeypatch, tmp_path) == 0
+    names = ["tiny.csv", "tiny.json", "tiny_probes.csv"]
+    assert sorted(path.name for path in (tmp_path / "released").iterdir()) == names
+    assert all((tmp_path / "released" / name).read_bytes() == (tmp_path / "runs" / name).read_bytes() for name in names)
+    assert release_of(monkeypatch, tmp_path, ["--split", "tuning"]) == 2
 
 
 def test_the_state_of_the_code_is_told(tmp_path):
@@ -373,30 +385,20 @@ def test_a_crossing_lies_between_its_neighbours():
     assert crossing(points, 3.7) is None and crossing([], 3.7) is None
     with pytest.raises(ValueError, match="loss 6: the first point, at 10, is at 5.0000 already"):
         crossing(points, 6)
-    with pytest.raises(ValueError, match="'cubic': must be one of linear, log"):
+    with pytest.raises(ValueError, match="scale must be one of 'linear', 'log', got 'cubic'"):
         crossing(points, 4, "cubic")
-
-
-def test_a_loss_is_read_between_points_and_never_beyond_them():
-    points = [(10, 5.0), (20, 4.0), (40, 3.0)]
-    assert [loss_at(points, x) for x in (10, 15, 20, 30, 40)] == [5.0, 4.5, 4.0, 3.5, 3.0]
-    assert loss_at(points, 20 * math.sqrt(2), "log") == pytest.approx(3.5)
-    assert loss_at([(10, 5.0)], 10) == 5.0
-    for x in (9, 41):
-        with pytest.raises(ValueError, match="must lie within the points, 10 to 40"):
-            loss_at(points, x)
 
 
 def test_the_ratio_of_steps_is_that_of_the_law_behind_the_curves():
     def law(scale):  # loss = 3 + 2 / sqrt(steps / scale): `scale` times the steps for the same loss
         return [(steps, 3 + 2 / math.sqrt(steps / scale)) for steps in (600, 700, 850, 1000)]
 
-    assert steps_ratio(law(1), law(1)) == pytest.approx(1, abs=1e-12)
-    assert steps_ratio(law(1.04), law(1)) == pytest.approx(1.04, abs=0.004)
-    assert steps_ratio(law(1), law(1.04)) == pytest.approx(1 / 1.04, abs=0.004)
-    assert steps_ratio(law(1.3)[-1:], law(1)) == pytest.approx(1.3, abs=0.02)  # one budget of the worse arm is enough
+    assert ladder_ratio(law(1), law(1)) == pytest.approx(1, abs=1e-12)
+    assert ladder_ratio(law(1.04), law(1)) == pytest.approx(1.04, abs=0.004)
+    assert ladder_ratio(law(1), law(1.04)) == pytest.approx(1 / 1.04, abs=0.004)
+    assert ladder_ratio(law(1.3)[-1:], law(1)) == pytest.approx(1.3, abs=0.02)  # one budget of the worse arm is enough
     with pytest.raises(ValueError, match="already"):
-        steps_ratio(law(3), law(1))
+        ladder_ratio(law(3), law(1))
 
 
 def table(arm, seed, steps, points, kind="final"):
@@ -410,55 +412,67 @@ ROWS = [*table("a", 0, 20, [(10, 5.0, 1.0), (20, 4.0, 2.0)]), *table("a", 0, 40,
         *table("a", 1, 20, [(10, 5.2, 1.0), (20, 4.2, 2.0)]), *table("a", 1, 40, [(20, 4.7, 2.0), (40, 3.7, 4.0)]),
         *table("b", 0, 20, [(10, 5.0, 2.0), (20, 4.0, 4.0)]), *table("b", 0, 40, [(20, 4.4, 4.0), (40, 3.4, 8.0)]),
         *table("b", 1, 20, [(10, 5.0, 2.0), (20, 4.0, 4.0)]), *table("b", 1, 40, [(20, 4.4, 4.0), (30, 4.3, 6.0)], "failed")]
-WHOLE = [*ROWS[:-3], *table("b", 1, 40, [(20, 4.4, 4.0), (40, 3.6, 8.0)])]
+PART = Table(ROWS)
+WHOLE = Table([*ROWS[:-3], *table("b", 1, 40, [(20, 4.4, 4.0), (40, 3.6, 8.0)])])
 
 
 def test_curves_and_ladders_are_picked_from_the_rows():
-    assert curve(ROWS, "a", 0) == [(20, 4.5), (40, 3.5)]
-    assert curve(ROWS, "a", 0, "cpu_seconds") == [(4.0, 4.5), (18.0, 3.5)] and curve(ROWS, "c", 0) == []
-    assert ladder(ROWS, "a", 1) == [(20, pytest.approx(4.3)), (40, pytest.approx(3.8))]
-    assert ladder(ROWS, "b", 1, "tokens") == [(160, pytest.approx(4.1))]  # the failed run is no point
-    assert to_target(ROWS, "a", 4.0) == {0: 30.0, 1: 34.0} and to_target(ROWS, "b", 4.0, "seconds") == {0: pytest.approx(5.6), 1: None}
-    assert finals(ROWS)["a"] == {0: pytest.approx(3.6), 1: pytest.approx(3.8)}
-    assert finals(ROWS)["b"][0] == pytest.approx(3.5) and math.isnan(finals(ROWS)["b"][1])
-    with pytest.raises(ValueError, match="'hours': must be one of step, tokens, seconds, cpu_seconds"):
-        curve(ROWS, "a", 0, "hours")
+    assert PART.ladder("a", 1) == [(20, pytest.approx(4.3)), (40, pytest.approx(3.8))]
+    assert PART.ladder("b", 1, "tokens") == [(160, pytest.approx(4.1))]  # the failed run is no point
+    assert PART.to_target("a", 4.0).to_dict() == {0: 30.0, 1: 34.0} and PART.to_target("c", 4.0).empty
+    assert PART.to_target("a", 4.0, "cpu_seconds").to_dict() == {0: 11.0, 1: pytest.approx(6.8)}
+    seconds = PART.to_target("b", 4.0, "seconds")
+    assert seconds[0] == pytest.approx(5.6) and math.isnan(seconds[1])
+    finals = PART.finals()
+    assert list(finals) == PART.arms == ["a", "b"] and finals["a"].to_dict() == {0: pytest.approx(3.6), 1: pytest.approx(3.8)}
+    assert finals["b"][0] == pytest.approx(3.5) and math.isnan(finals["b"][1])
+    for ask in (PART.ladder, PART.to_target):
+        with pytest.raises(ValueError, match="by must be one of 'step', 'tokens', 'seconds', 'cpu_seconds', got 'hours'"):
+            ask("a", 0, "hours")
 
 
 def test_seconds_a_step_do_not_follow_a_disturbed_piece():
-    assert step_seconds(ROWS, "a", "seconds") == pytest.approx(0.1) and step_seconds(ROWS, "b") == pytest.approx(0.4)
+    assert PART.step_seconds("a", "seconds") == pytest.approx(0.1) and PART.step_seconds("b") == pytest.approx(0.4)
     with pytest.raises(ValueError, match="no run with two points"):
-        step_seconds(ROWS[:1], "a")
+        Table(ROWS[:1]).step_seconds("a")
 
 
 def test_the_paces_of_two_arms_tell_how_well_the_ratio_of_their_clocks_is_known():
-    a, b = paces(ROWS, "a"), paces(ROWS, "b", "seconds")
-    assert a == {(0, 20): math.log(4 / 20), (0, 40): math.log(18 / 40), (1, 20): math.log(4 / 20), (1, 40): math.log(8 / 40)}
-    assert set(b) == {(0, 20), (0, 40), (1, 20)}  # the failed run has no pace
-    assert b[0, 20] == math.log(4 / 20) and paces(ROWS, "c") == {}
-    found = paired(a, paces(ROWS, "b"))  # three pairs, one of them disturbed: 1/2, 9/8, 1/2
-    assert found.count == 3 and math.exp(found.mean) == pytest.approx((9 / 32) ** (1 / 3)) and not found.told_apart
-    with pytest.raises(ValueError, match="'steps': must be one of seconds, cpu_seconds"):
-        paces(ROWS, "a", "steps")
+    a, b = PART.paces("a"), PART.paces("b", "seconds")
+    by_hand = {(0, 20): math.log(4 / 20), (0, 40): math.log(18 / 40), (1, 20): math.log(4 / 20), (1, 40): math.log(8 / 40)}
+    assert a.to_dict() == pytest.approx(by_hand)
+    assert set(b.index) == {(0, 20), (0, 40), (1, 20)}  # the failed run has no pace
+    assert b[0, 20] == pytest.approx(math.log(4 / 20)) and PART.paces("c").empty
+    found = paired(a, PART.paces("b"))  # three pairs, one of them disturbed: 1/2, 9/8, 1/2
+    assert found.count == 3 and math.exp(found.mean) == pytest.approx((9 / 32) ** (1 / 3)) and not found.significant
+    with pytest.raises(ValueError, match="clock must be one of 'seconds', 'cpu_seconds', got 'steps'"):
+        PART.paces("a", "steps")
 
 
 def test_ratios_pair_the_ladders_of_two_arms_by_seed():
     # seed 0: b ends at 3.5, a at 3.6 (40 steps); b crosses 3.6 at the share (4.1 - 3.6) / (4.1 - 3.5) of the way from 20 to 40
-    assert steps_ratios(WHOLE, "a", "b")[0] == pytest.approx(40 / (20 * 2 ** (5 / 6)))
-    assert steps_ratios(WHOLE, "b", "a")[0] == pytest.approx(1 / steps_ratios(WHOLE, "a", "b")[0])
-    half = steps_ratios(WHOLE, "a", "b", "seconds")[0]  # b's steps take twice as long
-    assert half == pytest.approx(steps_ratios(WHOLE, "a", "b")[0] / 2)
-    assert set(steps_ratios(WHOLE, "a", "b")) == {0, 1} and set(steps_ratios(WHOLE, "a", "c")) == set()
+    # seed 1: b ends at 3.7, a at 3.8; b crosses 3.8 at the share (4.1 - 3.8) / (4.1 - 3.7)
+    ratios = [40 / (20 * 2**share) for share in (5 / 6, 3 / 4)]
+    found = WHOLE.steps_ratio("a", "b")
+    assert found.value == pytest.approx(math.sqrt(math.prod(ratios)))
+    assert ladder_ratio(WHOLE.ladder("a", 0), WHOLE.ladder("b", 0)) == pytest.approx(ratios[0])
+    assert WHOLE.steps_ratio("b", "a").value == pytest.approx(1 / found.value)
+    assert WHOLE.steps_ratio("a", "b", "seconds").value == pytest.approx(found.value / 2)  # b's steps take twice as long
+    with pytest.raises(ValueError, match="at least two seeds"):
+        WHOLE.steps_ratio("a", "c")
     with pytest.raises(ValueError, match="no points of one of the two"):
-        steps_ratio([], [(1, 2.0)])
+        ladder_ratio([], [(1, 2.0)])
 
 
 def test_losses_at_equal_seconds_come_from_whole_schedules():
-    seconds, found = equal_seconds(WHOLE, "seconds")
+    seconds, found = WHOLE.equal_seconds("seconds")
     assert seconds == pytest.approx(4.0)  # arm a: 40 steps of 0.1 s; arm b: 20 steps of 0.2 s
-    assert found["a"][0] == pytest.approx(3.6) and found["b"] == {0: pytest.approx(4.1), 1: pytest.approx(4.1)}
+    assert found["a"][0] == pytest.approx(3.6) and found["b"].to_dict() == {0: pytest.approx(4.1), 1: pytest.approx(4.1)}
     with pytest.raises(ValueError, match=r"arms \['b'\]: need runs at two budgets"):
-        equal_seconds(ROWS)
+        PART.equal_seconds()
+    slow = [{**row, "arm": "c", "seconds": 10 * row["seconds"]} for row in ROWS if row["arm"] == "a"]
+    with pytest.raises(ValueError, match="less than the shortest runs"):
+        Table([*WHOLE.rows.to_dict("records"), *slow]).equal_seconds("seconds")
 
 
 # --- seeds ------------------------------------------------------------------------------------------------------------
@@ -468,15 +482,15 @@ def test_losses_at_equal_seconds_come_from_whole_schedules():
 def test_t_quantiles_are_those_of_an_independent_library(level):
     for freedom in (1, 2, 3, 4, 5, 7, 16, 31, 200):
         assert t_quantile(level, freedom) == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-9)
-    with pytest.raises(ValueError, match="freedom = 0"):
+    with pytest.raises(ValueError, match="freedom must be a whole number of at least 1, got 0"):
         t_quantile(level, 0)
 
 
 def test_a_paired_difference_by_hand():
     found = paired({0: 4.2, 1: 4.5, 2: 4.3, 9: 1.0}, {0: 4.0, 1: 4.1, 2: 4.0, 5: 9.0})  # differences 0.2, 0.4, 0.3
     assert found.mean == pytest.approx(0.3) and found.deviation == pytest.approx(0.1) and found.count == 3
-    assert found.smallest == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6) and found.told_apart
-    assert not paired({0: 4.2, 1: 4.0}, {0: 4.0, 1: 4.1}).told_apart
+    assert found.smallest == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6) and found.significant
+    assert not paired({0: 4.2, 1: 4.0}, {0: 4.0, 1: 4.1}).significant
     with pytest.raises(ValueError, match=r"seeds \[0\]: a spread needs at least two"):
         paired({0: 4.0, 1: 4.2}, {0: 3.9})
 
@@ -488,7 +502,7 @@ def test_both_tests_of_a_difference_are_wrong_one_time_in_twenty():
         x = rng.normal(size=(4, 3)) * 0.01 + rng.normal(size=3) * 0.2
         losses = {str(i): dict(enumerate(row)) for i, row in enumerate(x.tolist())}
         difference, error = x[0].mean() - x[1].mean(), math.sqrt((x[0].var(ddof=1) + x[1].var(ddof=1)) / 3)
-        alone += paired(losses["0"], losses["1"]).told_apart
+        alone += paired(losses["0"], losses["1"]).significant
         together += abs(difference) > smallest_difference(losses)
         unpaired += abs(difference) > 2.776 * error
     assert 15 < alone < 50 and 15 < together < 50 and unpaired < 3  # without pairs nothing would be told apart
@@ -507,14 +521,14 @@ def test_the_scatter_of_all_arms_tells_smaller_differences_apart():
 
 
 def test_the_interval_of_a_ratio_is_the_t_interval_of_its_logarithm():
-    ratios = dict(enumerate((1.05, 1.12, 1.09, 1.16, 1.08)))
-    found, logs = ratio_interval(ratios), np.log(list(ratios.values()))
+    ratios = (1.05, 1.12, 1.09, 1.16, 1.08)
+    ladders = [("base", seed, 100, [(50, 5.0, 1.0), (100, 4.0, 2.0)]) for seed in range(5)]
+    ladders += [("slow", seed, 100 * ratio, [(50, 5.0, 1.0), (100 * ratio, 4.0, 2.0)]) for seed, ratio in enumerate(ratios)]
+    both = Table([row for ladder in ladders for row in table(*ladder)])
+    found, logs = both.steps_ratio("slow", "base"), np.log(ratios)
     low, high = stats.t.interval(0.95, 4, logs.mean(), stats.sem(logs))
     assert (found.value, found.low, found.high) == pytest.approx((math.exp(logs.mean()), math.exp(low), math.exp(high)))
-    upside_down = ratio_interval({seed: 1 / ratio for seed, ratio in ratios.items()})
+    upside_down = both.steps_ratio("base", "slow")
     assert (1 / upside_down.low, 1 / upside_down.high) == pytest.approx((found.high, found.low))
-    narrow = ratio_interval(ratios, level=0.5)
+    narrow = both.steps_ratio("slow", "base", level=0.5)
     assert found.low < narrow.low < found.value < narrow.high < found.high
-    for wrong, message in (({0: 1.0, 1: 0.0}, "must all be above 0"), ({0: 1.0}, "at least two seeds")):
-        with pytest.raises(ValueError, match=message):
-            ratio_interval(wrong)

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from tensorlm.training import load_checkpoint
 from tensorlm.training.__main__ import main
-from tensorlm.training.distributed import World
-from tensorlm.training.log import read_csv
+from tensorlm.training.checkpoint import load_checkpoint
+from tensorlm.training.device import World
+from tensorlm.training.folder import read_log
 
 STEPS = 20
 
@@ -34,7 +34,7 @@ def test_two_processes_follow_the_loss_curve_of_one(tmp_path):
     assert done.stdout.count("tokens seen in") == 1
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     assert main([*arguments, "--seed", "1", "--out", str(tmp_path / "other")]) == 0
-    one, two, other = (read_csv(tmp_path / name / "log.csv") for name in ("one", "two", "other"))
+    one, two, other = (read_log(tmp_path / name / "log.csv") for name in ("one", "two", "other"))
     assert len(one) == len(two) == STEPS and one[-1]["loss"] < one[0]["loss"] - 0.3
     for a, b in zip(one, two):
         assert abs(a["loss"] - b["loss"]) < 1e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tensorlm.training import TrainConfig
-from tensorlm.training.optim import GRACE, GradientGuard
+from tensorlm.training.optim import FREE_STEPS, GradientGuard
 
 
 def guard_of(**settings):
@@ -36,7 +36,7 @@ def test_without_either_setting_nothing_is_touched():
 @pytest.mark.parametrize("norm", [float("nan"), float("inf"), 51.0])
 def test_an_outlier_is_skipped_and_counted(norm):
     guard = guard_of(skip_factor=5.0)
-    for _ in range(GRACE):
+    for _ in range(FREE_STEPS):
         assert offer(guard, 10.0)[0]
     assert not offer(guard, norm)[0] and guard.skipped == 1
     assert offer(guard, 49.0)[0] and guard.skipped == 1
@@ -50,7 +50,7 @@ def test_the_first_steps_may_grow_but_not_be_infinite():
 
 def test_a_lasting_change_of_scale_is_followed():
     guard = guard_of(skip_factor=5.0)
-    for _ in range(GRACE):
+    for _ in range(FREE_STEPS):
         offer(guard, 1.0)
     verdicts = [offer(guard, 20.0)[0] for _ in range(60)]
     assert not verdicts[0] and all(verdicts[50:])
@@ -58,7 +58,7 @@ def test_a_lasting_change_of_scale_is_followed():
 
 def test_state_goes_on_where_it_stopped():
     first, second = guard_of(skip_factor=5.0), guard_of(skip_factor=5.0)
-    for _ in range(GRACE):
+    for _ in range(FREE_STEPS):
         offer(first, 1.0)
     assert offer(second, 6.0)[0]  # a fresh guard has no mean to compare with
     second.load(first.state())

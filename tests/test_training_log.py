@@ -2,34 +2,35 @@
 
 import pytest
 
-from tensorlm.training.log import COLUMNS, CsvLog, progress_for, read_csv
+from tensorlm.training.folder import LOG_COLUMNS, RunLog, read_log
+from tensorlm.training.loop import progress_for
 
 
 def row(step, **values):
-    return {**dict.fromkeys(COLUMNS), "step": step, "tokens": step * 64, "loss": 1 / 3, "skipped": 0,
+    return {**dict.fromkeys(LOG_COLUMNS), "step": step, "tokens": step * 64, "loss": 1 / 3, "skipped": 0,
             "seconds": 0.5 * step, "tokens_per_second": 128.0, **values}
 
 
 def test_rows_come_back_exactly_and_a_torn_line_is_left_out(tmp_path):
-    log = CsvLog(tmp_path / "log.csv")
+    log = RunLog(tmp_path / "log.csv")
     rows = [row(1), row(2, loss=0.1 + 0.2, grad_norm=float("inf"))]
     for each in rows:
         log.append(each)
     log.sync(), log.close()
     with open(tmp_path / "log.csv", "a") as file:
         file.write("3,192,0.1")
-    assert read_csv(tmp_path / "log.csv") == rows
+    assert read_log(tmp_path / "log.csv") == rows
 
 
 def test_rows_after_the_checkpoint_are_dropped(tmp_path):
-    log = CsvLog(tmp_path / "log.csv")
+    log = RunLog(tmp_path / "log.csv")
     for step in (1, 2, 3):
         log.append(row(step))
     log.close()
-    again = CsvLog(tmp_path / "log.csv", keep_until=2)
+    again = RunLog(tmp_path / "log.csv", keep_until=2)
     again.append(row(3, loss=9.0))
     again.close()
-    assert [(r["step"], r["loss"]) for r in read_csv(tmp_path / "log.csv")] == [(1, 1 / 3), (2, 1 / 3), (3, 9.0)]
+    assert [(r["step"], r["loss"]) for r in read_log(tmp_path / "log.csv")] == [(1, 1 / 3), (2, 1 / 3), (3, 9.0)]
 
 
 def test_progress_in_its_kinds(capsys):
@@ -40,5 +41,5 @@ def test_progress_in_its_kinds(capsys):
     show = progress_for(4, "bar", done=2)
     show(row(3)), show(row(4))
     assert "4/4" in (said := capsys.readouterr().err) and "loss 0.3333" in said and "0/4" not in said
-    with pytest.raises(ValueError, match="progress 'loud'"):
+    with pytest.raises(ValueError, match="progress must be .*, got 'loud'"):
         progress_for(4, "loud")

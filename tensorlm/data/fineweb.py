@@ -14,7 +14,7 @@ from tensorlm.checks import require_counts, require_whole
 from tensorlm.data.shards import open_shards, read_shard, sha256_of_file
 from tensorlm.data.source import TokenData
 from tensorlm.data.tokenizer import GPT2_ENTRIES
-from tensorlm.files import atomic_writer, cache_dir
+from tensorlm.files import cache_dir, write_atomically
 
 REPOSITORY = "kjj0/fineweb10B-gpt2"
 VALID_FILE, TRAIN_FILE, TRAIN_SHARDS = "fineweb_val_000000.bin", "fineweb_train_{:06d}.bin", 103
@@ -86,8 +86,7 @@ def download(path: Path, endpoint: str | None) -> str:
         raise ConnectionError(f"fineweb: {path.name} was not fetched ({type(error).__name__}: {error}); "
                               "what arrived is kept, run again to go on from there") from error
     digest = verify(partial, facts)
-    with atomic_writer(digest_note(path)) as note:
-        note.write(digest.encode())
+    write_atomically(digest_note(path), lambda draft: draft.write_text(digest))
     partial.replace(path)
     return digest
 

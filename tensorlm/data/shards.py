@@ -14,7 +14,7 @@ import numpy as np
 from tensorlm.checks import require, require_counts
 from tensorlm.data.source import TokenData
 from tensorlm.data.tokenizer import COMMITTED, Gpt2Tokenizer, open_tokenizer
-from tensorlm.files import as_uint16, atomic_writer
+from tensorlm.files import as_uint16, write_atomically
 
 MAGIC, VERSION = 20240520, 1
 HEADER_BYTES = 256 * 4
@@ -32,9 +32,7 @@ def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
         raise ValueError(f"tokens: shape {ids.shape}, must be one-dimensional with 1 to {2**31 - 1} tokens")
     header = np.zeros(256, dtype="<i4")
     header[:3] = MAGIC, VERSION, len(ids)
-    with atomic_writer(Path(path)) as file:
-        file.write(header.tobytes())
-        file.write(ids.tobytes())
+    write_atomically(Path(path), lambda draft: np.concatenate([header.view("<u2"), ids]).tofile(draft))
 
 
 def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:

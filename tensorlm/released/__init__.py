@@ -4,21 +4,19 @@
 versions, threads, corpus hash). `checkpoints/*.safetensors` are trained models, each with a card (`*.json`).
 """
 
-import csv
+from __future__ import annotations
+
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def checkpoint(name: str) -> Path:
-    """Path of a released model, for `tensorlm.training.load_model`.
-
-    >>> checkpoint("no such model")
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: ...
-    """
+    """Path of a released model, for `tensorlm.training.load_model`; FileNotFoundError lists the models there are."""
     return _find("checkpoints", name, ".safetensors")
 
 
@@ -31,10 +29,11 @@ def card(name: str) -> dict[str, Any]:
         raise ValueError(f"{path}: is not the card of a model: {error}") from None
 
 
-def results(name: str) -> list[dict[str, Any]]:
-    """The rows of a released table, numbers as numbers and empty cells as None."""
-    with _find("results", name, ".csv").open(newline="", encoding="utf-8") as file:
-        return [{key: _value(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+def results(name: str) -> pd.DataFrame:
+    """A released table as a data frame, empty cells as NaN."""
+    import pandas as pd
+
+    return pd.read_csv(_find("results", name, ".csv"), keep_default_na=False, na_values=[""])
 
 
 def _find(folder: str, name: str, suffix: str) -> Path:
@@ -44,14 +43,3 @@ def _find(folder: str, name: str, suffix: str) -> Path:
         known = sorted(file.stem for file in place.glob(f"*{suffix}"))
         raise FileNotFoundError(f"no released {folder[:-1]} {name!r}; there are {known}")
     return path
-
-
-def _value(cell: str) -> Any:
-    if cell in ("", "True", "False"):
-        return {"": None, "True": True, "False": False}[cell]
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    return cell

@@ -1,6 +1,6 @@
-"""``python -m tensorlm.training --preset micro --data shakespeare --out DIR``: train, watch, resume.
+"""`python -m tensorlm.training --preset micro --data shakespeare --out DIR`: train, watch, resume.
 
-On several processes: ``torchrun --nproc_per_node N -m tensorlm.training ...`` with the same arguments.
+On several processes: `torchrun --nproc_per_node N -m tensorlm.training ...` with the same arguments.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from typing import Any, NoReturn
 
 import torch
 
+from tensorlm.checks import require_whole
 from tensorlm.data import TokenData, load
 from tensorlm.data.source import read_options
 from tensorlm.model import PRESETS, ModelConfig, preset
-from tensorlm.training import distributed
 from tensorlm.training.checkpoint import checkpoints_in
 from tensorlm.training.config import TrainConfig, recipe
-from tensorlm.training.device import resolve_device
+from tensorlm.training.device import LostPeerError, World, joined_world, resolve_device
 from tensorlm.training.folder import RunFolder
-from tensorlm.training.log import say
-from tensorlm.training.loop import TrainResult, train
+from tensorlm.training.loop import say, train
 from tensorlm.training.trainer import TrainingError
 
 PAD_FROM, PAD_TO = 8192, 64
-NO_MEMORY = ("out of memory", "can't allocate memory")  # in the words of CUDA and of the CPU's allocator
+NO_MEMORY_WORDS = ("out of memory", "can't allocate memory")  # in the words of CUDA and of the CPU's allocator
 DEFAULTS: dict[str, Any] = {"preset": "micro", "data": "shakespeare", "options": {}}
 COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
           "batch_size": "sequences a step, over all processes", "micro_batch": "sequences a forward pass",
@@ -37,16 +36,13 @@ COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    The exit code is 0, 1 (training had to stop), 2 (arguments, files), 130 (interrupted) or 143 (asked to end by SIGTERM).
-    """
+    """Run the command line: 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     command = "python -m tensorlm.training " + shlex.join(arguments)
     folder, leads = RunFolder(options.out), True
     try:
-        with distributed.joined(options.device) as world:
+        with joined_world(options.device) as world:
             leads = world.leads
             run(options, world, command)
         return 0
@@ -57,10 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
         words, code = str(error), 1 if isinstance(error, TrainingError) else 2
     except OSError as error:
         words, code = f"{error}; {prospects(folder)}" if folder.exists() else str(error), 2
-    except distributed.LostPeerError as error:
+    except LostPeerError as error:
         words, code, leads = f"{error}; {prospects(folder)}", 1, True  # whoever is left says so
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or any(mark in str(error) for mark in NO_MEMORY)):
+        if not (isinstance(error, MemoryError) or any(mark in str(error) for mark in NO_MEMORY_WORDS)):
             raise
         reason = str(error).partition("\n")[0]
         words, code = f"out of memory: choose a smaller model or batch ({reason}); {prospects(folder)}", 1
@@ -78,9 +74,10 @@ def prospects(folder: RunFolder) -> str:
     return "nothing was begun"
 
 
-def run(options: argparse.Namespace, world: distributed.World, command: str) -> None:
+def run(options: argparse.Namespace, world: World, command: str) -> None:
     """Train as the options say and print what came out."""
     resolve_device(options.device)
+    require_whole("--sample", options.sample)
     if world.leads and not options.resume:
         RunFolder(options.out).require_free()
     changes = parse_settings(options.set)
@@ -93,9 +90,15 @@ def run(options: argparse.Namespace, world: distributed.World, command: str) -> 
     result = train(model_config, train_config, data, out=options.out, resume=options.resume, progress="auto",
                    device=options.device, card={"command": command, "choice": choice})
     if world.leads:
-        say(report(result, data))
+        size = data.bytes_per_token
+        bits = f" ({result.loss_valid / math.log(2) / size:.3f} bits per byte)" if size else ""
+        say(f"{result.summary()}{bits}\nmodel: {result.path}")
         if options.sample:
-            say("-" * 40 + "\n" + sample_text(result, data, options.sample, train_config.seed))
+            start = data.valid_windows(1)[:1, :1].to(device := next(result.model.parameters()).device)
+            dice = torch.Generator(device).manual_seed(train_config.seed)
+            tokens = result.model.generate(start, options.sample, generator=dice)[0]
+            known = tokens[tokens < data.vocab_size].cpu()  # the table of a model may be larger than its corpus needs
+            say("-" * 40 + "\n" + data.decode(known))
 
 
 class OneSentence(argparse.ArgumentParser):
@@ -121,15 +124,14 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=what)
     p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
                    help="any field of ModelConfig or TrainConfig, such as norm=anneal or lr_matrix=0.01 (repeatable)")
-    p.add_argument("--sample", type=_count, default=0, metavar="N", help="at the end print N tokens of generated text")
+    p.add_argument("--sample", type=int, default=0, metavar="N", help="at the end print N tokens of generated text")
     return p
 
 
 def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
     """Preset, corpus and its options: as given, else as in the run to resume, else the defaults.
 
-    A preset with a table of token pairs is a character model; its Shakespeare comes in characters unless the
-    options say otherwise.
+    A preset with a table of token pairs is a character model: its Shakespeare comes in characters unless asked otherwise.
     """
     stored = RunFolder(options.out).choice(DEFAULTS) if options.resume else None
     data = options.data or (stored or DEFAULTS)["data"]
@@ -152,7 +154,7 @@ def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_data(preset: str, data: str, options: dict[str, Any], tokenizer: str | None = None) -> TokenData:
-    """The corpus of a :func:`corpus_choice`."""
+    """The corpus of a `corpus_choice`."""
     try:
         return load(data, **options, **({"tokenizer": tokenizer} if tokenizer else {}))
     except TypeError as error:
@@ -162,33 +164,19 @@ def open_data(preset: str, data: str, options: dict[str, Any], tokenizer: str | 
 def configurations(options: argparse.Namespace, changes: dict[str, dict[str, Any]],
                    data: TokenData) -> tuple[ModelConfig, TrainConfig]:
     """Model and training settings: the run's own when resuming, else preset and recipe; then the options."""
-    names = [*COUNTS, "precision"]
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    train_changes = {**given, **changes["train"]}
+    given = {name: getattr(options, name) for name in (*COUNTS, "precision")}
+    train_changes = {**{name: value for name, value in given.items() if value is not None}, **changes["train"]}
     if options.resume:
         stored = RunFolder(options.out).stored()
-        return (dataclasses.replace(stored.model_config, **changes["model"]),
-                stored.train_config.replace(**train_changes))
-    name = options.preset or DEFAULTS["preset"]
-    model_config = preset(name, **{"vocab_size": padded(data.vocab_size), **changes["model"]})
+        return dataclasses.replace(stored.model_config, **changes["model"]), stored.train_config.replace(**train_changes)
+    name, size = options.preset or DEFAULTS["preset"], data.vocab_size
+    padded = size if size < PAD_FROM else -(-size // PAD_TO) * PAD_TO  # GPUs multiply 50,304 columns faster than 50,257
+    model_config = preset(name, **{"vocab_size": padded, **changes["model"]})
     return model_config, recipe(name, norm=model_config.norm, **train_changes)
 
 
-def padded(vocab_size: int) -> int:
-    """Small vocabularies as they are; large ones up to a multiple of 64, which GPUs multiply faster.
-
-    >>> padded(65), padded(50257)
-    (65, 50304)
-    """
-    return vocab_size if vocab_size < PAD_FROM else -(-vocab_size // PAD_TO) * PAD_TO
-
-
 def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
-    """``FIELD=VALUE`` items sorted into {"model": ..., "train": ...}, values converted to the field's type.
-
-    >>> parse_settings(["norm=anneal", "clip=none", "positions=decay,toeplitz"])
-    {'model': {'norm': 'anneal', 'positions': ('decay', 'toeplitz')}, 'train': {'clip': None}}
-    """
+    """`FIELD=VALUE` items sorted into {"model": ..., "train": ...}, values converted to the field's type."""
     kinds = {"model": typing.get_type_hints(ModelConfig), "train": typing.get_type_hints(TrainConfig)}
     found: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
     for name, text in _pairs(items, "--set").items():
@@ -198,27 +186,6 @@ def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
             raise ValueError(f"--set {name}: there is no such field; fields: {', '.join(fields)}")
         found[owners[0]][name] = _convert(name, text, kinds[owners[0]][name])
     return found
-
-
-def report(result: TrainResult, data: TokenData) -> str:
-    """The last words: corpus, tokenizer, tokens, seconds, loss, where the model lies."""
-    text = result.summary()
-    if data.bytes_per_token:
-        text += f" ({result.loss_valid / math.log(2) / data.bytes_per_token:.3f} bits per byte)"
-    return text + f"\nmodel: {result.path}"
-
-
-def sample_text(result: TrainResult, data: TokenData, count: int, seed: int) -> str:
-    """``count`` tokens of text that the model makes, the same for one model and seed."""
-    start = data.valid_windows(1)[:1, :1].to(device := next(result.model.parameters()).device)
-    tokens = result.model.generate(start, count, generator=torch.Generator(device).manual_seed(seed))[0]
-    return data.decode(tokens[tokens < data.vocab_size].cpu())  # the table of a model may be larger than its corpus needs
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, 0 or more")
-    return int(text)
 
 
 def _pairs(items: list[str], argument: str) -> dict[str, str]:

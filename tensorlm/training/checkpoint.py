@@ -1,9 +1,9 @@
 """Checkpoints: one safetensors file with weights, optimiser state and all a run needs to go on.
 
-Layout of the file: tensors ``model.<name>``, ``optimizer.<parameter>.<key>``, ``rng.<device>``; metadata (strings):
-``format``, ``version``, and JSON under ``model_config``, ``train_config``, ``source`` (corpus, tokenizer, sha256),
-``state`` (step, clocks, guard, loss scaler) and ``card`` (released models); ``sha256`` is that of all the rest
-(:func:`content_hash`). Nothing is ever unpickled.
+Layout of the file: tensors `model.<name>`, `optimizer.<parameter>.<key>`, `rng.<device>`; metadata (strings):
+`format`, `version`, and JSON under `model_config`, `train_config`, `source` (corpus, tokenizer, sha256),
+`state` (step, clocks, guard, loss scaler) and `card` (released models); `sha256` is that of all the rest
+(`content_hash`). Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tensorlm.checks import require, require_one_of
 from tensorlm.data import load
 from tensorlm.files import parse_json, write_atomically, write_json
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.config import TrainConfig
 
 FORMAT, VERSION = "tensorlm-checkpoint", "1"
-SUFFIX, FINAL = ".safetensors", "model.safetensors"
-FOLDER = "checkpoints"
+SUFFIX, FINAL_NAME, FOLDER_NAME = ".safetensors", "model.safetensors", "checkpoints"
 SECTIONS = ("model_config", "train_config", "source", "state", "card")
-HASH = "sha256"
+HASH_KEY = "sha256"
 
 
 class CheckpointError(ValueError):
@@ -38,7 +38,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checked checkpoint. ``train_config``, ``optimizer`` and ``state`` are empty in a released file."""
+    """A checked checkpoint. `train_config`, `optimizer` and `state` are empty in a released file."""
 
     path: Path
     model: TensorTransformer
@@ -51,10 +51,7 @@ class Checkpoint:
     rng: dict[str, Tensor] = field(repr=False)
 
     def data(self) -> Any:
-        """The corpus behind the model, loaded by its name ("shakespeare" or "toy"; others need more than a name).
-
-        Raises CheckpointError where that name now stands for another text or tokenizer.
-        """
+        """The corpus, loaded by its name ("shakespeare" or "toy"); CheckpointError where that is another text or tokenizer by now."""
         tokenizer = self.source["tokenizer"].partition("-")[0]
         data = load(self.source["corpus"], **({} if self.source["corpus"] == "toy" else {"tokenizer": tokenizer}))
         require_source(self.path, self.source, source_of(data))
@@ -67,7 +64,7 @@ def source_of(data: Any) -> dict[str, str]:
 
 
 def require_source(path: Path, stored: dict[str, str], given: dict[str, str]) -> None:
-    """Raise CheckpointError unless tokenizer and corpus hash of ``given`` are those ``stored`` in ``path``."""
+    """Raise CheckpointError unless tokenizer and corpus hash of `given` are those `stored` in `path`."""
     for key in ("tokenizer", "sha256"):
         if stored.get(key) != given[key]:
             raise CheckpointError(f"{path}: was trained with {key} {stored.get(key)!r} (corpus "
@@ -77,28 +74,23 @@ def require_source(path: Path, stored: dict[str, str], given: dict[str, str]) ->
 def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_config: TrainConfig | None = None,
                     source: dict | None = None, state: dict | None = None, card: dict | None = None,
                     optimizer: dict[str, Tensor] | None = None, rng: dict[str, Tensor] | None = None) -> Path:
-    """Write a checkpoint so that at every moment either the old file or the complete new one stands at ``path``.
-
-    The bytes go to a temporary file in the same folder, reach the disk, and take the name in one step. Raises
-    CheckpointError, and writes nothing, for weights that are neither float32 nor float16.
-    """
+    """Write a checkpoint atomically; CheckpointError, and nothing is written, for weights that are neither float32 nor float16."""
     for name, value in model.state_dict().items():
-        _check_tensor(Path(path), name, value, value)
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"optimizer.{name}": value for name, value in (optimizer or {}).items()}
-    tensors |= {f"rng.{name}": value for name, value in (rng or {}).items()}
+        _require_fit(Path(path), name, value, value)
+    parts = {"model": model.state_dict(), "optimizer": optimizer, "rng": rng}
+    tensors = {f"{part}.{name}": value.detach().cpu().contiguous()
+               for part, named in parts.items() for name, value in (named or {}).items()}
     sections = dict(model_config=model.config.to_dict(), source=source, state=state, card=card,
                     train_config=train_config.to_dict() if train_config else None)
     metadata = {"format": FORMAT, "version": VERSION}
     metadata |= {name: json.dumps(value) for name, value in sections.items() if value is not None}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    metadata[HASH] = content_hash(metadata, tensors)
-    return write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+    metadata[HASH_KEY] = content_hash(metadata, tensors)
+    return write_atomically(Path(path), lambda draft: save_file(tensors, draft, metadata))
 
 
 def content_hash(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
     """SHA-256 of a checkpoint's metadata (but for the hash), and of names, dtypes, shapes and bytes of its tensors."""
-    found = hashlib.sha256(json.dumps(sorted((k, v) for k, v in metadata.items() if k != HASH)).encode())
+    found = hashlib.sha256(json.dumps(sorted((k, v) for k, v in metadata.items() if k != HASH_KEY)).encode())
     for name, value in sorted(tensors.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         found.update(value.reshape(-1).view(torch.uint8).numpy().data)
@@ -109,12 +101,12 @@ def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> C
     """Read a checkpoint file, or the newest one of a run's folder, and check all of it before use.
 
     Raises CheckpointError where there is none, or the file is cut off, damaged, of another kind, from a newer version, or
-    disagrees with its own configuration, and where a weight is NaN or infinite (unless ``allow_nonfinite``); each
+    disagrees with its own configuration, and where a weight is NaN or infinite (unless `allow_nonfinite`); each
     names the file and the defect. No code in a file is ever run.
     """
     path = find_checkpoint(Path(path))
     metadata, tensors = _read(path)
-    _check_hash(path, metadata, tensors)
+    _require_hash(path, metadata, tensors)
     sections = {name: _object(metadata[name], f"{path}: its metadata {name!r}") for name in SECTIONS if name in metadata}
     if "model_config" not in sections:
         raise CheckpointError(f"{path}: its metadata has no 'model_config'")
@@ -145,15 +137,13 @@ def load_model(path: str | os.PathLike, allow_nonfinite: bool = False) -> Tensor
 
 def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[str, Any], source: dict | None = None,
                  dtype: torch.dtype = torch.float32) -> Path:
-    """Write a weights-only checkpoint and, beside it, its card as JSON.
+    """Write a weights-only checkpoint and, beside it, its card as JSON: corpus, tokens, seconds, loss, seed, command.
 
-    ``dtype`` float16 halves the file; weights that float16 cannot hold raise ValueError. The card says what a reader
-    has to know: corpus, tokens, seconds, loss, seed, command. ``path`` must end in .safetensors, else ValueError.
+    `dtype` float16 halves the file; weights that float16 cannot hold raise ValueError, as a `path` that does not end
+    in .safetensors does.
     """
-    if Path(path).suffix != SUFFIX:
-        raise ValueError(f"path {str(path)!r}: must end in {SUFFIX} (the card takes the same name with .json)")
-    if dtype not in (torch.float32, torch.float16):
-        raise ValueError(f"dtype {dtype}: must be torch.float32 or torch.float16")
+    require(Path(path).suffix == SUFFIX, "path", str(path), f"a name that ends in {SUFFIX} (its card ends in .json)")
+    require_one_of("dtype", str(dtype), ("torch.float32", "torch.float16"))
     stored = TensorTransformer(model.config)
     stored.load_state_dict(model.state_dict())
     for name, parameter in stored.named_parameters():
@@ -167,10 +157,10 @@ def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[s
 
 
 def find_checkpoint(path: Path) -> Path:
-    """``path`` itself if it is a file; in a run's folder the newest checkpoint, else the final model."""
+    """`path` itself if it is a file; in a run's folder the newest checkpoint, else the final model."""
     if path.is_file():
         return path
-    found = checkpoints_in(path) or [p for p in [path / FINAL] if p.is_file()]
+    found = checkpoints_in(path) or [p for p in [path / FINAL_NAME] if p.is_file()]
     if not found:
         what = "has no checkpoint" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path}: {what}; expected a {SUFFIX} file or the folder of a training run")
@@ -179,7 +169,7 @@ def find_checkpoint(path: Path) -> Path:
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The resumable checkpoints of a run's folder, oldest first."""
-    return sorted((folder / FOLDER).glob(f"step_*{SUFFIX}"))
+    return sorted((folder / FOLDER_NAME).glob(f"step_*{SUFFIX}"))
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -187,24 +177,21 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{path}: is a safetensors file, but not a {FORMAT} (its format is "
-                                      f"{metadata.get('format')!r})")
+                raise CheckpointError(f"{path}: is a safetensors file, but not a {FORMAT}, got format {metadata.get('format')!r}")
             if metadata.get("version") != VERSION:
-                raise CheckpointError(f"{path}: has version {metadata.get('version')!r} of the format; this tensorlm "
-                                      f"reads version {VERSION!r}")
+                raise CheckpointError(f"{path}: has version {metadata.get('version')!r}; this tensorlm reads {VERSION!r}")
             return metadata, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is not a complete safetensors file (cut off, damaged, or of another kind): "
-                              f"{error}") from None
+        raise CheckpointError(f"{path}: is not a complete safetensors file (damaged, or of another kind): {error}") from None
 
 
-def _check_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
+def _require_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
     """Compare with the hash in the header, or in the card of a model that was released before headers had one."""
-    if unknown := sorted(set(metadata) - {"format", "version", HASH, *SECTIONS}):
+    if unknown := sorted(set(metadata) - {"format", "version", HASH_KEY, *SECTIONS}):
         raise CheckpointError(f"{path}: has metadata {unknown[0]!r}, which no {FORMAT} has: the file is damaged")
-    stated, card = metadata.get(HASH), path.with_suffix(".json")
+    stated, card = metadata.get(HASH_KEY), path.with_suffix(".json")
     if stated is None and card.is_file():
-        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"{path}: its card {card.name}").get(HASH)
+        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"{path}: its card {card.name}").get(HASH_KEY)
     if stated is not None and stated != content_hash(metadata, tensors):
         raise CheckpointError(f"{path}: is damaged: its content does not have the sha256 that was noted when it was written")
 
@@ -222,8 +209,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
 def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
     pieces = max(config.layers, config.encoders if config.mlp == "product" else 0)
     if pieces > len(weights):
-        raise CheckpointError(f"{path}: its model_config has {pieces} layers or encoders, the file only "
-                              f"{len(weights)} tensors")
+        raise CheckpointError(f"{path}: its model_config has {pieces} layers or encoders, the file only {len(weights)} tensors")
     try:
         with torch.device("meta"):  # shapes only: no memory, however large the configuration claims to be
             expected = TensorTransformer(config).state_dict()
@@ -232,17 +218,16 @@ def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> Tenso
     for name in sorted(set(expected) ^ set(weights)):
         raise CheckpointError(f"{path}: tensor 'model.{name}' is {'missing' if name in expected else 'not expected'}")
     for name, value in weights.items():
-        _check_tensor(path, name, value, expected[name])
+        _require_fit(path, name, value, expected[name])
     model = TensorTransformer(config)
     model.load_state_dict(weights)
     return model
 
 
-def _check_tensor(path: Path, name: str, value: Tensor, expected: Tensor) -> None:
+def _require_fit(path: Path, name: str, value: Tensor, expected: Tensor) -> None:
     if value.shape != expected.shape:
         raise CheckpointError(f"{path}: tensor 'model.{name}' has shape {tuple(value.shape)}, but its model_config "
                               f"asks for {tuple(expected.shape)}")
     allowed = (torch.float32, torch.float16) if expected.is_floating_point() else (expected.dtype,)
     if value.dtype not in allowed:
-        raise CheckpointError(f"{path}: tensor 'model.{name}' is {value.dtype}; allowed: "
-                              f"{', '.join(map(str, allowed))}")
+        raise CheckpointError(f"{path}: tensor 'model.{name}' is {value.dtype}; allowed: {', '.join(map(str, allowed))}")

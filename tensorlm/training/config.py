@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from typing import Any
 
-OPTIMIZERS = ("muon-batched", "muon", "adamw")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-COMPILE = ("off", "on")
-CONSTRAINTS = ("none", "spectral", "orthogonal")
-CHOICES = {"optimizer": OPTIMIZERS, "precision": PRECISIONS, "compile": COMPILE, "constraint": CONSTRAINTS}
-MOST = {"seed": 2**63 - 1, "threads": 1024}
+from tensorlm.checks import is_finite, require, require_number, require_one_of, require_whole
+
+CHOICES = {"optimizer": ("muon-batched", "muon", "adamw"), "precision": ("auto", "float32", "bfloat16", "float16"),
+           "compile": ("off", "on"), "constraint": ("none", "spectral", "orthogonal")}
+WHOLE_RANGES: dict[str, tuple[int, ...]] = {  # smallest and, where there is one, largest value
+    **dict.fromkeys(("steps", "batch_size", "micro_batch", "newton_schulz", "log_every", "validate_every", "validate_windows",
+                     "checkpoint_every"), (1,)), "seed": (0, 2**63 - 1), "warmup": (0,), "threads": (1, 1024)}
+NUMBER_RANGES: dict[str, dict[str, float]] = {
+    **dict.fromkeys(("lr_matrix", "lr_embedding", "lr_bigram", "lr_head", "lr_scalar", "momentum", "weight_decay", "clip",
+                     "norm_penalty", "sparsity"), dict(least=0)),
+    "cooldown": dict(least=0, most=1), "skip_factor": dict(above=1), "constraint_size": dict(above=0)}
 STABLE_NORMS = ("rms",)
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -46,19 +50,16 @@ class TrainConfig:
     | cooldown, warmup | fraction of the steps that falls linearly to zero at the end; steps of rising at the start |
     | clip, skip_factor | largest global gradient norm; skip a step beyond this many running means of it |
     | anneal, norm_penalty | when annealed norms turn into constants (fractions of the steps); weight of the penalty |
-    | constraint, constraint_size, sparsity | what is done to the hidden matrices after a step (`constraints.Constraints`) |
+    | constraint, constraint_size, sparsity | what is done to the hidden matrices after a step (`optim.Constraints`) |
     | precision, threads, compile | dtype of the activations (`device.choose_precision`); CPU threads; torch.compile |
     | log_every, validate_every, checkpoint_every | steps between them; None: only at the end |
     | validate_windows | use only so many held-out windows; None: all |
 
-    Raises ValueError, naming the field, its value and what is allowed.
+    Raises ValueError, naming the field, what is allowed and its value.
 
-    >>> TrainConfig(steps=100).cooldown
-    0.6
     >>> TrainConfig(steps=0)
     Traceback (most recent call last):
-    ...
-    ValueError: TrainConfig.steps = 0: must be at least 1
+    ValueError: TrainConfig.steps must be a whole number of at least 1, got 0
     """
 
     steps: int = 300
@@ -94,33 +95,31 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.anneal, list):
             object.__setattr__(self, "anneal", tuple(self.anneal))
-        _check_types(self)
-        for name, allowed in CHOICES.items():
-            _check_choice(self, name, allowed)
-        for name in ("steps", "batch_size", "threads", "log_every", "newton_schulz"):
-            _check_least(self, name, 1)
-        for name in ("micro_batch", "validate_every", "validate_windows", "checkpoint_every"):
-            _check_least(self, name, 1)
-        for name in ("seed", "warmup", "weight_decay", "norm_penalty", "momentum", "clip", "sparsity", *LEARNING_RATES):
-            _check_least(self, name, 0)
-        for name, most in MOST.items():
-            _check_most(self, name, most)
-        _check_fractions(self)
+        for field in dataclasses.fields(self):
+            value, name = getattr(self, field.name), f"TrainConfig.{field.name}"
+            if field.name in CHOICES:
+                require_one_of(name, value, CHOICES[field.name])
+            elif value is None and "None" in str(field.type):
+                continue
+            elif field.name in WHOLE_RANGES:
+                object.__setattr__(self, field.name, require_whole(name, value, *WHOLE_RANGES[field.name]))
+            elif field.name in NUMBER_RANGES:
+                require_number(name, value, **NUMBER_RANGES[field.name])
+        require(self.momentum < 1, "TrainConfig.momentum", self.momentum, "below 1")
+        pair = isinstance(self.anneal, tuple) and len(self.anneal) == 2 and all(map(is_finite, self.anneal))
+        require(pair and 0 <= self.anneal[0] <= self.anneal[1] <= 1, "TrainConfig.anneal", self.anneal,
+                "(start, end) with 0 <= start <= end <= 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-safe values; :meth:`from_dict` reads them back."""
+        """The fields as JSON-safe values; `from_dict` reads them back."""
         return {**dataclasses.asdict(self), "anneal": list(self.anneal)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """A TrainConfig from JSON values; ValueError on an unknown field.
-
-        >>> TrainConfig.from_dict(TrainConfig(steps=7).to_dict()).steps
-        7
-        """
-        unknown = sorted(set(values) - FIELDS)
-        if unknown:
-            raise ValueError(f"TrainConfig has no field {unknown[0]!r}; fields: {', '.join(sorted(FIELDS))}")
+        """A TrainConfig from JSON values; ValueError on an unknown field."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - fields):
+            raise ValueError(f"TrainConfig has no field {unknown[0]!r}; fields: {', '.join(sorted(fields))}")
         return cls(**values)
 
     def replace(self, **changes: Any) -> TrainConfig:
@@ -128,68 +127,15 @@ class TrainConfig:
         return TrainConfig.from_dict({**self.to_dict(), **changes})
 
 
-FIELDS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
-LEARNING_RATES = ("lr_matrix", "lr_embedding", "lr_bigram", "lr_head", "lr_scalar")
-
-
 def recipe(preset: str, norm: str = "rms", **changes: Any) -> TrainConfig:
-    """The tuned training settings of a model preset.
+    """The tuned training settings of a model preset; ValueError for an unknown preset or field.
 
-    Models without a per-token norm at the end (``norm`` "anneal" or "none") additionally get gradient
+    Models without a per-token norm at the end (`norm` "anneal" or "none") additionally get gradient
     clipping at 1 and the skip rule at 5: without them some seeds diverge.
-
-    Raises ValueError for an unknown preset or field.
 
     >>> recipe("nano").steps, recipe("nano").clip, recipe("nano", norm="anneal").clip
     (300, None, 1.0)
     """
-    if preset not in RECIPES:
-        raise ValueError(f"recipe: unknown preset {preset!r}; presets: {', '.join(RECIPES)}")
+    require_one_of("preset", preset, RECIPES)
     guard = {} if norm in STABLE_NORMS else dict(clip=1.0, skip_factor=5.0)
     return TrainConfig.from_dict({**RECIPES[preset], **guard, **changes})
-
-
-def _check_types(config: TrainConfig) -> None:
-    kinds = {"int": (int,), "float": (int, float), "str": (str,)}
-    for field in dataclasses.fields(config):
-        value, names = getattr(config, field.name), [part.strip() for part in field.type.split("|")]
-        if value is None and "None" in names or names[0].startswith("tuple"):
-            continue
-        if isinstance(value, bool) or not isinstance(value, kinds[names[0]]):
-            raise ValueError(f"TrainConfig.{field.name} = {value!r}: must be {field.type}")
-        if not isinstance(value, str) and not _finite(value):
-            raise ValueError(f"TrainConfig.{field.name} = {value!r}: must be finite")
-
-
-def _finite(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= sys.float_info.max
-
-
-def _check_choice(config: TrainConfig, name: str, allowed: tuple[str, ...]) -> None:
-    if getattr(config, name) not in allowed:
-        raise ValueError(f"TrainConfig.{name} = {getattr(config, name)!r}: must be one of {', '.join(allowed)}")
-
-
-def _check_least(config: TrainConfig, name: str, least: int) -> None:
-    value = getattr(config, name)
-    if value is not None and value < least:
-        raise ValueError(f"TrainConfig.{name} = {value!r}: must be at least {least}")
-
-
-def _check_most(config: TrainConfig, name: str, most: int) -> None:
-    if getattr(config, name) > most:
-        raise ValueError(f"TrainConfig.{name} = {getattr(config, name)!r}: must be at most {most}")
-
-
-def _check_fractions(config: TrainConfig) -> None:
-    if not 0 <= config.cooldown <= 1:
-        raise ValueError(f"TrainConfig.cooldown = {config.cooldown!r}: must be a fraction from 0 to 1")
-    if not config.momentum < 1:
-        raise ValueError(f"TrainConfig.momentum = {config.momentum!r}: must be below 1")
-    if not config.constraint_size > 0:
-        raise ValueError(f"TrainConfig.constraint_size = {config.constraint_size!r}: must be above 0")
-    if config.skip_factor is not None and not config.skip_factor > 1:
-        raise ValueError(f"TrainConfig.skip_factor = {config.skip_factor!r}: must be above 1, or None")
-    pair = isinstance(config.anneal, tuple) and len(config.anneal) == 2 and all(map(_finite, config.anneal))
-    if not pair or not 0 <= config.anneal[0] <= config.anneal[1] <= 1:
-        raise ValueError(f"TrainConfig.anneal = {config.anneal!r}: must be (start, end) with 0 <= start <= end <= 1")

@@ -1,24 +1,34 @@
-"""Where a run computes and in which precision: one policy, in one place."""
+"""Where a run computes: device, precision, threads, the processes that share its batches, and versions for the record."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import os
+import platform
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
-DEVICES = ("cpu", "cuda")
+from tensorlm.checks import unfit
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BF16_CAPABILITY = (8, 0)
 FP16_CAPABILITY = (7, 0)
 PROBE_SECONDS = 1.0
 PROBE_GAIN = 1.15
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+LOST_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of the backends
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -39,35 +49,27 @@ class Precision:
 
 
 def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """The device called ``name``; "auto" is the GPU of this process where there is one, else the CPU.
-
-    Raises ValueError for a device that is neither a CPU nor a GPU under CUDA, or that is not there.
-
-    >>> resolve_device("cpu")
-    device(type='cpu')
-    """
-    if name == "auto":
-        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    elif name == "cuda":
+    """The device called `name`; "auto" is the GPU of this process, else the CPU. ValueError for one that is not there."""
+    if name == "cuda" or name == "auto" and torch.cuda.is_available():
         name = f"cuda:{local_rank}"
     try:
-        device = torch.device(name)
+        device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError:
-        device = None
-    if device is None or device.type not in DEVICES:
-        raise ValueError(f"device {name!r}: must be auto, cpu, cuda or cuda:N")
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise unfit("device", name, "auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise unfit("device", name, f"one of the {torch.cuda.device_count()} CUDA devices of this machine")
     return device
 
 
 def choose_precision(precision: str, device: torch.device, capability: tuple[int, int] | None = None) -> Precision:
-    """The compute dtype for ``precision`` ("auto", "float32", "bfloat16", "float16") on ``device``.
+    """The compute dtype for `precision` ("auto", "float32", "bfloat16", "float16") on `device`.
 
     A named precision is obeyed. "auto" means: bfloat16 on CUDA from compute capability 8.0 on; float16 with a
     scaled loss from 7.0 on (T4, V100); float32 on anything older. On a CPU bfloat16 only where a probe of at most
-    a second, made once per process, finds it faster. ``capability`` defaults to the device's own. The question
-    is never put to ``torch.cuda.is_bf16_supported``, which says yes where bfloat16 is only emulated.
+    a second, made once per process, finds it faster. `capability` defaults to the device's own. The question
+    is never put to `torch.cuda.is_bf16_supported`, which says yes where bfloat16 is only emulated.
 
     >>> choose_precision("auto", torch.device("cuda"), capability=(7, 5))
     Precision(dtype=torch.float16, scale_loss=True)
@@ -75,7 +77,7 @@ def choose_precision(precision: str, device: torch.device, capability: tuple[int
     if precision in DTYPES:
         return Precision(DTYPES[precision], scale_loss=precision == "float16")
     if precision != "auto":
-        raise ValueError(f"precision {precision!r}: must be auto, {', '.join(DTYPES)}")
+        raise unfit("precision", precision, f"auto, {', '.join(DTYPES)}")
     if device.type == "cuda":
         capability = capability or torch.cuda.get_device_capability(device)
         if capability >= BF16_CAPABILITY:
@@ -87,10 +89,7 @@ def choose_precision(precision: str, device: torch.device, capability: tuple[int
 
 @functools.cache
 def cpu_bf16_faster() -> bool:
-    """Whether this CPU runs a small bilinear layer, forward and backward, at least 15 % faster in bfloat16.
-
-    Takes at most about a second, once per process.
-    """
+    """Whether this CPU runs a small bilinear layer, forward and backward, at least 15 % faster in bfloat16."""
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     start = time.perf_counter()
     for attempt in range(9):
@@ -111,11 +110,7 @@ def _time_layer(dtype: torch.dtype, tokens: int = 1024, width: int = 64) -> floa
 
 
 def memory_of(device: torch.device) -> int | None:
-    """Bytes of memory of a GPU, or of this machine (at most what its container may use); None where it is not told.
-
-    >>> memory_of(torch.device("cpu")) > 2**28
-    True
-    """
+    """Bytes of memory of a GPU, or of this machine (at most what its container may use); None where it is not told."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
@@ -129,10 +124,132 @@ def memory_of(device: torch.device) -> int | None:
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Run the body with exactly ``count`` torch threads; the former number comes back afterwards."""
+    """Run the body with exactly `count` torch threads; the former number comes back afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class LostPeerError(RuntimeError):
+    """Another process of the run has ended, so that this one cannot go on."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers: rows of a batch are shared out, gradients averaged. `size` 1: no torch.distributed."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """True for the one process that writes files and prints."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> slice | None:
+        """This process's rows of the global batch; ValueError if they cannot be shared out equally."""
+        if self.size == 1:
+            return None
+        if batch_size % self.size:
+            raise ValueError(f"batch_size = {batch_size} cannot be shared equally among {self.size} processes")
+        share = batch_size // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace `tensor` by its sum over the processes."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def average_(self, tensor: Tensor) -> Tensor:
+        """Replace `tensor` by its mean over the processes."""
+        return self.sum_(tensor).div_(self.size)
+
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """The module whose backward pass averages gradients; running constants of norms are averaged by `update_norms`."""
+        if self.size == 1:
+            return module
+        ids = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+
+
+def current_world() -> World:
+    """The world that this process already belongs to."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World()
+    return World(dist.get_rank(), dist.get_world_size(), _torchrun_number("LOCAL_RANK", 0))
+
+
+@contextlib.contextmanager
+def joined_world(device: str = "auto") -> Iterator[World]:
+    """The processes that `torchrun` started, or a world of one; leaves the group at the end.
+
+    NCCL where this process has its own GPU and `device` is not "cpu", gloo otherwise. Raises ValueError for a
+    variable of `torchrun` that is no number, and LostPeerError where the processes cannot meet, or one was lost.
+    """
+    if _torchrun_number("WORLD_SIZE", 1) == 1:
+        yield World()
+        return
+    _join(device)
+    try:
+        yield current_world()
+    except RuntimeError as error:
+        if not any(word in str(error) for word in LOST_WORDS):
+            raise
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise LostPeerError(f"rank {current_world().rank}: another process of this run has ended or cannot be reached "
+                            f"({reason})") from None
+    finally:
+        dist.destroy_process_group()
+
+
+def _join(device: str) -> None:
+    local_rank, host = _torchrun_number("LOCAL_RANK", 0), os.environ.get("MASTER_ADDR", "127.0.0.1")
+    for name in ("RANK", "MASTER_PORT"):
+        _torchrun_number(name, 0)
+    try:
+        socket.getaddrinfo(host, None)  # torch would try for minutes
+    except OSError as error:
+        raise ValueError(f"MASTER_ADDR={host!r}: is no address that this machine knows ({error.strerror})") from None
+    gpu = device != "cpu" and torch.cuda.device_count() > local_rank
+    if gpu:
+        torch.cuda.set_device(local_rank)
+    try:
+        dist.init_process_group("nccl" if gpu else "gloo")
+    except RuntimeError as error:
+        place, reason = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}", str(error).partition("\n")[0]
+        raise LostPeerError(f"the processes of this run cannot meet at {place} ({reason})") from None
+
+
+def _torchrun_number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal():
+        raise ValueError(f"{name}={text!r}: must be a whole number (torchrun sets it; unset it to train in one process)")
+    return int(text)
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides its settings: versions, threads, processor, commit, files that differ from it."""
+    return dict(zip(("commit", "uncommitted"), code_state(PACKAGE)), torch=torch.__version__, numpy=np.__version__,
+                python=platform.python_version(), threads=torch.get_num_threads(), device="cpu",
+                cpu_capability=torch.backends.cpu.get_cpu_capability())
+
+
+def code_state(folder: Path) -> tuple[str | None, list[str]]:
+    """(commit, changed or new files) of a folder that git keeps; (None, []) for any other folder."""
+    if not _git(folder, "ls-files", "."):
+        return None, []
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=all", "--", ".")
+    return _git(folder, "rev-parse", "HEAD").strip(), sorted(line[3:] for line in changed.splitlines())
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,18 +1,25 @@
-"""Loss on held-out text: the mean over all of it, and the worst batch."""
+"""What is measured on a trained model: the loss on held-out text, and probes of tails, other lengths, rules and weights."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from statistics import fmean as mean
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tensorlm.model import ModelConfig
+from tensorlm.checks import require_whole
+from tensorlm.data.toy import kl_by_rule
+from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.tensors import CPTensor
 
 TOKEN_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8)
 CPU_TOKENS_AT_ONCE = 2048  # more leave the cache: half as fast at 16k
 GPU_LOGITS_AT_ONCE = 1 << 26
+TAIL_BATCH = 16
+RANDOM_WINDOWS = 32
 
 
 @torch.no_grad()
@@ -20,71 +27,108 @@ def window_losses(model: nn.Module, windows: Tensor, batch_size: int | None = No
                   dtype: torch.dtype | None = None) -> Tensor:
     """Mean nats per token of every window: (n, time + 1) tokens -> (n,) float64.
 
-    The forward pass runs in ``dtype`` (None: float32, whatever the training used). The model is in evaluation mode
-    for the duration. ``batch_size`` windows at a time; None picks what is fast on the device.
-
-    Raises ValueError unless ``windows`` is a non-empty (n, time + 1) tensor of token ids that the model has.
+    The forward pass runs in `dtype` (None: float32, whatever the training used), the model in evaluation mode,
+    `batch_size` windows at a time; None picks what is fast on the device. Raises ValueError unless `windows` is a
+    non-empty (n, time + 1) tensor of token ids that the model has.
     """
-    if not isinstance(windows, Tensor) or windows.dtype not in TOKEN_DTYPES or windows.ndim != 2 or windows.shape[0] == 0 \
-            or windows.shape[1] < 2:
-        kind = f"{windows.dtype} {tuple(windows.shape)}" if isinstance(windows, Tensor) else type(windows).__name__
-        raise ValueError(f"windows must have shape (n, time + 1) with n, time at least 1, and hold whole numbers; got {kind}")
-    _check_batch_size(batch_size)
-    low, high, entries = int(windows.min()), int(windows.max()), getattr(getattr(model, "config", None), "vocab_size", None)
-    if low < 0 or entries is not None and high >= entries:
-        raise ValueError(f"windows must hold token ids from 0 to {entries and entries - 1}; got {low} to {high}")
-    device = next(model.parameters()).device
-    was_training = model.training
+    _require_windows(model, windows)
+    if batch_size is not None:
+        require_whole("batch_size", batch_size, 1)
+    device, was_training, found = next(model.parameters()).device, model.training, []
+    on_gpu = device.type != "cpu"
+    tokens = GPU_LOGITS_AT_ONCE // cast(ModelConfig, model.config).vocab_size if on_gpu else CPU_TOKENS_AT_ONCE
     model.eval()
     try:
-        pieces = windows.split(batch_size or _batch_size(model, windows, device))
-        return torch.cat([_losses(model, piece.to(device).long(), dtype) for piece in pieces])
+        for piece in windows.split(batch_size or max(1, tokens // windows.shape[1])):
+            piece = piece.to(device).long()
+            logits, targets = model(piece[:, :-1], dtype=dtype).float(), piece[:, 1:]
+            losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+            found.append(losses.view(targets.shape).double().mean(1))
+        return torch.cat(found)
     finally:
         model.train(was_training)
 
 
-def evaluate(model: nn.Module, windows: Tensor, batch_size: int | None = None,
-             dtype: torch.dtype | None = None) -> float:
+def _require_windows(model: nn.Module, windows: Any) -> None:
+    tokens = isinstance(windows, Tensor) and windows.dtype in TOKEN_DTYPES
+    if not tokens or windows.ndim != 2 or windows[:1, 1:].numel() == 0:
+        kind = f"{windows.dtype} {tuple(windows.shape)}" if isinstance(windows, Tensor) else type(windows).__name__
+        raise ValueError(f"windows must have shape (n, time + 1), n and time at least 1, and hold whole numbers; got {kind}")
+    low, high, entries = int(windows.min()), int(windows.max()), getattr(getattr(model, "config", None), "vocab_size", None)
+    if low < 0 or entries is not None and high >= entries:
+        raise ValueError(f"windows must hold token ids from 0 to {entries and entries - 1}; got {low} to {high}")
+
+
+def evaluate(model: nn.Module, windows: Tensor, batch_size: int | None = None, dtype: torch.dtype | None = None) -> float:
     """Mean nats per token over all windows, every position counted: -1/(n T) sum log p(token | tokens before it).
 
-    >>> from tensorlm.model import ModelConfig, TensorTransformer
     >>> model = TensorTransformer(ModelConfig(vocab_size=65, context=8, width=16, layers=1))
-    >>> windows = torch.arange(45).view(5, 9)
-    >>> round(evaluate(model, windows), 4)        # a zero head gives every token the same chance: log 65
+    >>> round(evaluate(model, torch.arange(45).view(5, 9)), 4)        # a zero head gives every token the same chance: log 65
     4.1744
     """
     return window_losses(model, windows, batch_size, dtype).mean().item()
 
 
-def evaluate_worst(model: nn.Module, windows: Tensor, batch_size: int = 16, seed: int = 0,
-                   dtype: torch.dtype | None = None) -> float:
-    """Largest batch mean (nats per token) when the windows are shuffled into batches of ``batch_size``.
+def tails(model: TensorTransformer, data: Any) -> dict[str, float]:
+    """`worst batch`: the largest mean loss of 16 held-out windows in random order, minus the mean of all, in nats.
 
-    A model whose mean is good can still blow up on rare inputs; only the worst batch shows it. The order is random
-    (fixed by ``seed``): neighbouring windows share the difficulty of their passage. Windows that do not fill a last
-    batch are left out, unless there is no full batch.
+    A model whose mean is good can still blow up on rare inputs. Neighbouring windows share the difficulty of their
+    passage, so the order is random. What does not fill a last batch is left out, unless there is no full one.
     """
-    _check_batch_size(batch_size)
-    losses = window_losses(model, windows, dtype=dtype).cpu()
-    order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(seed))
-    full = len(losses) // batch_size * batch_size
-    if full == 0:
-        return losses.mean().item()
-    return losses[order[:full]].view(-1, batch_size).mean(1).max().item()
+    losses = window_losses(model, data.valid_windows(model.config.context)).cpu()
+    order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(0))
+    full = len(losses) // TAIL_BATCH * TAIL_BATCH
+    worst = losses[order[:full]].view(-1, TAIL_BATCH).mean(1).max() if full else losses.mean()
+    return {"worst batch": worst.item() - losses.mean().item()}
 
 
-def _losses(model: nn.Module, tokens: Tensor, dtype: torch.dtype | None) -> Tensor:
-    logits, targets = model(tokens[:, :-1], dtype=dtype).float(), tokens[:, 1:]
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(targets.shape).double().mean(1)
+def lengths(model: TensorTransformer, data: Any) -> dict[str, float]:
+    """`loss at 2x`, `loss at 4x`: change of the loss when the same text is cut into windows of so many contexts."""
+    one, two, four = (evaluate(model, data.valid_windows(times * model.config.context)) for times in (1, 2, 4))
+    return {"loss at 2x": two - one, "loss at 4x": four - one}
 
 
-def _batch_size(model: nn.Module, windows: Tensor, device: torch.device) -> int:
-    if device.type == "cpu":
-        return max(1, CPU_TOKENS_AT_ONCE // windows.shape[1])
-    return max(1, GPU_LOGITS_AT_ONCE // (windows.shape[1] * cast(ModelConfig, model.config).vocab_size))
+@torch.no_grad()
+def random_tokens(model: TensorTransformer, data: Any) -> dict[str, float]:
+    """`random logit`: the largest absolute logit on uniformly random tokens, at the trained context and at four times it."""
+    generator, sizes = torch.Generator().manual_seed(0), []
+    for times in (1, 4):
+        tokens = torch.randint(data.vocab_size, (RANDOM_WINDOWS, times * model.config.context), generator=generator)
+        sizes.append(max(model(part).abs().max().item() for part in tokens.split(4)))
+    return {"random logit": sizes[0], "random logit at 4x": sizes[1]}
 
 
-def _check_batch_size(batch_size: int | None) -> None:
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+@torch.no_grad()
+def rules(model: TensorTransformer, data: Any) -> dict[str, float]:
+    """`rule NAME`: mean exact divergence from the toy language's distribution where that rule applies, in nats."""
+    batch = data.annotated_batch(step=10**6, batch_size=512, context=model.config.context, seed=123)
+    return {f"rule {name}": float(value) for name, value in kl_by_rule(model(batch.tokens[:, :-1]), batch).items()}
+
+
+def weights(model: TensorTransformer, data: Any) -> dict[str, float]:
+    """Of the bilinear MLPs, the mean over layers: share of zeros in the factors, their Hoyer sparsity, effective ranks.
+
+    An effective rank is exp(entropy) of normalised shares: of |D_k| |L_k| |R_k| over the hidden units, and
+    of the squared singular values of the symmetric tensor unfolded along its output ("tensor rank").
+    """
+    layers = [CPTensor.from_layer(block.mlp).double() for block in model.blocks]
+    found = [{"zeros": mean((w == 0).double().mean().item() for w in cp.factors().values()),
+              "hoyer": mean(hoyer(w) for w in cp.factors().values()),
+              "units": effective_rank(cp.D.norm(dim=0) * cp.L.norm(dim=1) * cp.R.norm(dim=1)),
+              "tensor rank": effective_rank(torch.linalg.svdvals(cp.symmetric().flatten(1)).square())} for cp in layers]
+    return {name: mean(one[name] for one in found) for name in found[0]}
+
+
+def hoyer(weight: Tensor) -> float:
+    """Hoyer's (2004) sparsity of n entries, (sqrt(n) - |w|_1 / |w|_2) / (sqrt(n) - 1): 0 for equal ones, 1 for a single one."""
+    root = weight.numel() ** 0.5
+    return ((root - weight.abs().sum() / weight.norm().clamp(min=1e-300)) / (root - 1)).item()
+
+
+def effective_rank(sizes: Tensor) -> float:
+    """exp of the entropy of sizes / sum: n for n equal ones, 1 for a single one (Roy & Vetterli 2007)."""
+    return torch.special.entr(sizes / sizes.sum()).sum().exp().item()
+
+
+PROBES: dict[str, Callable[[TensorTransformer, Any], dict[str, float]]] = {
+    "tails": tails, "lengths": lengths, "random": random_tokens, "rules": rules, "weights": weights}

@@ -1,27 +1,90 @@
-"""The folder of a run: what lies in it, when it may be used, and which checkpoints are kept."""
+"""The folder of a run: what lies in it, when it may be used, which checkpoints are kept, and the rows of its log."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import os
+import re
+import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tensorlm.files import drafts_in, owned, parse_json, write_json
+from tensorlm.checks import require
+from tensorlm.files import not_written, parse_json, write_csv, write_json
 from tensorlm.model import PRESETS, ModelConfig
-from tensorlm.training.checkpoint import FINAL, FOLDER, SUFFIX, Checkpoint, CheckpointError, checkpoints_in, load_checkpoint, require_source
+from tensorlm.training.checkpoint import (
+    FINAL_NAME,
+    FOLDER_NAME,
+    SUFFIX,
+    Checkpoint,
+    CheckpointError,
+    checkpoints_in,
+    load_checkpoint,
+    require_source,
+)
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.device import DTYPES
 
-RUN, LOG, RESULT = "run.json", "log.csv", "result.json"
-OURS = (RUN, LOG, RESULT, FINAL, Path(FINAL).with_suffix(".json").name)
-KEPT = 2
-FREE_TO_CHANGE = ("threads", "compile", "micro_batch", "checkpoint_every")
+Row = dict[str, Any]
+RUN_NAME, LOG_NAME, RESULT_NAME, LOCK_NAME = "run.json", "log.csv", "result.json", "lock"
+OWN_NAMES = (RUN_NAME, LOG_NAME, RESULT_NAME, FINAL_NAME, Path(FINAL_NAME).with_suffix(".json").name)
+DRAFT_NAME = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")  # of `files.write_atomically`
+FREE_SETTINGS = ("threads", "compile", "micro_batch", "checkpoint_every")
+LOG_COLUMNS = {"step": int, "tokens": int, "loss": float, "loss_valid": float, "grad_norm": float, "lr_scale": float,
+               "anneal": float, "skipped": int, "seconds": float, "cpu_seconds": float, "tokens_per_second": float}
+
+
+class RunLog:
+    """The rows of a run in `path`, one flushed line each. Empty cells are values that the row does not have."""
+
+    def __init__(self, path: Path, keep_until: int = 0) -> None:
+        """Start the file, keeping the rows up to step `keep_until` of a former attempt."""
+        write_csv(path, LOG_COLUMNS, [row for row in read_log(path) if row["step"] <= keep_until] if path.exists() else [])
+        self.path, self._file = path, open(path, "a", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, list(LOG_COLUMNS))
+
+    def append(self, row: Row) -> None:
+        """Add one row."""
+        with self._named():
+            self._writer.writerow(row)
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Force all rows to the disk, before a checkpoint relies on them."""
+        with self._named():
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; every row was flushed when it came, so a failure here has been told already."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise not_written(self.path, error) from None
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows of a log; a line that was cut off while being written is left out. ValueError for what is no log."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = [line for line in file.read().split("\n")[:-1] if line]
+        cells = [dict(zip(LOG_COLUMNS, values)) for values in csv.reader(lines[1:])]
+        return [{name: LOG_COLUMNS[name](text) if text or name == "step" else None for name, text in row.items()}
+                for row in cells if len(row) == len(LOG_COLUMNS)]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: is not the log of a run: {error}") from None
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSettings:
     """What a run is: both configurations, the text it learns from, and notes for the card of its model."""
 
     model_config: ModelConfig
@@ -30,26 +93,51 @@ class Run:
     card: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe; :meth:`from_dict` reads it back."""
+        """JSON-safe; `from_dict` reads it back."""
         return {"model_config": self.model_config.to_dict(), "train_config": self.train_config.to_dict(),
                 "source": self.source, "card": self.card}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Run:
-        """The inverse of :meth:`to_dict`; KeyError, TypeError or ValueError where ``values`` are of another kind."""
+    def from_dict(cls, values: dict[str, Any]) -> RunSettings:
+        """The inverse of `to_dict`; KeyError, TypeError or ValueError where `values` are of another kind."""
         for name in ("model_config", "train_config", "source", "card"):
-            if not isinstance(values[name], dict):
-                raise ValueError(f"{name} = {values[name]!r}: must be a JSON object")
+            require(isinstance(values[name], dict), name, values[name], "a JSON object")
         return cls(ModelConfig.from_dict(values["model_config"]), TrainConfig.from_dict(values["train_config"]),
                    values["source"], values["card"])
 
 
-class RunFolder:
-    """``run.json`` (configurations, corpus), ``log.csv``, ``checkpoints/``, at the end ``model.safetensors``
-    with its card ``model.json``, and ``result.json``; ``lock`` says who works on it.
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Be the only owner of an existing `folder` for the body, by a lock that the system gives back when a process dies.
 
-    A folder that holds a run is never overwritten: it is continued (``resume``) or refused. Only one process works on
-    it at a time.
+    Raises ValueError where another process (or another call in this one) is its owner. The file `lock` stays.
+    """
+    with open(folder / LOCK_NAME, "a") as file:
+        try:
+            _lock(file.fileno())
+        except (BlockingIOError, PermissionError):
+            raise ValueError(f"out {str(folder)!r}: another process trains in this folder; wait until it has ended, or "
+                             f"name another folder (nothing was changed)") from None
+        except OSError as error:
+            warnings.warn(f"{folder}: cannot be locked here ({error.strerror}); nothing keeps a second process out", stacklevel=3)
+        yield
+
+
+def _lock(handle: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class RunFolder:
+    """`run.json` (configurations, corpus), `log.csv`, `checkpoints/`, `lock`, and at the end the model with card and result.
+
+    A folder that holds a run is never overwritten: it is continued (`resume`) or refused, and has one owner at a time.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,7 +145,7 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return any((self.path / name).exists() for name in (RUN, LOG, RESULT, FINAL, FOLDER))
+        return any((self.path / name).exists() for name in (RUN_NAME, LOG_NAME, RESULT_NAME, FINAL_NAME, FOLDER_NAME))
 
     def require_free(self) -> None:
         """Raise ValueError if there is a run already, or the path cannot be a folder."""
@@ -68,13 +156,13 @@ class RunFolder:
                              f"folder (nothing was changed)")
 
     @contextlib.contextmanager
-    def started(self, run: Run) -> Iterator[None]:
+    def started(self, run: RunSettings) -> Iterator[None]:
         """Begin a new run in a free folder and own the folder for the body."""
         self.require_free()
         self.path.mkdir(parents=True, exist_ok=True)
         with owned(self.path):
             self.require_free()  # another process may have begun and ended meanwhile
-            write_json(self.path / RUN, run.to_dict())
+            write_json(self.path / RUN_NAME, run.to_dict())
             yield
 
     @contextlib.contextmanager
@@ -82,30 +170,32 @@ class RunFolder:
         """Own the folder of a run that was started, for the body, and remove what a killed process left half written."""
         self.stored()
         with owned(self.path):
-            for name, draft in [*drafts_in(self.path), *drafts_in(self.path / FOLDER)]:
-                if name in OURS or draft.parent.name == FOLDER and name.startswith("step_") and name.endswith(SUFFIX):
+            for draft in [*self.path.glob(".*.tmp"), *(self.path / FOLDER_NAME).glob(".step_*.tmp")]:
+                match = DRAFT_NAME.fullmatch(draft.name)
+                if match and (match["name"] in OWN_NAMES or draft.parent != self.path and match["name"].endswith(SUFFIX)):
                     draft.unlink()
             yield
 
-    def stored(self) -> Run:
+    def stored(self) -> RunSettings:
         """The run that was started here; ValueError if there is none, CheckpointError if its file is damaged."""
         try:
-            return Run.from_dict(parse_json((self.path / RUN).read_text(encoding="utf-8"), RUN))
+            return RunSettings.from_dict(parse_json((self.path / RUN_NAME).read_text(encoding="utf-8"), RUN_NAME))
         except FileNotFoundError:
-            raise ValueError(f"out {str(self.path)!r}: holds no run to resume (no {RUN})") from None
+            raise ValueError(f"out {str(self.path)!r}: holds no run to resume (no {RUN_NAME})") from None
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.path / RUN}: is damaged: {error}") from None
+            raise CheckpointError(f"{self.path / RUN_NAME}: is damaged: {error}") from None
 
     def choice(self, default: dict[str, Any]) -> dict[str, Any]:
         """What the command line noted of a run: preset, data, options, tokenizer; CheckpointError where they are damaged."""
         choice = self.stored().card.get("choice", default)
         kinds = {"preset": str, "data": str, "options": dict, "tokenizer": str}
-        if not isinstance(choice, dict) or not {"preset", "data", "options"} <= set(choice) <= set(kinds) \
-                or not all(isinstance(value, kinds[name]) for name, value in choice.items()) or choice["preset"] not in PRESETS:
-            raise CheckpointError(f"{self.path / RUN}: is damaged: its choice of preset and corpus is {choice!r}")
+        whole = isinstance(choice, dict) and {"preset", "data", "options"} <= set(choice) <= set(kinds)
+        whole = whole and all(isinstance(value, kinds[name]) for name, value in choice.items())
+        if not whole or choice["preset"] not in PRESETS:
+            raise CheckpointError(f"{self.path / RUN_NAME}: is damaged: its choice of preset and corpus is {choice!r}")
         return choice
 
-    def resume(self, run: Run) -> Checkpoint | None:
+    def resume(self, run: RunSettings) -> Checkpoint | None:
         """The newest checkpoint, after checking that it is of this very run; None if none was written yet."""
         stored = self.stored()
         _require_same("model", stored.model_config.to_dict(), run.model_config.to_dict())
@@ -120,19 +210,11 @@ class RunFolder:
         return checkpoint
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint after ``step`` steps goes."""
-        return self.path / FOLDER / f"step_{step:08d}{SUFFIX}"
-
-    def prune(self) -> None:
-        """Delete all but the newest two checkpoints."""
-        for old in checkpoints_in(self.path)[:-KEPT]:
-            old.unlink()
+        """Where the checkpoint after `step` steps goes."""
+        return self.path / FOLDER_NAME / f"step_{step:08d}{SUFFIX}"
 
     def last_good(self, failed: int | None = None) -> str:
-        """The newest checkpoint, in words; of those written before step ``failed`` if that is given.
-
-        A checkpoint after n steps holds the weights that step n begins with, so one of step ``failed`` is no good.
-        """
+        """The newest checkpoint, in words; one written before step `failed`, which begins with the weights of its own, if that is given."""
         found = [path for path in checkpoints_in(self.path)
                  if failed is None or path.name < self.checkpoint_path(failed).name]
         return str(found[-1]) if found else "none was written"
@@ -140,6 +222,6 @@ class RunFolder:
 
 def _require_same(kind: str, stored: dict[str, Any], given: dict[str, Any]) -> None:
     for name, value in stored.items():
-        if name not in FREE_TO_CHANGE and given[name] != value:
+        if name not in FREE_SETTINGS and given[name] != value:
             raise ValueError(f"resume: the run has {kind} setting {name} = {value!r}, not {given[name]!r}; only "
-                             f"{', '.join(FREE_TO_CHANGE)} may change")
+                             f"{', '.join(FREE_SETTINGS)} may change")

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training import distributed
-from tensorlm.training.checkpoint import source_of
-from tensorlm.training.config import TrainConfig
-from tensorlm.training.device import cpu_threads
-from tensorlm.training.folder import Run, RunFolder
-from tensorlm.training.log import Row, progress_for
-from tensorlm.training.optim import anneal_at
-from tensorlm.training.recorder import Recorder, restore
-from tensorlm.training.trainer import Trainer, TrainingError, due
+from tqdm import tqdm
 
-Progress = str | Callable[[Row], None] | None
+from tensorlm.checks import unfit
+from tensorlm.files import write_json
+from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.training.checkpoint import FINAL_NAME, CheckpointError, checkpoints_in, export_model, save_checkpoint, source_of
+from tensorlm.training.config import TrainConfig
+from tensorlm.training.device import cpu_threads, current_world
+from tensorlm.training.folder import LOG_NAME, RESULT_NAME, Row, RunFolder, RunLog, RunSettings, read_log
+from tensorlm.training.optim import anneal_at
+from tensorlm.training.trainer import Trainer, TrainingError, restore
+
+Show = Callable[[Row], None]
+KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A trained model and how it came about. ``seconds`` and ``cpu_seconds`` count neither validation nor saving."""
+    """A trained model and how it came about. `seconds` and `cpu_seconds` count neither validation nor saving."""
 
     model: TensorTransformer = field(repr=False)
     loss_valid: float
@@ -43,17 +47,16 @@ class TrainResult:
                 f"{self.loss_valid:.4f} nats per token on held-out text")
 
 
-def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: str | Path | None = None,
-          resume: bool = False, progress: Progress = None, device: str = "auto",
-          card: dict[str, Any] | None = None) -> TrainResult:
-    """Train a new :class:`TensorTransformer` on ``data`` (a ``TokenData``), and validate it on held-out text.
+def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: str | Path | None = None, resume: bool = False,
+          progress: str | Show | None = None, device: str = "auto", card: dict[str, Any] | None = None) -> TrainResult:
+    """Train a new `TensorTransformer` on `data` (a `TokenData`), and validate it on held-out text.
 
-    With ``out`` the run keeps a log and checkpoints in that folder; ``resume`` continues the run that lies there,
-    on a CPU bit for bit. ``progress`` gets every row of the log: None (silent), "auto", "bar", "plain", or a function
+    With `out` the run keeps a log and checkpoints in that folder; `resume` continues the run that lies there,
+    on a CPU bit for bit. `progress` gets every row of the log: None (silent), "auto", "bar", "plain", or a function
     of one row. Ctrl-C and SIGTERM are put off to the end of the step, which is saved, and end in KeyboardInterrupt (one
-    process with ``out``; a second one stops at once); a ``progress`` that raises KeyboardInterrupt leaves a checkpoint
-    too. ``card`` adds entries to the card of the released model. Under ``torchrun`` (inside
-    :func:`tensorlm.training.distributed.joined`) the processes share each batch.
+    process with `out`; a second one stops at once); a `progress` that raises KeyboardInterrupt leaves a checkpoint
+    too. `card` adds entries to the card of the released model. Under `torchrun` (inside `device.joined_world`) the
+    processes share each batch.
 
     Raises ValueError for settings that do not fit, a run that the machine's memory cannot hold, or a folder in which
     another process trains, CheckpointError for a checkpoint that does not fit, and TrainingError when a loss is not
@@ -68,10 +71,12 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
     >>> result.tokens, result.loss_valid < 0.2
     (960, True)
     """
-    leads = distributed.current().leads
+    leads = current_world().leads
+    if out is None and resume:
+        raise ValueError("resume=True: needs out, the folder of the run")
     with cpu_threads(train_config.threads), contextlib.ExitStack() as stack:
-        run = Run(model_config, train_config, source_of(data), card or {})
-        folder = _folder(out, resume)
+        run = RunSettings(model_config, train_config, source_of(data), card or {})
+        folder = None if out is None else RunFolder(out)
         if folder is not None and leads:
             folder.require_free() if not resume else stack.enter_context(folder.continued())
         checkpoint = folder.resume(run) if folder is not None and resume else None
@@ -86,15 +91,72 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
             with _putting_off_interrupts(folder is not None and trainer.world.size == 1) as interrupt:
                 _loop(trainer, recorder, show, interrupt)
         except TrainingError as error:
-            raise TrainingError(f"{error}; last good checkpoint: {recorder.last_good(error.step)}",
-                                error.step) from None
+            good = "none was written" if folder is None else folder.last_good(error.step)
+            raise TrainingError(f"{error}; last good checkpoint: {good}", error.step) from None
         return _result(trainer, recorder, card or {})
 
 
-def _folder(out: str | Path | None, resume: bool) -> RunFolder | None:
-    if out is None and resume:
-        raise ValueError("resume=True: needs out, the folder of the run")
-    return None if out is None else RunFolder(out)
+class Recorder:
+    """Keeps the history of a run and, with a folder, writes it down. Only the leading process writes.
+
+    Rows reach the disk before the checkpoint that follows them, so a resumed log has each row once. Only the last
+    checkpoint comes before the last row, whose validation may take long or fail.
+    """
+
+    def __init__(self, trainer: Trainer, folder: RunFolder | None, resumed: bool = False) -> None:
+        """`resumed`: a checkpoint of `folder` was restored into the trainer."""
+        self.trainer, self.folder, self.log = trainer, folder, None
+        self.history = _rows_so_far(folder.path / LOG_NAME, trainer) if folder is not None and resumed else []
+        if folder is not None and trainer.world.leads:
+            self.log = RunLog(folder.path / LOG_NAME, keep_until=trainer.done)
+
+    def add(self, row: Row) -> None:
+        """Note one row."""
+        self.history.append(row)
+        if self.log is not None:
+            self.log.append(row)
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment, unless the loss of a step before it is not finite."""
+        trainer = self.trainer
+        trainer.settle()
+        if self.log is None or self.folder is None:
+            return
+        self.log.sync()
+        save_checkpoint(self.folder.checkpoint_path(trainer.done), trainer.model, train_config=trainer.config,
+                        source=source_of(trainer.data), **trainer.state())
+        for old in checkpoints_in(self.folder.path)[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def release(self, card: dict[str, Any]) -> Path | None:
+        """Write the weights with their card, and the result of the run."""
+        if self.log is None or self.folder is None:
+            return None
+        path = export_model(self.trainer.model, self.folder.path / FINAL_NAME, card, source_of(self.trainer.data))
+        write_json(self.folder.path / RESULT_NAME, {**card, "history": self.history})
+        return path
+
+    def close(self) -> None:
+        """Close the log."""
+        if self.log is not None:
+            self.log.close()
+
+
+def _rows_so_far(path: Path, trainer: Trainer) -> list[Row]:
+    """The rows of the steps taken; CheckpointError unless the log has each that came before the checkpoint."""
+    config = trainer.config
+    rows = [row for row in read_log(path) if row["step"] <= trainer.done] if path.exists() else []
+    wanted = [step for step in range(1, min(trainer.done, config.steps - 1) + 1)
+              if _due(config.log_every, step) or _due(config.validate_every, step)]
+    missing = sorted(set(wanted) - {row["step"] for row in rows})
+    if missing:
+        raise CheckpointError(f"{path}: has no row of step {missing[0]}, though the run has taken {trainer.done} steps; put the "
+                              f"file back, or begin anew in another folder (load_model still reads the weights)")
+    return rows
+
+
+def _due(every: int | None, step: int) -> bool:
+    return every is not None and step % every == 0
 
 
 class _Interrupt:
@@ -124,7 +186,7 @@ def _putting_off_interrupts(wanted: bool) -> Iterator[_Interrupt]:
             signal.signal(number, old)
 
 
-def _loop(trainer: Trainer, recorder: Recorder, show: Callable[[Row], None], interrupt: _Interrupt) -> None:
+def _loop(trainer: Trainer, recorder: Recorder, show: Show, interrupt: _Interrupt) -> None:
     for row in _rows(trainer, recorder, interrupt):
         recorder.add(row)
         try:
@@ -142,16 +204,16 @@ def _rows(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> Iterat
         last = trainer.done == config.steps
         if last and trainer.anneals:
             trainer.model.set_anneal(anneal_at(config.steps, config))
-        validates = due(config.validate_every, trainer.done)
-        if not last and (validates or due(config.log_every, trainer.done)):
+        validates = _due(config.validate_every, trainer.done)
+        if not last and (validates or _due(config.log_every, trainer.done)):
             yield trainer.row(validates)
         stop = interrupt.asked
-        if last or stop or due(config.checkpoint_every, trainer.done):
+        if last or stop or _due(config.checkpoint_every, trainer.done):
             with trainer.clock.paused():
                 recorder.save()
         if stop:
             raise KeyboardInterrupt(stop)
-    if not recorder.complete():  # the weights are on the disk before the last validation
+    if not recorder.history or recorder.history[-1]["step"] != config.steps:  # the weights are on the disk by now
         yield trainer.row(validates=True)
     if interrupt.asked:
         raise KeyboardInterrupt(interrupt.asked)
@@ -168,3 +230,46 @@ def _result(trainer: Trainer, recorder: Recorder, card: dict[str, Any]) -> Train
     path = recorder.release({**facts, **card})
     return TrainResult(trainer.model, last["loss_valid"], recorder.history, last["seconds"], last["cpu_seconds"],
                        last["tokens"], trainer.data.describe(), path)
+
+
+def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show:
+    """A function that shows the rows after step `done`.
+
+    None shows nothing, "bar" a live bar, "plain" a line each, "auto" the bar on a terminal, a function itself; else ValueError.
+    """
+    if progress is None:
+        return lambda row: None
+    if callable(progress):
+        return progress
+    if progress not in ("auto", "bar", "plain"):
+        raise unfit("progress", progress, "None, 'auto', 'bar', 'plain' or a function of one row")
+    if progress == "plain" or progress == "auto" and not sys.stderr.isatty():
+        return lambda row: print(f"step {row['step']}/{steps}  {describe(row)}  {time_left(row, steps)} left", flush=True)
+    bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+
+    def show(row: Row) -> None:
+        bar.update(row["step"] - bar.n)
+        bar.set_postfix_str(describe(row))
+        if bar.n >= steps:
+            bar.close()
+
+    return show
+
+
+def describe(row: Row) -> str:
+    """A row in a few words: losses, speed, skipped steps."""
+    valid = "" if row["loss_valid"] is None else f"  held-out {row['loss_valid']:.4f}"
+    skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
+    return f"loss {row['loss']:.4f}{valid}  {row['tokens_per_second']:,.0f} tokens/s{skipped}"
+
+
+def time_left(row: Row, steps: int) -> timedelta:
+    """How long the rest of the steps takes at the pace so far."""
+    return timedelta(seconds=round(row["seconds"] / row["step"] * (steps - row["step"])))
+
+
+def say(text: str, write: Callable[[str], Any] = print) -> None:
+    """Write a text at once, with a question mark for each character that standard output cannot print."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()

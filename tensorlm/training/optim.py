@@ -1,203 +1,39 @@
-"""Muon for the hidden matrices, AdamW for everything else, and one schedule for all of them."""
+"""Muon for the hidden matrices, AdamW for everything else, one schedule, and what guards or constrains a step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tensorlm.checks import require, require_number, require_whole
 from tensorlm.model import TensorTransformer
 from tensorlm.scaling import exponents, shifted
 from tensorlm.training.config import TrainConfig
 
-OUTPUTS = ("D", "o")  # matrices that write into the residual stream and start at zero
-FACTORS = ("D", "L", "R", "E")  # of an MLP: the factors of its CP form
-ITERATIONS = 12
-
-
-class Constraints:
-    """The constraint and the sparsity of a run, applied to the weights between two steps.
-
-    | constraint | what holds afterwards |
-    | --- | --- |
-    | none | |
-    | spectral | no hidden matrix stretches a vector by more than `constraint_size` (Miyato et al., arXiv 1802.05957) |
-    | orthogonal | q, k, v, L, R, E have singular values `constraint_size` (orthonormal rows or columns, times that) |
-
-    ``sparsity`` s moves every entry of an MLP's factors towards zero by s times the learning rate and no further than
-    zero: the proximal step of an L1 penalty (Tibshirani 1996), decoupled from the optimiser as weight decay is.
-    Nothing is kept between steps, so a checkpoint needs nothing from here.
-    """
-
-    def __init__(self, model: TensorTransformer, config: TrainConfig) -> None:
-        self.kind, self.size, self.sparsity = config.constraint, config.constraint_size, config.sparsity
-        named = [(name.split("."), p) for name, p in model.parameter_groups()["matrix"]]
-        self.matrices = [p for parts, p in named if self.kind == "spectral" or parts[-1] not in OUTPUTS]
-        self.factors = [p for parts, p in named if "mlp" in parts and set(parts) & set(FACTORS)]
-        if self.kind == "orthogonal":
-            self._each_shape(exactly_orthogonal)
-
-    @torch.no_grad()
-    def apply(self, rate: float) -> None:
-        """After a step at learning rate ``rate``."""
-        if self.kind != "none":
-            self._each_shape(bounded if self.kind == "spectral" else retracted)
-        if self.sparsity:
-            for p in self.factors:
-                p.copy_(soft_threshold(p, rate * self.sparsity))
-
-    @torch.no_grad()
-    def _each_shape(self, function) -> None:
-        by_shape: dict[torch.Size, list[Tensor]] = {}
-        for p in self.matrices:
-            by_shape.setdefault(p.shape, []).append(p)
-        for params in by_shape.values():
-            for old, new in zip(params, function(torch.stack(params), self.size)):
-                old.copy_(new)
-
-
-def soft_threshold(x: Tensor, amount: float) -> Tensor:
-    """sign(x) max(|x| - amount, 0), entry by entry.
-
-    >>> soft_threshold(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
-    tensor([-2.,  0.,  1.])
-    """
-    return x.sign() * (x.abs() - amount).clamp(min=0)
-
-
-def bounded(matrices: Tensor, size: float) -> Tensor:
-    """Each of (n, rows, cols) divided so that its largest singular value is at most ``size`` (by power iteration).
-
-    >>> values = torch.linalg.svdvals(bounded(torch.diag(torch.tensor([4.0, 1.0]))[None], 2.0))
-    >>> torch.allclose(values, torch.tensor([2.0, 0.5]), atol=1e-5)
-    True
-    """
-    gram = matrices @ matrices.mT if matrices.shape[1] <= matrices.shape[2] else matrices.mT @ matrices
-    vector = gram.abs().sum(-1, keepdim=True)
-    for _ in range(ITERATIONS):
-        vector = torch.nn.functional.normalize(gram @ vector, dim=1)
-    largest = (gram @ vector).norm(dim=1, keepdim=True).sqrt()
-    return matrices / (largest / size).clamp(min=1.0)
-
-
-def retracted(matrices: Tensor, size: float) -> Tensor:
-    """Matrices that were orthogonal before a small step, brought back: two steps of X <- (3 X - X X^T X) / 2.
-
-    >>> near = torch.eye(3)[None] + 0.05 * torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(0))
-    >>> bool((torch.linalg.svdvals(retracted(near, 1.0)) - 1).abs().max() < 1e-3)
-    True
-    """
-    x = matrices / size
-    for _ in range(2):
-        gram = x @ x.mT if x.shape[1] <= x.shape[2] else x.mT @ x
-        x = 1.5 * x - 0.5 * (gram @ x if x.shape[1] <= x.shape[2] else x @ gram)
-    return x * size
-
-
-def exactly_orthogonal(matrices: Tensor, size: float) -> Tensor:
-    """The nearest matrices with all singular values ``size`` (polar factor).
-
-    >>> w = exactly_orthogonal(torch.tensor([[[3.0, 0.0], [1.0, 2.0]]]), 2.0)
-    >>> torch.allclose(w @ w.mT, 4 * torch.eye(2), atol=1e-5)
-    True
-    """
-    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
-    return size * u @ vh
-
-
-WINDOW = 50
-GRACE = 10
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ADAM_BETAS, ADAM_EPS = (0.8, 0.95), 1e-10
+ADAM_GROUPS = ("embedding", "bigram", "head", "scalar")
+OUTPUT_NAMES = ("D", "o")  # matrices that write into the residual stream and start at zero
+FACTOR_NAMES = ("D", "L", "R", "E")  # of an MLP: the factors of its CP form
+POWER_ITERATIONS = 12
+MEAN_STEPS = 50
+FREE_STEPS = 10
 MAX_SKIPS_IN_A_ROW = 50
 
 
-class GradientGuard:
-    """Decides from the global gradient norm whether a step is taken, and clips the gradient if it is.
-
-    With g the norm over all parameters and m its running mean, a step is skipped where g is not finite, or
-    (``skip_factor``) g > skip_factor * m; otherwise the gradient is multiplied by min(1, clip / g). The mean covers
-    about the last 50 steps; none is called an outlier in the first 10. A skipped norm enters the mean as
-    skip_factor * m, so a lasting change of scale is followed instead of being skipped for ever.
-
-    Without ``clip`` and ``skip_factor`` nothing is computed. The skip rule makes the host wait for the device once
-    a step; clipping alone does not.
-    """
-
-    def __init__(self, config: TrainConfig, parameters: list[nn.Parameter], always: bool = False) -> None:
-        self.clip, self.factor = config.clip, config.skip_factor
-        self.active = always or self.clip is not None or self.factor is not None
-        self.waits = always or self.factor is not None or parameters[0].device.type == "cpu"
-        self.parameters = parameters
-        self.norm: float | Tensor | None = None
-        self.mean, self.seen, self.skipped, self.in_a_row = 0.0, 0, 0, 0
-
-    def admits(self) -> bool:
-        """Look at the gradients, clip them, and say whether the step may be taken."""
-        if not self.active:
-            return True
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        if not self.waits:
-            self.norm = norm
-            torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
-            return True
-        size = self.norm = norm.item()
-        if self._outlier(size):
-            self._skip(size)
-            return False
-        self._accept(size)
-        if self.clip is not None and size > self.clip:
-            torch._foreach_mul_(grads, self.clip / size)
-        return True
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint has to keep, JSON-safe."""
-        return {name: getattr(self, name) for name in ("mean", "seen", "skipped", "in_a_row")}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`; KeyError or ValueError where it is not one."""
-        self.mean = float(state["mean"])
-        self.seen, self.skipped, self.in_a_row = (int(state[name]) for name in ("seen", "skipped", "in_a_row"))
-
-    def _outlier(self, norm: float) -> bool:
-        if not math.isfinite(norm):
-            return True
-        return self.factor is not None and self.seen >= GRACE and norm > self.factor * self.mean
-
-    def _skip(self, norm: float) -> None:
-        self.skipped += 1
-        self.in_a_row += 1
-        if self.factor is not None and self.seen and math.isfinite(norm):
-            self._move(self.factor * self.mean)
-
-    def _accept(self, norm: float) -> None:
-        self.in_a_row = 0
-        self._move(norm)
-
-    def _move(self, norm: float) -> None:
-        self.seen += 1
-        self.mean += (norm - self.mean) / min(self.seen, WINDOW)
-
-
-if TYPE_CHECKING:
-    from tensorlm.model import TensorTransformer
-
-NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ADAM_BETAS = (0.8, 0.95)
-ADAM_EPS = 1e-10
-
-
 def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Push every singular value of each matrix to about one (about 0.7 to 1.2 after five steps), whatever its scale; zero stays zero.
+    """Push every singular value of each matrix to about one (0.7 to 1.2 after five steps), whatever its scale; zero stays zero.
 
     From X = G / ||G||_F iterate X <- a X + (b A + c A A) X with A = X X^T, (a, b, c) = (3.4445, -4.7750,
     2.0315), whose slope at zero is as steep as convergence allows. Shapes: (n, rows, cols), rows <= cols.
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
-    >>> x = torch.randn(3, 8, 16, generator=torch.Generator().manual_seed(0))
-    >>> values = torch.linalg.svdvals(newton_schulz(x))
+    >>> values = torch.linalg.svdvals(newton_schulz(torch.randn(3, 8, 16, generator=torch.Generator().manual_seed(0))))
     >>> bool((values > 0.5).all() and (values < 1.3).all())
     True
     """
@@ -218,11 +54,9 @@ class Muon(torch.optim.Optimizer):
 
     For each matrix W with gradient G, momentum mu, rate eta and decay lambda:
     M <- mu M + (1 - mu) G, then W <- (1 - eta lambda) W - eta sqrt(max(1, rows / cols)) NS((1 - mu) G + mu M).
-    The same function as ``torch.optim.Muon`` with ``adjust_lr_fn="original"`` and Nesterov momentum (a test
-    compares them in bfloat16). It differs in two ways: matrices of equal shape share their products, and the
-    dtype of the iteration is chosen, since bfloat16 is fifty times slower than float32 on a CPU that only
-    emulates it. Raises ValueError on a parameter that is not a matrix, and for a rate, momentum, decay or number of steps
-    that is none.
+    The function of `torch.optim.Muon` with `adjust_lr_fn="original"` and Nesterov momentum, but for the shared products and
+    the dtype of the iteration: bfloat16 is fifty times slower than float32 on a CPU that only emulates it. Raises
+    ValueError on a parameter that is not a matrix, and for a rate, momentum, decay or number of steps that is none.
     Source: Jordan et al. (2024), as above.
 
     >>> w = torch.nn.Parameter(torch.eye(4, 2)); w.grad = torch.ones(4, 2)
@@ -244,33 +78,25 @@ class Muon(torch.optim.Optimizer):
             del self.param_groups[-1]
             raise
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient; a closure computes loss and gradients before, and its loss is returned."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient; a closure computes loss and gradients before, its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    by_shape.setdefault(tuple(p.shape), []).append(p)
-            for shape, params in by_shape.items():
-                self._update(params, shape, group)
+            for params in by_shape(p for p in group["params"] if p.grad is not None):
+                self._update(params, group)
         return loss
 
-    def _update(self, params: Sequence[Tensor], shape: tuple[int, int], group: dict[str, Any]) -> None:
-        rows, cols = shape
-        params = list(params)
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        rows, cols = params[0].shape
         grads = [p.grad for p in params if p.grad is not None]
-        buffers = [self._buffer(p) for p in params]
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         stacked = torch.stack(torch._foreach_lerp(grads, buffers, group["momentum"]))
         tall = rows > cols
@@ -281,11 +107,13 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(params, list(updates.to(params[0].dtype).unbind()), alpha=-scale)
 
-    def _buffer(self, p: Tensor) -> Tensor:
-        state = self.state[p]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(p)
-        return state["momentum_buffer"]
+
+def by_shape(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """The tensors in lists of one shape each, in the order in which shapes come."""
+    found: dict[torch.Size, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.shape, []).append(tensor)
+    return found.values()
 
 
 def _require_muon_group(group: dict[str, Any]) -> None:
@@ -293,18 +121,15 @@ def _require_muon_group(group: dict[str, Any]) -> None:
         if p.ndim != 2:
             raise ValueError(f"Muon takes matrices only; got a parameter of shape {tuple(p.shape)}")
     for name in ("lr", "weight_decay"):
-        if not 0 <= group[name] < math.inf:
-            raise ValueError(f"{name} must be a finite number of at least 0, got {group[name]!r}")
-    if not 0 <= group["momentum"] < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {group['momentum']!r}")
-    if not isinstance(group["ns_steps"], int) or group["ns_steps"] < 1:
-        raise ValueError(f"ns_steps must be a whole number of at least 1, got {group['ns_steps']!r}")
+        require_number(name, group[name], least=0)
+    require(0 <= group["momentum"] < 1, "momentum", group["momentum"], "at least 0 and below 1")
+    require_whole("ns_steps", group["ns_steps"], 1)
 
 
 def lr_scale(step: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate at ``step``: warm-up, constant, then linear to zero.
+    """Share of the peak learning rate at `step`: warm-up, constant, then linear to zero.
 
-    The last ``cooldown`` fraction of the steps falls linearly; the step after the last would have rate zero.
+    The last `cooldown` fraction of the steps falls linearly; the step after the last would have rate zero.
 
     >>> config = TrainConfig(steps=10, cooldown=0.5)
     >>> [round(lr_scale(step, config), 2) for step in (0, 5, 7, 9, 10)]
@@ -317,14 +142,7 @@ def lr_scale(step: int, config: TrainConfig) -> float:
 
 
 def anneal_at(step: int, config: TrainConfig) -> float:
-    """Annealing fraction of the norms at ``step``: 0 before ``anneal[0]``, 1 from ``anneal[1]`` of the steps on.
-
-    It rises linearly between the two; where they are equal it jumps.
-
-    >>> config = TrainConfig(steps=10, anneal=(0.2, 0.6))
-    >>> [round(anneal_at(step, config), 2) for step in (0, 2, 4, 6, 10)]
-    [0.0, 0.0, 0.5, 1.0, 1.0]
-    """
+    """Annealing fraction of the norms: 0 before `anneal[0]` of the steps, 1 from `anneal[1]` on, linear between."""
     start, end = config.anneal
     fraction = step / config.steps
     if fraction >= end:
@@ -332,34 +150,15 @@ def anneal_at(step: int, config: TrainConfig) -> float:
     return (fraction - start) / (end - start) if fraction > start else 0.0
 
 
-def optimizers(model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
-    """The optimisers of a run; every parameter of ``model`` belongs to exactly one of them (asserted).
-
-    ``optimizer="muon-batched"``: :class:`Muon`, with Newton-Schulz in ``ns_dtype``; ``"muon"``:
-    ``torch.optim.Muon`` where this torch has it (2.9 on), else :class:`Muon` in bfloat16, the same function;
-    ``"adamw"``: AdamW for the matrices too, at ``lr_matrix``. The groups "embedding", "bigram", "head" and
-    "scalar" always get AdamW (betas 0.8 and 0.95, eps 1e-10, no decay).
-    """
-    groups = {name: [p for _, p in pairs] for name, pairs in model.parameter_groups().items() if pairs}
-    assert_covered(model, groups)
-    matrices = groups.pop("matrix", [])
-    adam = [dict(params=params, lr=getattr(config, f"lr_{name}"), weight_decay=0.0) for name, params in groups.items()]
-    if matrices and config.optimizer == "adamw":
-        adam.append(dict(params=matrices, lr=config.lr_matrix, weight_decay=config.weight_decay))
-        matrices = []
-    built = [_muon(matrices, config, ns_dtype)] if matrices else []
-    return Optimizers(built + ([_adamw(adam)] if adam else []))
-
-
 class Optimizers:
     """Several optimisers driven as one, their learning rates scaled together."""
 
-    def __init__(self, members: list[torch.optim.Optimizer]) -> None:
+    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
         self.members = members
         self._peaks = [(group, group["lr"]) for member in members for group in member.param_groups]
 
     def set_scale(self, scale: float) -> None:
-        """Every group's rate becomes ``scale`` times its peak."""
+        """Every group's rate becomes `scale` times its peak."""
         for group, peak in self._peaks:
             group["lr"] = scale * peak
 
@@ -369,9 +168,35 @@ class Optimizers:
             member.step()
 
 
+def optimizers(model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
+    """The optimisers of a run; every parameter of `model` belongs to exactly one of them (asserted).
+
+    Matrices: "muon-batched" is `Muon` in `ns_dtype`, "muon" torch's own where it has one (2.9 on), else `Muon` in bfloat16,
+    the same function; "adamw" AdamW. All other groups always get AdamW, without decay.
+    """
+    groups = {name: [p for _, p in pairs] for name, pairs in model.parameter_groups().items() if pairs}
+    assert_covered(model, groups)
+    matrices = groups.pop("matrix", [])
+    members: list[torch.optim.Optimizer] = []
+    adam = [dict(params=params, lr=getattr(config, f"lr_{name}"), weight_decay=0.0) for name, params in groups.items()]
+    if matrices and config.optimizer == "adamw":
+        adam.append(dict(params=matrices, lr=config.lr_matrix, weight_decay=config.weight_decay))
+    elif matrices:
+        common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
+                                      ns_steps=config.newton_schulz)
+        if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
+            members.append(torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common))
+        else:
+            members.append(Muon(matrices, ns_dtype=torch.bfloat16 if config.optimizer == "muon" else ns_dtype, **common))
+    if adam:
+        fused = adam[0]["params"][0].device.type in ("cpu", "cuda")
+        members.append(torch.optim.AdamW(adam, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused))
+    return Optimizers(members)
+
+
 def assert_covered(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> None:
-    """Raise ValueError unless the groups hold every parameter of ``model`` exactly once."""
-    known = {"matrix", "embedding", "bigram", "head", "scalar"}
+    """Raise ValueError unless the groups hold every parameter of `model` exactly once."""
+    known = {"matrix", *ADAM_GROUPS}
     if set(groups) - known:
         raise ValueError(f"parameter group {sorted(set(groups) - known)[0]!r} has no optimiser; known: {sorted(known)}")
     seen = [id(p) for params in groups.values() for p in params]
@@ -380,15 +205,116 @@ def assert_covered(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> N
             raise ValueError(f"parameter {name} is in {seen.count(id(p))} optimiser groups; it must be in exactly one")
 
 
-def _muon(matrices: list[nn.Parameter], config: TrainConfig, ns_dtype: torch.dtype) -> torch.optim.Optimizer:
-    common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
-                                  ns_steps=config.newton_schulz)
-    if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
-        return torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common)
-    return Muon(matrices, ns_dtype=torch.bfloat16 if config.optimizer == "muon" else ns_dtype, **common)
+class Constraints:
+    """The constraint and the sparsity of a run, applied to the weights between two steps.
+
+    | constraint | what holds afterwards |
+    | --- | --- |
+    | none | |
+    | spectral | no hidden matrix stretches a vector by more than `constraint_size` (Miyato et al., arXiv 1802.05957) |
+    | orthogonal | q, k, v, L, R, E have singular values `constraint_size` (orthonormal rows or columns, times that) |
+
+    `sparsity` s moves every entry of an MLP's factors towards zero by s times the learning rate and no further than
+    zero: the proximal step of an L1 penalty (Tibshirani 1996), decoupled from the optimiser as weight decay is.
+    """
+
+    def __init__(self, model: TensorTransformer, config: TrainConfig) -> None:
+        self.kind, self.size, self.sparsity = config.constraint, config.constraint_size, config.sparsity
+        named = [(name.split("."), p) for name, p in model.parameter_groups()["matrix"]]
+        self.matrices = [p for parts, p in named if self.kind == "spectral" or parts[-1] not in OUTPUT_NAMES]
+        self.factors = [p for parts, p in named if "mlp" in parts and set(parts) & set(FACTOR_NAMES)]
+        if self.kind == "orthogonal":
+            self._replace(exactly_orthogonal)
+
+    @torch.no_grad()
+    def apply(self, rate: float) -> None:
+        """After a step at learning rate `rate`."""
+        if self.kind != "none":
+            self._replace(bounded if self.kind == "spectral" else retracted)
+        for p in self.factors if self.sparsity else ():
+            p.copy_(F.softshrink(p, rate * self.sparsity))
+
+    @torch.no_grad()
+    def _replace(self, function: Callable[[Tensor, float], Tensor]) -> None:
+        for params in by_shape(self.matrices):
+            for old, new in zip(params, function(torch.stack(params), self.size)):
+                old.copy_(new)
 
 
-def _adamw(groups: list[dict]) -> torch.optim.Optimizer:
-    device = groups[0]["params"][0].device.type
-    fused = device in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused)
+def bounded(matrices: Tensor, size: float) -> Tensor:
+    """Each of (n, rows, cols) divided so that its largest singular value is at most `size` (by power iteration)."""
+    gram = matrices @ matrices.mT if matrices.shape[1] <= matrices.shape[2] else matrices.mT @ matrices
+    vector = gram.abs().sum(-1, keepdim=True)
+    for _ in range(POWER_ITERATIONS):
+        vector = F.normalize(gram @ vector, dim=1)
+    largest = (gram @ vector).norm(dim=1, keepdim=True).sqrt()
+    return matrices / (largest / size).clamp(min=1.0)
+
+
+def retracted(matrices: Tensor, size: float) -> Tensor:
+    """Matrices that were orthogonal before a small step, brought back: two steps of X <- (3 X - X X^T X) / 2."""
+    x = matrices / size
+    for _ in range(2):
+        cube = (x @ x.mT) @ x if x.shape[1] <= x.shape[2] else x @ (x.mT @ x)
+        x = 1.5 * x - 0.5 * cube
+    return x * size
+
+
+def exactly_orthogonal(matrices: Tensor, size: float) -> Tensor:
+    """The nearest matrices with all singular values `size` (polar factor)."""
+    u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
+    return size * u @ vh
+
+
+class GradientGuard:
+    """Decides from the global gradient norm whether a step is taken, and clips the gradient if it is.
+
+    With g the norm over all parameters and m its running mean over about the last 50 steps, a step is skipped where g is not
+    finite, or (`skip_factor`, from step 10 on) g > skip_factor * m; otherwise the gradient is multiplied by min(1, clip / g). A
+    skipped norm enters the mean as skip_factor * m, so a lasting change of scale is followed instead of being skipped for
+    ever. Without `clip` and `skip_factor` nothing is computed. The skip rule makes the host wait for the device once a step.
+    """
+
+    def __init__(self, config: TrainConfig, parameters: list[nn.Parameter], always: bool = False) -> None:
+        self.clip, self.factor = config.clip, config.skip_factor
+        self.active = always or self.clip is not None or self.factor is not None
+        self.waits = always or self.factor is not None or parameters[0].device.type == "cpu"
+        self.parameters = parameters
+        self.norm: float | Tensor | None = None
+        self.mean, self.seen, self.skipped, self.in_a_row = 0.0, 0, 0, 0
+
+    def admits(self) -> bool:
+        """Look at the gradients, clip them, and say whether the step may be taken."""
+        if not self.active:
+            return True
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if not self.waits:
+            self.norm = norm
+            torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+            return True
+        size = self.norm = norm.item()
+        outlier = self.factor is not None and self.seen >= FREE_STEPS and size > self.factor * self.mean
+        if outlier or not math.isfinite(size):
+            self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+            if self.factor is not None and self.seen and math.isfinite(size):
+                self._move_mean(self.factor * self.mean)
+            return False
+        self.in_a_row = 0
+        self._move_mean(size)
+        if self.clip is not None and size > self.clip:
+            torch._foreach_mul_(grads, self.clip / size)
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to keep, JSON-safe."""
+        return {name: getattr(self, name) for name in ("mean", "seen", "skipped", "in_a_row")}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`; KeyError or ValueError where it is not one."""
+        self.mean = float(state["mean"])
+        self.seen, self.skipped, self.in_a_row = (int(state[name]) for name in ("seen", "skipped", "in_a_row"))
+
+    def _move_mean(self, norm: float) -> None:
+        self.seen += 1
+        self.mean += (norm - self.mean) / min(self.seen, MEAN_STEPS)

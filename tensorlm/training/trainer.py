@@ -1,4 +1,4 @@
-"""One run's model, optimisers and state, and the step that moves them."""
+"""One run's model, optimisers and state: the step that moves them, and how a checkpoint takes them up again."""
 
 from __future__ import annotations
 
@@ -16,30 +16,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
+from tensorlm.checks import is_finite, is_whole
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training import distributed
+from tensorlm.training.checkpoint import Checkpoint, CheckpointError
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.device import choose_precision, memory_of, resolve_device
+from tensorlm.training.device import choose_precision, current_world, memory_of, resolve_device
 from tensorlm.training.evaluation import window_losses
-from tensorlm.training.log import Row
+from tensorlm.training.folder import Row
 from tensorlm.training.optim import MAX_SKIPS_IN_A_ROW, Constraints, GradientGuard, anneal_at, lr_scale, optimizers
+
+STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class TrainingError(RuntimeError):
-    """Training had to stop before ``step``: the loss is no number any more, or no step can be taken."""
+    """Training had to stop before `step`: the loss is no number any more, or no step can be taken."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
 
 
-def due(every: int | None, step: int) -> bool:
-    """Whether something that happens every so many steps happens after ``step`` steps."""
-    return every is not None and step % every == 0
-
-
 class Clock:
-    """Seconds and CPU-seconds of training proper; stands still inside :meth:`paused`."""
+    """Seconds and CPU-seconds of training proper; stands still inside `paused`."""
 
     def __init__(self) -> None:
         self.before = (0.0, 0.0)
@@ -61,9 +60,9 @@ class Clock:
 
 
 def require_memory(model: ModelConfig, share: int, rows: int, device: torch.device, limit: int | None = None) -> None:
-    """Raise ValueError where training surely needs more bytes than ``device`` has (``limit``), before anything is built.
+    """Raise ValueError where training surely needs more bytes than `device` has (`limit`), before anything is built.
 
-    ``share`` sequences a step and ``rows`` a forward pass in this process. What is counted, at least: weights, gradients
+    `share` sequences a step and `rows` a forward pass in this process. What is counted, at least: weights, gradients
     and one number of optimiser state (12 bytes a parameter); the batch and the indices that pick it (16 bytes a token);
     of a forward pass the logits in float32 twice and in each layer the stream twice and the hidden units in 16 bits.
     """
@@ -79,29 +78,25 @@ def require_memory(model: ModelConfig, share: int, rows: int, device: torch.devi
 
 
 def count_parameters(model: ModelConfig) -> int:
-    """The parameters of a model without building it: all layers but the first have the size of the second.
-
-    >>> count_parameters(ModelConfig(layers=5)) == TensorTransformer(ModelConfig(layers=5)).parameter_count()
-    True
-    """
+    """The parameters of a model without building it: all layers but the first have the size of the second."""
     try:
         with torch.device("meta"):
             one, two = (TensorTransformer(replace(model, layers=layers)).parameter_count() for layers in (1, 2))
     except (RuntimeError, TypeError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"memory: no model of width {model.width} and vocab_size {model.vocab_size} can be built: {reason}") from None
+        raise ValueError(f"memory: width {model.width}, vocab_size {model.vocab_size}: no such model can be built: {reason}") from None
     return one + (model.layers - 1) * (two - one)
 
 
 class Trainer:
-    """Model, optimisers and all state of one run; :meth:`step` takes one optimiser step."""
+    """Model, optimisers and all state of one run; `step` takes one optimiser step."""
 
     def __init__(self, model_config: ModelConfig, config: TrainConfig, data: Any, device: str = "auto",
                  precision: str | None = None) -> None:
-        """``precision`` overrules the configured one: a resumed run keeps what "auto" once meant."""
+        """`precision` overrules the configured one: a resumed run keeps what "auto" once meant."""
         if data.vocab_size > model_config.vocab_size:
             raise ValueError(f"ModelConfig.vocab_size = {model_config.vocab_size}: the data needs {data.vocab_size}")
-        self.config, self.data, self.world = config, data, distributed.current()
+        self.config, self.data, self.world = config, data, current_world()
         self.batch_rows = self.world.rows(config.batch_size)
         share = config.batch_size // self.world.size
         self.rows = min(config.micro_batch or share, share)  # of a forward pass
@@ -118,8 +113,8 @@ class Trainer:
         self.optimizers = optimizers(self.model, config, self.precision.newton_schulz)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.scale_loss else None
         self.guard = GradientGuard(config, self.parameters, always=self.scaler is not None)
-        kinds = (model_config.norm, model_config.qk_norm)
-        self.anneals, self.tracks = "anneal" in kinds, bool({"anneal", "batch"} & set(kinds))
+        kinds = {model_config.norm, model_config.qk_norm}
+        self.anneals, self.tracks = "anneal" in kinds, bool({"anneal", "batch"} & kinds)
         self.constraints = Constraints(self.model, config)
         self.checks_every_step = self.device.type == "cpu" and self.world.size == 1
         self.done = 0
@@ -128,7 +123,7 @@ class Trainer:
         self.ahead: Tensor | None = None
 
     def step(self) -> None:
-        """One optimiser step on the batch of step ``self.done``."""
+        """One optimiser step on the batch of step `self.done`."""
         step, config = self.done, self.config
         batch, self.ahead = self.ahead if self.ahead is not None else self.batch(step), None
         self.optimizers.set_scale(lr_scale(step, config))
@@ -144,8 +139,7 @@ class Trainer:
             self.optimizers.step()
             self.constraints.apply(config.lr_matrix * lr_scale(step, config))
         elif self.guard.in_a_row >= MAX_SKIPS_IN_A_ROW:
-            raise TrainingError(f"step {step}: the last {self.guard.in_a_row} steps were skipped for their gradient",
-                                step)
+            raise TrainingError(f"step {step}: the last {self.guard.in_a_row} steps were skipped for their gradient", step)
         if self.tracks:
             self.model.update_norms(self.world.average_ if self.world.size > 1 else None)
         for parameter in self.parameters:
@@ -155,13 +149,13 @@ class Trainer:
         self.done += 1
 
     def batch(self, step: int) -> Tensor:
-        """This process's rows of the batch of ``step``, on the device: (rows, context + 1)."""
+        """This process's rows of the batch of `step`, on the device: (rows, context + 1)."""
         config, context = self.config, self.model.config.context
         batch = self.data.train_batch(step, config.batch_size, context, config.seed, self.batch_rows)
         return (batch.pin_memory() if self.device.type == "cuda" else batch).to(self.device, non_blocking=True)
 
     def _backward(self, batch: Tensor) -> Tensor:
-        """Gradients of the mean loss over ``batch``, in micro-batches; the mean cross-entropy comes back."""
+        """Gradients of the mean loss over `batch`, in micro-batches; the mean cross-entropy comes back."""
         pieces, losses = batch.split(self.config.micro_batch or len(batch)), []
         for index, piece in enumerate(pieces):
             last = index == len(pieces) - 1
@@ -190,19 +184,16 @@ class Trainer:
         else:
             values = self.world.average_(torch.stack(self.unsettled)).tolist()
         self.unsettled = []
-        first = self.done - len(values) + self.checks_every_step
-        for offset, value in enumerate(values):
+        config = self.config
+        for step, value in enumerate(values, self.done - len(values) + self.checks_every_step):
             if not math.isfinite(value):
-                raise TrainingError(self._failure(first + offset, value), first + offset)
+                batch = self.data.train_batch(step, config.batch_size, self.model.config.context, config.seed)
+                sha256 = hashlib.sha256(batch.numpy().tobytes()).hexdigest()[:16]
+                raise TrainingError(f"step {step}: the loss is {value} (batch sha256 {sha256}, seed {config.seed})", step)
         self.recent += values
 
-    def _failure(self, step: int, value: float) -> str:
-        config = self.config
-        batch = self.data.train_batch(step, config.batch_size, self.model.config.context, config.seed)
-        fingerprint = hashlib.sha256(batch.numpy().tobytes()).hexdigest()[:16]
-        return f"step {step}: the loss is {value} (batch sha256 {fingerprint}, seed {config.seed})"
-
     def row(self, validates: bool) -> Row:
+        """What the log says of the steps since the last row."""
         self.settle()
         seconds, cpu_seconds = self.clock.read()
         tokens = self.done * self.config.batch_size * self.model.config.context
@@ -220,14 +211,79 @@ class Trainer:
         return row
 
     def validate(self) -> float:
-        """Mean nats per token on the held-out windows, in float32; the processes share the windows.
-
-        Raises TrainingError where it is not finite.
-        """
-        windows = self.windows
-        mine = windows[self.world.rank :: self.world.size]
+        """Mean nats per token on the held-out windows, shared by the processes; TrainingError where it is not finite."""
+        mine = self.windows[self.world.rank :: self.world.size]
         total = window_losses(self.model, mine).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
-        loss = self.world.sum_(total.to(self.device)).item() / len(windows)
+        loss = self.world.sum_(total.to(self.device)).item() / len(self.windows)
         if not math.isfinite(loss):
             raise TrainingError(f"step {self.done}: the loss on held-out text is {loss}", self.done)
         return loss
+
+    def state(self) -> dict[str, Any]:
+        """The arguments of `save_checkpoint` that hold this moment: JSON-safe state, optimiser's tensors, random numbers."""
+        state = {"step": self.done, "clock": list(self.clock.read()), "recent": self.recent,
+                 "precision": self.precision.name, "guard": self.guard.state(),
+                 "scaler": self.scaler.state_dict() if self.scaler else None, "rows": self.rows}
+        names: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
+        optimizer = {f"{names[p]}.{key}": value for member in self.optimizers.members
+                     for p, state in member.state.items() for key, value in state.items()}
+        rng = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
+        return dict(state=state, optimizer=optimizer, rng=rng)
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Bring a fresh trainer to the moment of `checkpoint`; CheckpointError where its state does not fit."""
+    try:
+        _restore_state(trainer, checkpoint)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{checkpoint.path}: its state cannot be resumed: {reason}") from None
+    before = checkpoint.state.get("rows", checkpoint.train_config and (checkpoint.train_config.micro_batch or trainer.rows))
+    if "batch" in (trainer.model.config.norm, trainer.model.config.qk_norm) and before != trainer.rows:
+        raise ValueError(f"resume: the run had {before} sequences a forward pass, now it would have {trainer.rows} (micro_batch, "
+                         f"processes); norms of kind 'batch' depend on them")
+    trainer.model.load_state_dict(checkpoint.model.state_dict())
+    _restore_optimizers(trainer, checkpoint)
+
+
+def _restore_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    state = checkpoint.state
+    trainer.done = _number("step", state["step"], int, trainer.config.steps)
+    if checkpoint.path.stem != f"step_{trainer.done:08d}":
+        raise ValueError(f"step = {trainer.done}, the name of the file says another one")
+    seconds, cpu_seconds = (_number("clock", value, float) for value in state["clock"])
+    trainer.clock.before = seconds, cpu_seconds
+    trainer.recent = [_number("recent", loss, float) for loss in state["recent"]]
+    kinds: dict[str, type] = {"mean": float}
+    trainer.guard.load({name: _number(name, value, kinds.get(name, int)) for name, value in state["guard"].items()})
+    if trainer.scaler is not None:
+        trainer.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(checkpoint.rng["cpu"])
+    if "cuda" in checkpoint.rng and trainer.device.type == "cuda":
+        torch.cuda.set_rng_state(checkpoint.rng["cuda"])
+
+
+def _number(name: str, value: Any, kind: type, most: float = float("inf")) -> Any:
+    if not (is_whole(value) if kind is int else is_finite(value)) or not 0 <= value <= most:
+        raise ValueError(f"{name} = {value!r}: must be {'a whole number' if kind is int else 'a number'} from 0 to {most}")
+    return kind(value)
+
+
+def _restore_optimizers(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    parameters = dict(trainer.model.named_parameters())
+    names: dict[Tensor, str] = {p: name for name, p in parameters.items()}
+    owners = {names[p]: member for member in trainer.optimizers.members for g in member.param_groups for p in g["params"]}
+    if trainer.done > trainer.guard.skipped:  # a step was taken, and every step gives each parameter its state
+        for name, owner in owners.items():
+            for key in ADAM_STATE if isinstance(owner, torch.optim.AdamW) else STATE_SHAPED[:1]:
+                if f"{name}.{key}" not in checkpoint.optimizer:
+                    raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{name}.{key}' is missing")
+    for full_name, value in checkpoint.optimizer.items():
+        name, _, key = full_name.rpartition(".")
+        p = parameters.get(name)
+        shape = p.shape if key in STATE_SHAPED and p is not None else torch.Size(()) if key == "step" else None
+        if p is None or value.shape != shape or value.dtype != torch.float32:
+            raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{full_name}' ({value.dtype}, "
+                                  f"{tuple(value.shape)}) does not belong to this model")
+        fused = owners[name].defaults.get("fused", False)
+        owners[name].state[p][key] = value.to(p.device if fused or key != "step" else "cpu")

@@ -3,7 +3,8 @@
 import pytest
 
 from tensorlm import released
-from tensorlm.training import evaluate, load_checkpoint
+from tensorlm.training import evaluate
+from tensorlm.training.checkpoint import load_checkpoint
 
 MODELS = sorted(path.stem for path in released.checkpoint("micro-tensor").parent.glob("*.safetensors"))
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from experiment_check import check_again, stated
 
 from tensorlm import released
-from tensorlm.training.experiments import EXPERIMENTS, Experiment, check_again
+from tensorlm.training.experiments import EXPERIMENTS
+from tensorlm.training.experiments.declare import Experiment
 
 RESULTS = Path(released.__file__).parent / "results"
 DECLARED = {path.stem: record["declaration"] for path in sorted(RESULTS.glob("*.json"))
@@ -16,9 +18,9 @@ DECLARED = {path.stem: record["declaration"] for path in sorted(RESULTS.glob("*.
 @pytest.mark.parametrize("name", DECLARED)
 def test_one_arm_of_the_table_finds_the_stated_loss(name):
     experiment = Experiment.from_dict(DECLARED[name])
-    again = check_again(experiment, device="cpu")
-    stated = next(row for row in released.results(name) if all(row[key] == again[key] for key in ("arm", "seed", "steps", "step", "row")))
-    assert again["loss"] == pytest.approx(stated["loss"], abs=experiment.tolerance)
+    again = check_again(experiment)
+    row = stated(released.results(name).to_dict("records"), again)
+    assert again["loss"] == pytest.approx(row["loss"], abs=experiment.tolerance)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -5,27 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from torch import Tensor
 
+from tensorlm.checks import require, require_counts, require_number, require_one_of
 from tensorlm.data import load, tuning_split
-from tensorlm.model import ModelConfig, TensorTransformer, preset
+from tensorlm.model import ModelConfig, preset
 from tensorlm.training.config import TrainConfig, recipe
-from tensorlm.training.experiments.probes import PROBES
+from tensorlm.training.evaluation import PROBES
+from tensorlm.training.trainer import count_parameters
 
-ARM_SIZES = ("matched", "free")
 SPLITS = ("validation", "tuning")
-DEVIATION = 0.01
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant: changes of `ModelConfig` and of `TrainConfig` under a name.
-
-    ``budgets`` replaces the experiment's; ``size`` is "matched" or, for an arm that may have more parameters, "free".
-    """
+    """One variant: changes of both configurations, budgets of its own; `size` "free" may have more parameters than the baseline."""
 
     name: str
     model: dict[str, Any] = field(default_factory=dict)
@@ -34,16 +32,11 @@ class Arm:
     size: str = "matched"
 
     def __post_init__(self) -> None:
-        if self.size not in ARM_SIZES:
-            raise ValueError(f"arm {self.name!r}: size = {self.size!r}: must be one of {', '.join(ARM_SIZES)}")
+        require_one_of(f"size of arm {self.name!r}", self.size, ("matched", "free"))
 
     @property
     def slug(self) -> str:
-        """The name as part of a file name.
-
-        >>> Arm("two layers, no norm").slug
-        'two-layers-no-norm'
-        """
+        """The name as part of a file name: `two-layers-no-norm` for "two layers, no norm"."""
         return re.sub(r"[^\w.+=-]+", "-", self.name).strip("-")
 
 
@@ -62,16 +55,11 @@ class Experiment:
     | steps_scale | factor on all steps, for a shrunken version |
     | evaluations, curve_windows | points of a run's curve, and held-out windows behind each, spread evenly |
     | targets | losses on the curve whose cost is reported |
-    | probes | names in `probes.PROBES`: what else is measured on every finished model |
+    | probes | names in `evaluation.PROBES`: what else is measured on every finished model |
     | matched | largest deviation of an arm's parameter count from the baseline's, a fraction |
     | check, tolerance | arm that a test runs again, to the first point of its curve, and how near the loss has to be |
 
-    The final loss of a run is over the whole held-out text. Raises ValueError naming field, value and what is allowed.
-
-    >>> two = (Arm("relu", {"mlp": "relu"}), Arm("bilinear", budgets=(0.5, 1.0)))
-    >>> experiment = Experiment("mlp", "Which MLP?", {"name": "toy"}, two, baseline="relu", train={"steps": 40})
-    >>> [experiment.settings(two[1], seed=0, budget=b, vocab_size=54)[1].steps for b in experiment.budgets_of(two[1])]
-    [20, 40]
+    The final loss of a run is over the whole held-out text. Raises ValueError naming field, what is allowed and value.
     """
 
     name: str
@@ -90,34 +78,23 @@ class Experiment:
     curve_windows: int = 128
     targets: tuple[float, ...] = ()
     probes: tuple[str, ...] = ()
-    matched: float = DEVIATION
+    matched: float = 0.01
     check: str | None = None
     tolerance: float = 0.002
 
     def __post_init__(self) -> None:
         slugs = [arm.slug.casefold() for arm in self.arms]
         repeated = [arm.name for arm, slug in zip(self.arms, slugs) if slugs.count(slug) > 1 or not slug]
-        if repeated or not self.arms:
-            raise self._wrong("arms", repeated or self.arms, "at least one, with names that differ in letters and digits")
-        self._require("split", self.split in SPLITS, f"one of {', '.join(SPLITS)}")
-        self._require("seeds", len(set(self.seeds)) == len(self.seeds) > 0, "different whole numbers, at least one")
-        self._require("steps_scale", self.steps_scale > 0, "above 0")
-        self._require("evaluations", self.evaluations >= 1, "at least 1")
-        self._require("curve_windows", self.curve_windows >= 1, "at least 1")
-        self._require("probes", not set(self.probes) - set(PROBES), f"names among {', '.join(PROBES)}")
-        for arm in self.arms:
-            budgets = self.budgets_of(arm)
-            if not budgets or min(budgets) <= 0:
-                raise self._wrong("budgets", budgets, "at least one number above 0")
+        require(self.arms and not repeated, "arms", repeated or self.arms, "one or more whose names differ in letters and digits")
+        require_one_of("split", self.split, SPLITS)
+        require(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "different whole numbers, at least one")
+        require_number("steps_scale", self.steps_scale, above=0)
+        require_counts(evaluations=self.evaluations, curve_windows=self.curve_windows)
+        require(set(self.probes) <= set(PROBES), "probes", self.probes, f"names among {', '.join(PROBES)}")
+        for budgets in map(self.budgets_of, self.arms):
+            require(budgets and min(budgets) > 0, "budgets", budgets, "at least one number above 0")
         for name in (self.baseline, *([self.check] if self.check else [])):
             self.arm(name)
-
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            raise self._wrong(name, getattr(self, name), allowed)
-
-    def _wrong(self, name: str, value: Any, allowed: str) -> ValueError:
-        return ValueError(f"experiment {self.name!r}: {name} = {value!r}: must be {allowed}")
 
     def arm(self, name: str) -> Arm:
         """The arm of this name; ValueError lists the names there are."""
@@ -127,7 +104,7 @@ class Experiment:
         raise ValueError(f"experiment {self.name!r}: has no arm {name!r}; arms: {', '.join(a.name for a in self.arms)}")
 
     def budgets_of(self, arm: Arm) -> tuple[float, ...]:
-        """The fractions of its steps that ``arm`` is trained for."""
+        """The fractions of its steps that `arm` is trained for."""
         return self.budgets if arm.budgets is None else arm.budgets
 
     def settings(self, arm: Arm, seed: int, budget: float, vocab_size: int) -> tuple[ModelConfig, TrainConfig]:
@@ -139,11 +116,10 @@ class Experiment:
 
     def parameters(self, arm: Arm, vocab_size: int) -> int:
         """Parameters of an arm's model."""
-        with torch.device("meta"):
-            return TensorTransformer(self.settings(arm, 0, 1.0, vocab_size)[0]).parameter_count()
+        return count_parameters(self.settings(arm, 0, 1.0, vocab_size)[0])
 
     def require_matched(self, vocab_size: int) -> None:
-        """Raise ValueError where an arm's parameter count is further from the baseline's than ``matched`` allows."""
+        """Raise ValueError where an arm's parameter count is further from the baseline's than `matched` allows."""
         goal = self.parameters(self.arm(self.baseline), vocab_size)
         for arm in (arm for arm in self.arms if arm.size == "matched"):
             found = self.parameters(arm, vocab_size)
@@ -152,7 +128,7 @@ class Experiment:
                                  f"has {goal:,}; they may differ by {self.matched:.1%} (matched)")
 
     def to_dict(self) -> dict[str, Any]:
-        """The declaration as JSON values; :meth:`from_dict` reads it back."""
+        """The declaration as JSON values; `from_dict` reads it back."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
@@ -166,7 +142,49 @@ class Experiment:
         return cls(**{**values, **tuples, "arms": arms})
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """An arm at a seed for a number of steps, with everything that decides it."""
+
+    arm: str
+    seed: int
+    slug: str
+    model: ModelConfig
+    train: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Arm, steps and seed: the name of the run's file."""
+        return f"{self.slug}_{self.train.steps}_seed{self.seed}"
+
+
+def plan(experiment: Experiment, vocab_size: int, arms: Sequence[str] | None = None,
+         seeds: Sequence[int] | None = None) -> list[PlannedRun]:
+    """The runs in their order: seed by seed, in each all arms, each with its budgets."""
+    chosen = experiment.arms if arms is None else [experiment.arm(name) for name in arms]
+    runs = [PlannedRun(arm.name, seed, arm.slug, *experiment.settings(arm, seed, budget, vocab_size))
+            for seed in (experiment.seeds if seeds is None else seeds)
+            for arm in chosen for budget in experiment.budgets_of(arm)]
+    return list({run.name: run for run in runs}.values())
+
+
 def open_data(experiment: Experiment) -> Any:
     """The corpus of an experiment, in its split; ValueError for "tuning" where a corpus has no training text to cut."""
     data = load(**experiment.data)
     return tuning_split(data) if experiment.split == "tuning" else data
+
+
+class SpreadWindows:
+    """A corpus with only `count` held-out windows, spread evenly over its held-out text; else the same corpus."""
+
+    def __init__(self, data: Any, count: int) -> None:
+        self.data, self.count = data, count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.data, name)
+
+    def valid_windows(self, context: int) -> Tensor:
+        """Windows number floor(i n / count) of the n there are; all of them where there are fewer."""
+        windows = self.data.valid_windows(context)
+        count = min(self.count, len(windows))
+        return windows[[i * len(windows) // count for i in range(count)]]

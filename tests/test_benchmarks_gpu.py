@@ -18,6 +18,8 @@ from benchmarks import gpu, gpu_parts
 from benchmarks.gpu_parts import REHEARSAL, Bench
 from tensorlm.model import ModelConfig, TensorTransformer
 
+pytestmark = pytest.mark.slow
+
 BENCH = Bench(torch.device("cpu"), REHEARSAL)
 ROOT = Path(__file__).resolve().parent.parent
 

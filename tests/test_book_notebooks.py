@@ -176,6 +176,7 @@ def test_a_good_alt_text_passes():
     assert alt_problem(nbformat.v4.new_code_cell("show", metadata={"mystnb": {"image": {"alt": alt}}})) is None
 
 
+@pytest.mark.slow
 def test_a_chapter_that_fails_keeps_its_outputs(tmp_path, capsys):
     (tmp_path / "book").mkdir()
     for name in ("_config.yml", "_toc.yml"):

@@ -65,6 +65,7 @@ def test_no_markup_is_left():
         assert " \n" not in text and "\t" not in text and "\r" not in text, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMITTED)
 def test_tokens_are_the_plays_exactly(corpora, name):
     data, texts = corpora[name], shakespeare.plays()

@@ -54,6 +54,7 @@ def test_ids_outside_the_table_are_refused():
         CharTokenizer("ab").decode([-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tokenizer.COMMITTED)
 def test_the_committed_table_is_reproducible(name):
     table = train_bpe(training_plays().values(), entries=BPE[name].vocab_size)

@@ -35,6 +35,7 @@ def third_party() -> set[str]:
     return {distribution(homes[root][0]) for root in roots if root in homes}
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_declared_and_what_is_declared_is_used():
     declared = {distribution(requirement) for requirement in itertools.chain(*DECLARED)}
     assert third_party() - declared <= {"cycler"}  # matplotlib's own

@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from book_files import ROOT
+
+pytestmark = pytest.mark.slow
 
 KIND = '    "tanh": Kind(torch.tanh),\n'
 USE = """

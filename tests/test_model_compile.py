@@ -8,6 +8,8 @@ import torch.nn.functional as F
 
 from tensorlm.model import ModelConfig, TensorTransformer
 
+pytestmark = pytest.mark.slow
+
 TOKENS = torch.arange(2 * 32).view(2, 32) % 17
 
 

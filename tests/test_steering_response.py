@@ -337,6 +337,7 @@ def test_tokens_with_equal_and_nearly_equal_rows_lead_as_in_a_dense_sweep(seed, 
         assert pair == response.tipping_points(b, a) and all(one.after == two.before for one, two in zip(pair, pair[1:]))
 
 
+@pytest.mark.slow
 def test_the_released_models_lead_with_tokens_never_seen_as_targets():
     shakespeare = Steerable.of(load_model(released.checkpoint("shakespeare-polynomial")))
     alike = torch.nonzero(shakespeare.first_alike == 3)[:, 0].tolist()

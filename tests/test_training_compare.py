@@ -184,6 +184,7 @@ def kill_when(folder, happened, seconds=600):
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_makes_the_same_table(tmp_path):
     folder, home, told = tmp_path / "killed", tmp_path / "killed" / "tiny", []
     kill_when(folder, lambda: list(home.glob("running/bilinear_120_seed0/checkpoints/step_*.safetensors")))

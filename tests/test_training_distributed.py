@@ -13,6 +13,8 @@ from tensorlm.training.checkpoint import load_checkpoint
 from tensorlm.training.device import World
 from tensorlm.training.folder import read_log
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 

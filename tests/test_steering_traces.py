@@ -11,10 +11,11 @@ from tensor_cases import close, differ
 from tensorlm.data.toy.language import INDEX, WORDS
 from tensorlm.data.toy.prompts import agreement_prompts
 from tensorlm.notebook.path_figure import draw_trace, trace_lines
-from tensorlm.steering.attribution import by_carrier, by_eigenvector, by_unit, logit_readout
+from tensorlm.steering.attribution import by_carrier
 from tensorlm.steering.comparison import compare
 from tensorlm.steering.paths import MECHANISMS, Node, attention_links, mlp_pieces, trace
-from tensorlm.steering.vectors import mean_difference
+from tensorlm.steering.prepare import layer_tensor
+from tensorlm.steering.vectors import mean_difference, unembedding_difference
 
 
 def pair_of(variant, layer=0, positions="all", alpha=0.8):
@@ -25,13 +26,14 @@ def pair_of(variant, layer=0, positions="all", alpha=0.8):
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_children_sum_to_their_parents_and_leaves_to_the_logit(variant, mechanism):
     pair = pair_of(variant)
-    readout = logit_readout(pair, 3, 5)
+    readout = unembedding_difference(pair.model, 5, 3)
     tree = trace(pair, readout, 3, share=0.1, mechanism=mechanism, most=3, prompt=1)
     assert tree.error() < 1e-10
-    logits = (pair.steered.logits - pair.base.logits)[1, 3]
-    close(torch.tensor(sum(leaf.value for leaf in tree.leaves()), dtype=torch.float64), logits[3] - logits[5],
-          scale=max(abs(node.value) for _, node in tree.walk()))
-    assert {leaf.kind for leaf in tree.leaves()} <= {"vector", "rest"}
+    logits = (pair.model.unembed(pair.steered.x) - pair.model.unembed(pair.base.x))[1, 3]
+    leaves = [node for node, _ in tree.walk() if not node.children]
+    close(torch.tensor(sum(leaf.value for leaf in leaves), dtype=torch.float64), logits[3] - logits[5],
+          scale=max(abs(node.value) for node, _ in tree.walk()))
+    assert {leaf.kind for leaf in leaves} <= {"vector", "rest"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -45,8 +47,10 @@ def test_the_chain_rule_is_exact_for_the_whole_change(variant, layer, positions)
             close(links.values.sum(), g @ (steered.attention - base.attention)[1, 3], scale=links.values.abs().sum())
         if pair.model.blocks[0].mlp is not None:
             change = (steered.resid_mid - base.resid_mid)[1, 3]
-            for mechanism, account in (("unit", by_unit), ("eigenvector", by_eigenvector)):
-                close(mlp_pieces(pair, block, g, 3, mechanism, 1) @ change, account(pair, block, g, 3).values[1], scale=1)
+            x, moved = base.resid_mid[1, 3], steered.resid_mid[1, 3]
+            cp = layer_tensor(pair.model, block)
+            units = (cp.contributions(moved) - cp.contributions(x)).mT @ g
+            close(mlp_pieces(pair, block, g, 3, "unit", 1) @ change, units, scale=1)
             close(mlp_pieces(pair, block, g, 3, "whole", 1)[0] @ change, g @ (steered.mlp - base.mlp)[1, 3], scale=1)
 
 
@@ -87,7 +91,7 @@ def test_small_steps_are_derivatives():
     """At strength -> 0 the links are the gradient of attention by its keys, queries and values."""
     pair, g, eps = pair_of("full", 1, alpha=1e-6), vector(9), 1e-6
     attention, x = pair.model.blocks[1].attention, pair.base.blocks[1].resid_pre[:1].clone().requires_grad_()
-    out = attention(x, pair.base.stream.first_values[:1])[0][0, 3] @ g
+    out = attention(x, pair.base.first_values[:1])[0][0, 3] @ g
     slope = (torch.autograd.grad(out, x)[0] * (pair.steered.blocks[1].resid_pre - pair.base.blocks[1].resid_pre)[:1] / eps).sum((0, 2))
     links = attention_links(pair, 1, g, 3)
     torch.testing.assert_close(links.values.sum((0, 1)) / eps, slope, rtol=1e-4, atol=1e-5)
@@ -95,16 +99,16 @@ def test_small_steps_are_derivatives():
 
 def test_pruning_merges_and_says_so():
     pair = pair_of("plain", 0, positions=[0, 2])
-    readout = logit_readout(pair, 3, 5)
+    readout = unembedding_difference(pair.model, 5, 3)
     whole, pruned = (trace(pair, readout, share=share, most=64, mechanism="whole") for share in (0.0, 0.3))
-    assert whole.explained() == pytest.approx(1, abs=1e-10) and not any(node.kind == "rest" for _, node in whole.walk())
-    rests = [node for _, node in pruned.walk() if node.kind == "rest"]
+    assert whole.explained() == pytest.approx(1, abs=1e-10) and not any(node.kind == "rest" for node, _ in whole.walk())
+    rests = [node for node, _ in pruned.walk() if node.kind == "rest"]
     assert rests and all(node.size >= abs(node.value) - 1e-15 and f"({node.merged})" in node.label for node in rests)
     assert len(list(pruned.walk())) < len(list(whole.walk())) and abs(pruned.explained() - 1) > 1e-3
-    assert all(abs(node.value) >= 0.3 * abs(pruned.value) for _, node in pruned.walk() if node.kind != "rest")
+    assert all(abs(node.value) >= 0.3 * abs(pruned.value) for node, _ in pruned.walk() if node.kind != "rest")
     paths = pruned.paths()
-    assert sum(paths.column("share")) == pytest.approx(1) and paths[-1][0] == "(pruned)"
-    assert sum(trace(pair, readout, share=0.0, most=1, mechanism="whole").paths().column("contribution")) == pytest.approx(pruned.value)
+    assert sum(share for _, _, share in paths) == pytest.approx(1) and paths[-1][0] == "(pruned)"
+    assert sum(value for _, value, _ in trace(pair, readout, share=0.0, most=1, mechanism="whole").paths()) == pytest.approx(pruned.value)
 
 
 def test_a_tree_that_does_not_add_up_is_noticed():
@@ -116,12 +120,12 @@ def test_the_trace_of_the_toy_model_reads_like_a_sentence():
     made, prompts = toy_model(), agreement_prompts(8, distractors=1, seed=3)
     pair = compare(made, prompts.tokens, mean_difference(made, prompts.tokens, prompts.twins, 1, prompts.position), 1, prompts.position)
     words = [WORDS[token] for token in prompts.tokens[0]]
-    tree = trace(pair, logit_readout(pair, INDEX["are"], INDEX["is"]), mechanism="eigenvector", words=words, label="are - is")
+    tree = trace(pair, unembedding_difference(made, INDEX["is"], INDEX["are"]), mechanism="whole", words=words, label="are - is")
     assert tree.error() < 1e-10 and tree.explained() > 0.7
     best = tree.paths()[0][0]
     assert best.startswith(f"vector at 8 {words[8]} → head ") and f"{words[8]} as key of 9 near → attention 1 at 11" in best
     assert json.loads(json.dumps(tree.as_dict()))["children"][0]["label"].startswith("mlp 1 at 11")
-    assert "are - is at 11" in str(tree.table()) and tree.table().column("share")[0] == 1.0
+    assert tree.label.startswith("are - is at 11")
 
 
 def test_the_drawing_shows_every_line_and_refuses_what_it_cannot_draw():
@@ -142,11 +146,9 @@ def test_the_drawing_shows_every_line_and_refuses_what_it_cannot_draw():
 def test_bad_input_is_refused():
     pair = pair_of("plain", 1, positions=4)
     good = vector(9)
-    for change, message in [(dict(share=1.0), "share must lie"), (dict(mechanism="neuron"), "mechanism must be"),
-                            (dict(most=0), "most must"), (dict(prompt=2), "prompt must be from 0 to 1"),
-                            (dict(position=TIME), "position must be a position"),
+    for change, message in [(dict(share=1.0), "share must be below 1"), (dict(mechanism="neuron"), "mechanism must be"),
+                            (dict(most=0), "most must"), (dict(prompt=2), "prompt must be a whole number from 0 to 1"),
+                            (dict(position=TIME), "position must be a whole number from -5 to 4"),
                             (dict(words=["a"]), "words must be a list of 5"), (dict(position=2), "does not change at position 2")]:
         with pytest.raises(ValueError, match=message):
             trace(pair, good, **change)
-    with pytest.raises(ValueError, match="mechanism must be"):
-        mlp_pieces(pair, 1, good, 3, "neuron")

@@ -4,8 +4,8 @@ One principle for a bilinear MLP: with x' = x + sum_p u_p and x = sum_c x_c, bot
 
     f(x') - f(x) = sum_cp 2B(x_c, u_p) + sum_pq B(u_p, u_q)
 
-For attention, sum_j P_ij v_j is a product, and its change is P dv (values), dP v (pattern) and dP dv (both), head by head and key
-by key. A read-out is a covector (width,) on the stream, for instance a difference of two rows of the unembedding.
+The change of attention is P dv (values), dP v (pattern) and dP dv (both), head by head and key by key. A read-out is a covector
+(width,) on the stream, for instance a difference of two rows of the unembedding.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,6 @@ from tensorlm.steering.comparison import Comparison, Component, arriving, enteri
 from tensorlm.steering.prepare import attention_of, layer_tensor, require_block, require_position, require_vector
 from tensorlm.steering.propagation import polynomial_stream
 from tensorlm.steering.vectors import SteeredPrompt
-from tensorlm.tensors import CPTensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +86,8 @@ def by_term(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -
     >>> by_term(pair, 1, torch.ones(64)).names[:3]  # read at another position, the vector itself is not there
     ('self: attention 1', 'cross: attention 1 x embedding', 'cross: attention 1 x attention 0')
     """
-    (readout, position), cp = _question(pair, readout, position), _tensor(pair, layer)
+    readout, position = _question(pair, readout, position, layer)
+    cp = layer_tensor(pair.model, layer)
     changes = _present(pair.change, pair.changed(layer, middle=True), position)
     context = _present(lambda one: written(pair.base, one), arriving(pair.model, layer, middle=True), position)
     terms: dict[str, Tensor] = {}
@@ -138,8 +138,7 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
     >>> carriers.value.shape, carriers.by_source().values[0, 1:].tolist(), carriers.shares().error() < 1e-10
     (torch.Size([1, 4, 3]), [0.0, 0.0], True)
     """
-    readout, position = _question(pair, readout, position)
-    _require_changed(pair, layer)
+    readout, position = _question(pair, readout, position, layer)
     pulled = pulled_back(attention_of(pair.model, layer), readout.expand(len(pair.tokens), -1))
     sides: tuple[Any, Any] = pair.base.blocks[layer], pair.steered.blocks[layer]
     value, other = (einsum(side.values, pulled, "batch head key dim, batch head dim -> batch head key") for side in sides)
@@ -150,7 +149,8 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
 
 def behind_mlp(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Tensor:
     """The covector of x + f(x) at the base run, linear part only: readout + 2B(x, .)^T readout, (batch, width)."""
-    (readout, position), cp = _question(pair, readout, position), _tensor(pair, layer)
+    readout, position = _question(pair, readout, position, layer)
+    cp = layer_tensor(pair.model, layer)
     x = pair.base.blocks[layer].resid_mid[:, position]
     return readout + einsum(cp.jacobian(x), readout.expand(len(x), -1), "batch out width, batch out -> batch width")
 
@@ -230,18 +230,11 @@ def _present(tensors: Callable[[Component], Tensor], factors: dict[Component, fl
     return {one: value for one, value in found.items() if bool(value.any())}
 
 
-def _tensor(pair: Comparison, layer: int) -> CPTensor:
-    _require_changed(pair, layer)
-    return layer_tensor(pair.model, layer)
-
-
-def _require_changed(pair: Comparison, layer: int) -> None:
-    require_block(pair.model, layer)
-    require(layer >= pair.layer, "layer", layer, f"from {pair.layer} on, where the vector enters: nothing changes below it")
-
-
-def _question(pair: Comparison, readout: Tensor, position: int) -> tuple[Tensor, int]:
-    """The read-out in float64 and the position from 0; raises unless both fit the pair."""
+def _question(pair: Comparison, readout: Tensor, position: int, layer: int | None = None) -> tuple[Tensor, int]:
+    """The read-out in float64 and the position from 0; raises unless both fit the pair, and the layer if there is one."""
     require_instance("pair", pair, Comparison)
+    if layer is not None:
+        require_block(pair.model, layer)
+        require(layer >= pair.layer, "layer", layer, f"from {pair.layer} on, where the vector enters: nothing changes below it")
     readout = require_vector(pair.model.config.width, "readout", readout, len(pair.tokens))
     return readout, require_position("position", position, pair.tokens.shape[1])

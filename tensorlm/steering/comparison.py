@@ -16,11 +16,7 @@ from tensorlm.steering.prepare import Positions, as_polynomial, position_mask, r
 
 
 class Component(NamedTuple):
-    """What writes into the residual stream: kind "embedding", "vector", "attention" or "mlp", and the layer of the last two.
-
-    >>> str(Component("attention", 1)), str(Component("vector"))
-    ('attention 1', 'vector')
-    """
+    """What writes into the residual stream: kind "embedding", "vector", "attention" or "mlp", and the layer of the last two."""
 
     kind: str
     layer: int | None = None

@@ -1,8 +1,9 @@
 """Path attribution, from the vector to the logit: a tree of paths with exact contributions, pruned without losing a number.
 
 The root is the change of a read-out of the stream before the head. A stream's change is the sum of what the vector, attention
-and MLPs wrote more; an MLP's change the sum over its units; attention's change the sum over head, source position and role (value,
-key, query). Children sum to their parent everywhere: products change by one factor's change times the other's mean over both runs.
+and MLPs wrote more; an MLP's change is linear in that of its input, and attention's is the sum over head, source position and role
+(value, key, query). Children sum to their parent everywhere: a product changes by each factor's change times the other's mean over
+both runs.
 What is smaller than a share of the root is added up in a "rest" node, so that the leaves always sum to the root.
 """
 
@@ -15,13 +16,11 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from tensorlm.checks import require, require_instance, require_number, require_one_of, require_whole
+from tensorlm.checks import require, require_instance, require_number, require_whole
 from tensorlm.steering.attribution import pulled_back
 from tensorlm.steering.comparison import Comparison, Component
 from tensorlm.steering.prepare import attention_of, layer_tensor, require_position, require_vector
 from tensorlm.tables import TIE, Table, largest
-
-MECHANISMS = ("unit", "whole")
 
 
 class Links(NamedTuple):
@@ -36,32 +35,12 @@ class Links(NamedTuple):
     values: Tensor
 
 
-def mlp_pieces(pair: Comparison, layer: int, covector: Tensor, position: int, mechanism: str = "unit", prompt: int = 0) -> Tensor:
-    """Covectors on the input of the MLP of block `layer`, one for each hidden unit, or one in all: (n, width).
-
-    Each times the change of the MLP's input at `position` is what that unit adds to covector . (change of the output). Unit k:
-    (covector . D_k)(l R_k + r L_k) with l, r its encoders at the midpoint.
-    """
-    cp = layer_tensor(pair.model, layer)
-    middle = (pair.base.blocks[layer].resid_mid[prompt, position] + pair.steered.blocks[layer].resid_mid[prompt, position]) / 2
-    pieces = (covector @ cp.D)[:, None] * ((cp.L @ middle)[:, None] * cp.R + (cp.R @ middle)[:, None] * cp.L)
-    return pieces if mechanism == "unit" else pieces.sum(0, keepdim=True)
-
-
 def attention_links(pair: Comparison, layer: int, covector: Tensor, position: int, prompt: int = 0) -> Links:
     """Cut covector . (change of attention of block `layer` at `position`) into value, key and query, by head and source position.
 
     "value": what a source says, at the mean of both patterns; "key": how its own key changes the weight of its position;
     "key after" (with key_offset): how it changes that of the position after it, whose key holds half of it; "query": how the
     reading position changes its weights, all with it as the source; "first value" (value residual): what the input rows say.
-
-    >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering import compare
-    >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
-    >>> pair, g = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1), torch.ones(64, dtype=torch.float64)
-    >>> links, change = attention_links(pair, 1, g, 2), pair.steered.blocks[1].attention - pair.base.blocks[1].attention
-    >>> links.roles, torch.allclose(links.values.sum(), g @ change[0, 2])
-    (('value', 'key', 'query'), True)
     """
     attention, middle = attention_of(pair.model, layer), _Middle(pair, layer, prompt)
     pulled = pulled_back(attention, covector[None])[0]
@@ -130,16 +109,13 @@ def _stream_change(pair: Comparison, layer: int, prompt: int) -> Tensor:
 class Node:
     """One step of a path: a label, a kind, its contribution to the root, and its children, which sum to it (a leaf has none).
 
-    Kinds: "readout", "vector", "attention", "mlp", "unit", "head", "rest". A rest node stands for `merged` steps, and `size` is
-    the sum of their absolute values: a small value may hide large terms that cancel.
+    Kinds: "readout", "vector", "attention", "mlp", "head", "rest".
     """
 
     label: str
     kind: str
     value: float
     children: tuple["Node", ...] = ()
-    merged: int = 1
-    size: float = 0.0
 
     def walk(self, above: tuple[str, ...] = ()) -> Iterator[tuple["Node", tuple[str, ...]]]:
         """The node and everything below it, each with the labels from it up to the root."""
@@ -171,19 +147,19 @@ class Node:
         return {"label": self.label, "kind": self.kind, "value": self.value, "children": [child.as_dict() for child in self.children]}
 
 
-def trace(pair: Comparison, readout: Tensor, position: int = -1, share: float = 0.05, mechanism: str = "unit", most: int = 8,
-          prompt: int = 0, words: Sequence[str] | None = None, label: str = "readout") -> Node:
+def trace(pair: Comparison, readout: Tensor, position: int = -1, share: float = 0.05, most: int = 8, prompt: int = 0,
+          words: Sequence[str] | None = None, label: str = "readout") -> Node:
     """The tree of readout . (change of the stream before the head) at `position`, for one prompt of the comparison.
 
     Steps below `share` of the root are merged into rest nodes, and so are those beyond the `most` largest children of a node.
-    `mechanism` opens an MLP "unit" by unit, or goes through it as a "whole". `words` (time,) name the positions.
-    Raises ValueError for a share outside [0, 1), another mechanism, a prompt or position that is none, and a change of exactly 0.
+    `words` (time,) name the positions. Raises ValueError for a share outside [0, 1), a prompt or position that is none, and a change
+    of exactly 0.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
     >>> from tensorlm.steering import compare, unembedding_difference
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
     >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
-    >>> tree = trace(pair, unembedding_difference(model, 6, 5), mechanism="whole")
+    >>> tree = trace(pair, unembedding_difference(model, 6, 5))
     >>> tree.error() < 1e-10, {node.kind for node, _ in tree.walk() if not node.children} <= {"vector", "rest"}
     (True, True)
     """
@@ -191,7 +167,6 @@ def trace(pair: Comparison, readout: Tensor, position: int = -1, share: float = 
     readout, (batch, time) = require_vector(pair.model.config.width, "readout", readout), pair.tokens.shape
     position = require_position("position", position, time)
     require(require_number("share", share, 0) < 1, "share", share, "below 1")
-    require_one_of("mechanism", mechanism, MECHANISMS)
     require_whole("most", most, 1)
     require_whole("prompt", prompt, 0, batch - 1)
     fits = words is None or isinstance(words, list | tuple) and len(words) == time
@@ -199,7 +174,7 @@ def trace(pair: Comparison, readout: Tensor, position: int = -1, share: float = 
     value = readout @ (pair.steered.x - pair.base.x)[prompt, position]
     if value == 0:
         raise ValueError(f"the read-out does not change at position {position}: there is nothing to trace")
-    tracer = _Tracer(pair, share * abs(value.item()), mechanism, most, prompt, tuple(words or ("",) * time))
+    tracer = _Tracer(pair, share * abs(value.item()), most, prompt, tuple(words or ("",) * time))
     children = tracer.stream(readout, pair.changed(len(pair.model.blocks)), position)
     return Node(f"{label} at {tracer.place(position)}", "readout", value.item(), children)
 
@@ -219,7 +194,6 @@ class _Tracer:
 
     pair: Comparison
     least: float
-    mechanism: str
     most: int
     prompt: int
     words: tuple[str, ...]
@@ -241,13 +215,10 @@ class _Tracer:
         return (self._attention if one.kind == "attention" else self._mlp)(one.layer, covector, position)
 
     def _mlp(self, layer: int, covector: Tensor, position: int) -> tuple[Node, ...]:
-        factors = self.pair.changed(layer, middle=True)
-        pieces = mlp_pieces(self.pair, layer, covector, position, self.mechanism, self.prompt)
-        if self.mechanism == "whole":
-            return self.stream(pieces[0], factors, position)
-        change = (self.pair.steered.blocks[layer].resid_mid - self.pair.base.blocks[layer].resid_mid)[self.prompt, position]
-        return self._prune([_Step(f"unit {index}", "unit", value, partial(self.stream, piece, factors, position))
-                            for index, (piece, value) in enumerate(zip(pieces, (pieces @ change).tolist()))])
+        sides = (self.pair.base.blocks[layer], self.pair.steered.blocks[layer])
+        middle = sum(side.resid_mid[self.prompt, position] for side in sides) / 2
+        pulled = covector @ layer_tensor(self.pair.model, layer).jacobian(middle)
+        return self.stream(pulled, self.pair.changed(layer, middle=True), position)
 
     def _attention(self, layer: int, covector: Tensor, position: int) -> tuple[Node, ...]:
         links, steps = attention_links(self.pair, layer, covector, position, self.prompt), []
@@ -268,7 +239,7 @@ class _Tracer:
         nodes = [Node(step.label, step.kind, step.value, step.children()) for step in kept]
         rest = [step.value for step in steps[len(kept) :]]
         if rest:
-            nodes.append(Node(f"rest ({len(rest)})", "rest", sum(rest), (), len(rest), sum(map(abs, rest))))
+            nodes.append(Node(f"rest ({len(rest)})", "rest", sum(rest)))
         return tuple(nodes)
 
 

@@ -5,7 +5,7 @@ layer: `Signal` (polynomials) here, `Ratio` (numerators over denominators) in `t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -59,10 +59,10 @@ class Signal:
     algebra: Monomials
 
     def plus(self, other: "Signal") -> "Signal":
-        return replace(self, rows=self.algebra.add(self.rows, other.rows), degrees=tuple(map(max, self.degrees, other.degrees)))
+        return Signal(self.algebra.add(self.rows, other.rows), tuple(map(max, self.degrees, other.degrees)), self.algebra)
 
     def scaled(self, number: Tensor) -> "Signal":
-        return replace(self, rows=number * self.rows)
+        return Signal(number * self.rows, self.degrees, self.algebra)
 
     def last(self) -> "Signal":
         """The last position only, without rows that are zero there."""
@@ -72,23 +72,23 @@ class Signal:
 
     def transformed(self, block) -> "Signal":
         """The MLP of a block behind its constant norm, done for positions of one degree at a time."""
-        degrees = tuple(block.mlp.degree * degree for degree in self.degrees)
-        groups = groups_of(self.degrees)
-        if len(groups) == 1:
-            return replace(self, rows=self._products(block, self.rows), degrees=degrees)
-        parts = [(index, self._products(block, self.rows[: self.algebra.rows(degree), index])) for (degree,), index in groups.items()]
+        mlp = block.mlp
+        degrees = tuple(mlp.degree * degree for degree in self.degrees)
+        if len(set(degrees)) == 1:
+            return Signal(self._products(mlp, block.mlp_norm(self.rows)), degrees, self.algebra)
+        parts = [(index, self._products(mlp, block.mlp_norm(self.rows[: self.algebra.rows(degree), index])))
+                 for (degree,), index in groups_of(self.degrees).items()]
         result = self.rows.new_zeros(max(len(part) for _, part in parts), len(degrees), parts[0][1].shape[-1])
         for index, part in parts:
             result[: len(part), index] = part
-        return replace(self, rows=result, degrees=degrees)
+        return Signal(result, degrees, self.algebra)
 
-    def _products(self, block, rows: Tensor) -> Tensor:
+    def _products(self, mlp, rows: Tensor) -> Tensor:
         """The encoders multiplied, then D."""
-        rows = block.mlp_norm(rows)
-        product, *others = (rows @ encoder.mT for encoder in block.mlp.encoders())
+        product, *others = [rows @ encoder.mT for encoder in mlp.encoders()]
         for factor in others:
             product = self.algebra.multiply(product, factor)
-        return product @ block.mlp.decoder().mT
+        return product @ mlp.decoder().mT
 
     def attended(self, block, first_values: "Signal | None", last: bool) -> tuple["Signal", "Signal"]:
         """`Attention.forward` behind its constant norm: the output, with `last` at the last position only, and the values.
@@ -102,8 +102,9 @@ class Signal:
         key_degrees = self.degrees
         if "key_offset" in layer.positions.features:
             key_degrees = tuple(map(max, self.degrees, (0, *self.degrees)))
-        values = replace(self, rows=own_values)
-        mixed = values._mixed(layer.value_mix, first_values)
+        values = mixed = Signal(own_values, self.degrees, self.algebra)
+        if layer.value_mix is not None and first_values is not None:
+            mixed = values.scaled(layer.value_mix[0]).plus(first_values.scaled(layer.value_mix[1]))
         pattern = layer.positions.pattern().rows(0, len(self.degrees), self.rows)
         kept = list(range(len(self.degrees)))[-1 if last else 0 :]
         sources = list(accumulate((2 * key + value for key, value in zip(key_degrees, mixed.degrees)), max))
@@ -117,10 +118,7 @@ class Signal:
                 some_values = mixed.rows[: rows(value_degree), :, others]
                 part = self._attend(some_queries, some_keys, some_values, pattern[:, chosen][:, :, others])
                 z[: len(part), :, places] += part
-        return replace(self, rows=layer.merge_heads(z), degrees=degrees), values
-
-    def _mixed(self, mix: Tensor | None, first_values: "Signal | None") -> "Signal":
-        return self if mix is None or first_values is None else self.scaled(mix[0]).plus(first_values.scaled(mix[1]))
+        return Signal(layer.merge_heads(z), degrees, self.algebra), values
 
     def _attend(self, queries: list[Tensor], keys: list[Tensor], values: Tensor, pattern: Tensor) -> Tensor:
         """(rows, heads, queries, head_dim) from queries, keys and values (rows, heads, positions, head_dim)."""
@@ -130,11 +128,7 @@ class Signal:
 
 
 def groups_of(*degrees: Sequence[int]) -> dict[tuple[int, ...], list[int]]:
-    """Positions with the same degrees: those degrees and the positions' numbers.
-
-    >>> groups_of((0, 3, 0))
-    {(0,): [0, 2], (3,): [1]}
-    """
+    """Positions with the same degrees: those degrees and the positions' numbers, {(0,): [0, 2], (3,): [1]} for (0, 3, 0)."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for position, key in enumerate(zip(*degrees)):
         groups.setdefault(key, []).append(position)

@@ -13,7 +13,7 @@ from tensorlm.polynomials import ChebyshevSeries, Polynomial, TippingPoint
 from tensorlm.polynomials.chebyshev import lead_changes, nodes, resolve
 from tensorlm.steering.attribution import source_polynomials
 from tensorlm.steering.forms import Curve, contest, ratio_curve, ratio_obstacle
-from tensorlm.steering.prepare import Positions, Steerable, as_strengths, require_in_range, require_token, require_vector
+from tensorlm.steering.prepare import Positions, Steerable, all_finite, as_strengths, require_in_range, require_token, require_vector
 from tensorlm.steering.propagation import coefficients_of
 from tensorlm.steering.vectors import Injection, SteeredPrompt, require_prompt
 
@@ -182,7 +182,7 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
 
 
 def _is_finite(curve: Curve) -> bool:
-    return not isinstance(curve, Polynomial) or bool(torch.isfinite(curve.coefficients).all())
+    return not isinstance(curve, Polynomial) or all_finite(curve.coefficients)
 
 
 @dataclass(frozen=True, eq=False)

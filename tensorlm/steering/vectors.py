@@ -16,6 +16,7 @@ from tensorlm.scaling import length
 from tensorlm.steering.prepare import (
     Positions,
     Steerable,
+    all_finite,
     as_strengths,
     position_mask,
     require_position,
@@ -100,15 +101,13 @@ class SteeredPrompt:
     @cached_property
     def added(self) -> dict[int, Tensor]:
         """What strengths of 1 add before each block where they add something: (injections, time, width), positions as in `entering`."""
-        time, found = self.entering.x.shape[1], {}
+        time, zero = self.entering.x.shape[1], torch.zeros(self.entering.x.shape[1:], dtype=torch.float64)
+        found = {}
         for layer in sorted({layer for one in self.injections for layer in one.layers}):
-            rows = self.entering.x.new_zeros(len(self.injections), time, self.entering.x.shape[-1])
-            for row, one in zip(rows, self.injections):
-                if layer in one.layers:
-                    row += one.mask[: self.read + 1][-time:, None] * one.vectors[one.layers.index(layer)]
-            if rows.any():
-                found[layer] = rows
-        return found
+            rows = [one.mask[self.read + 1 - time : self.read + 1, None] * one.vectors[one.layers.index(layer)] if layer in one.layers
+                    else zero for one in self.injections]
+            found[layer] = torch.stack(rows)
+        return {layer: rows for layer, rows in found.items() if rows.any()}
 
     @torch.no_grad()
     def logits(self, alphas: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ class SteeredPrompt:
             x = model.run(self.entering, start=self.first, add=now).x[:, -1]
             parts.append(model.unembed(x).expand(len(part), -1))  # one row where nothing is added
         logits = torch.cat(parts)
-        if not torch.isfinite(logits).all():
+        if not all_finite(logits):
             raise ValueError(f"logits are not finite for some strengths in ({alphas.min():g}, {alphas.max():g}); choose a smaller interval")
         return self.steerable.even(logits)
 

@@ -26,7 +26,9 @@ from benchmarks.provenance import write_provenance, write_table
 from benchmarks.timing import interleave, seconds
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.polynomials import Polynomial
-from tensorlm.steering import Injection, Steerable, propagate, steered_logits, steering_response
+from tensorlm.steering import Injection, Steerable, steered_logits, steering_response
+from tensorlm.steering.propagation import Coefficients, propagate
+from tensorlm.steering.vectors import SteeredPrompt
 
 FIELDS = ["task", "setting", "degree", "peer", "ours_ms", "ours_low", "ours_high", "peer_ms", "peer_low", "peer_high", "ratio",
           "must", "aim", "difference", "note"]
@@ -115,6 +117,10 @@ def question(model: TensorTransformer, time: int, layer: int = 0) -> tuple[Steer
     return steerable, tokens, vector, Injection.make(steerable, time, vector, layer)
 
 
+def coefficients(steerable: Steerable, tokens: Tensor, injection: Injection, **options) -> Coefficients:
+    return propagate(SteeredPrompt.make(steerable, tokens, injection), **options)
+
+
 # Cases
 
 def response_case(build: Callable, layers: int, time: int, count: int, goal: tuple, layer: int = 0) -> Case:
@@ -137,9 +143,9 @@ def values_case(build: Callable, layers: int, time: int, count: int, goal: tuple
     sweep = fastest_sweep(steerable, tokens, injection, alphas)
 
     def ours():
-        return Polynomial(propagate(steerable, tokens, injection, unit=REACH).logits, REACH)(alphas)
+        return Polynomial(coefficients(steerable, tokens, injection, unit=REACH).logits, REACH)(alphas)
 
-    degree = propagate(steerable, tokens, injection, order=0).degree
+    degree = coefficients(steerable, tokens, injection, order=0).degree
     return Case("coefficients, values", setting(steerable, time, count, layer), degree, "batched dense sweep", ours, sweep,
                 lambda one, other: (relative(one, other), f"sweep in batches of {sweep.keywords['batch']}"), goal)
 
@@ -191,11 +197,11 @@ def grow(kind: str, layers: int, repeats: int, time: int = 16) -> list[dict]:
     """Milliseconds of all coefficients, of a jet and of degree + 1 runs, with the errors that they reach."""
     build = BUILDERS[kind]
     steerable, tokens, _, injection = question(build(layers), time)
-    degree = propagate(steerable, tokens, injection, order=0).degree
-    sides: dict[tuple[str, int | None], Callable] = {("jet", ORDER): partial(propagate, steerable, tokens, injection, order=ORDER)}
+    degree = coefficients(steerable, tokens, injection, order=0).degree
+    sides: dict[tuple[str, int | None], Callable] = {("jet", ORDER): partial(coefficients, steerable, tokens, injection, order=ORDER)}
     if degree <= LIMIT:
         points = torch.linspace(-REACH, REACH, degree + 1, dtype=torch.float64)
-        sides |= {("coefficients", None): partial(propagate, steerable, tokens, injection, unit=REACH),
+        sides |= {("coefficients", None): partial(coefficients, steerable, tokens, injection, unit=REACH),
                   ("runs", None): partial(steered_logits, steerable, tokens, injection, points)}
     rows = []
     for (route, order), (low, middle, high) in interleave(sides, repeats).items():

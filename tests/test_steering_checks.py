@@ -21,7 +21,6 @@ from tensorlm.steering import (
     embedding_difference,
     joint_response,
     mean_difference,
-    propagate,
     random_like,
     steered_logits,
     steering_response,
@@ -174,9 +173,7 @@ def test_positions_that_are_read_are_checked_everywhere(bad):
     (lambda: Injection.make(MADE, 0, S, 1), "time must be a whole number of at least 1"),
     (lambda: Injection.make(MADE, TIME, S, 1, torch.zeros(TIME, dtype=torch.bool)), "somewhere true"),
     (lambda: steered_logits(MADE, TEXT, Injection.make(MADE, 3, S, 1), [1.0]), r"made for the 5 tokens of the prompt, got \[3\]"),
-    (lambda: propagate(MADE, TEXT, Injection.make(MADE, 9, S, 1)), r"made for the 5 tokens of the prompt, got \[9\]"),
-    (lambda: propagate(MADE, TEXT, ()), "injection must be at least one"),
-    (lambda: propagate(MADE, TEXT, Injection.make(MADE, TIME, S, 1), unit=0.0), "unit must be a finite number above 0"),
+    (lambda: steered_logits(MADE, TEXT, (), [[1.0]]), "injection must be at least one"),
     (lambda: steering_response(MADE, TEXT, S, 1, order=2, centre=float("nan")), "centre must be a finite number"),
     (lambda: steering_response(MADE, TEXT, S, 1).logits(1e200), "strengths are too large"),
     (lambda: steered_logits(MADE, TEXT, Injection.make(MADE, TIME, S, 1), [1e200]), "not finite for some strengths"),
@@ -187,7 +184,6 @@ def test_positions_that_are_read_are_checked_everywhere(bad):
     (lambda: joint_response(MADE, TEXT, torch.stack([S, S]), 1, reach=-1.0), "reach must be a finite number above 0"),
     (lambda: random_like(S, 0), "count must be a whole number of at least 1"),
     (lambda: weights_alone(MADE, S, 1).self_table(["a"]), "names must be names for every token"),
-    (lambda: weights_alone(MADE, S, 1).logits(torch.ones(3)), "effect must have 4 entries"),
     (lambda: Contributions(("a",), torch.ones(1, 1), torch.zeros(1)).of_the_change(), "the mean change is 0")])
 def test_what_does_not_fit_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):

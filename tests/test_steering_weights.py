@@ -126,7 +126,7 @@ def test_tables_rank_and_name():
     table, all_ = report.writers_table("abcdefg", 3, readout), torch.cat([writer.directions for writer in report.writers])
     pushes = all_ @ report.map.mT @ readout
     assert [abs(push) for _, push, *_ in table] == pytest.approx(sorted(pushes.abs().tolist(), reverse=True)[:3])
-    best = report.logits(report.map @ all_[int(pushes.abs().argmax())]).argmax()
+    best = (report.head @ report.map @ all_[int(pushes.abs().argmax())]).argmax()
     assert table[0][2].startswith("abcdefg"[int(best)]) and str(table).count("\n") == 3
     assert len(report.writers_table(None, 4, readout)) == 4 and "token" in str(report.self_table())
 

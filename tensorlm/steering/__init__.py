@@ -20,13 +20,12 @@ from tensorlm.steering.comparison import compare
 from tensorlm.steering.joint import joint_response
 from tensorlm.steering.paths import trace
 from tensorlm.steering.prepare import Steerable, as_polynomial
-from tensorlm.steering.propagation import propagate
 from tensorlm.steering.response import steering_response
 from tensorlm.steering.vectors import Injection, embedding_difference, mean_difference, random_like, steered_logits, unembedding_difference
 from tensorlm.steering.weights import decompose_effect, weights_alone
 
 __all__ = [
     "Injection", "Steerable", "as_polynomial", "behind_mlp", "by_carrier", "by_source", "by_term", "compare", "decompose_effect",
-    "direct_logit_attribution", "embedding_difference", "joint_response", "mean_difference", "propagate", "random_like",
+    "direct_logit_attribution", "embedding_difference", "joint_response", "mean_difference", "random_like",
     "steered_logits", "steering_response", "trace", "unembedding_difference", "weights_alone",
 ]

@@ -26,12 +26,7 @@ from tensorlm.steering.vectors import SteeredPrompt
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """`values` (batch, terms), one name a term, and the `change` (batch,) that they sum to, computed without them.
-
-    >>> terms = Contributions(("self", "cross"), torch.tensor([[1.0, -3.0]]), torch.tensor([-2.0]))
-    >>> terms["cross"], terms.of_the_change(), terms.error()
-    (tensor([-3.]), tensor([-0.5000,  1.5000]), 0.0)
-    """
+    """`values` (batch, terms), one name a term, and the `change` (batch,) that they sum to, computed without them."""
 
     names: tuple[str, ...]
     values: Tensor
@@ -44,10 +39,7 @@ class Contributions:
         return self.values[:, self.names.index(name)]
 
     def of_the_change(self) -> Tensor:
-        """Mean contribution over the mean change, (terms,): they sum to 1, and single ones may lie below 0 or above 1.
-
-        Raises ValueError where the mean change is 0: there is nothing to share out.
-        """
+        """Mean contribution over the mean change, (terms,), of sum 1; ValueError where the mean change is 0."""
         if self.change.mean() == 0:
             raise ValueError("the mean change is 0: its terms have no shares of it")
         return self.values.mean(0) / self.change.mean()
@@ -77,15 +69,7 @@ def direct_logit_attribution(pair: Comparison, readout: Tensor, position: int = 
 
 
 def by_term(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -> Contributions:
-    """readout . (change of the MLP of block `layer`): "self: p", "self: p x q" and "cross: p x c" for changes p, q and components c.
-
-    >>> from tensorlm.model import ModelConfig
-    >>> from tensorlm.steering import compare
-    >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
-    >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
-    >>> by_term(pair, 1, torch.ones(64)).names[:3]  # read at another position, the vector itself is not there
-    ('self: attention 1', 'cross: attention 1 x embedding', 'cross: attention 1 x attention 0')
-    """
+    """readout . (change of the MLP of block `layer`): "self: p", "self: p x q" and "cross: p x c" for changes p, q and components c."""
     readout, position = _question(pair, readout, position, layer)
     cp = layer_tensor(pair.model, layer)
     changes = _present(pair.change, pair.changed(layer, middle=True), position)
@@ -103,10 +87,7 @@ def by_term(pair: Comparison, layer: int, readout: Tensor, position: int = -1) -
 
 @dataclass(frozen=True, eq=False)
 class Carriers:
-    """readout . (change of attention at one position), by head and key: value, pattern and both, each (batch, heads, time).
-
-    `change` (batch,) is their sum, computed from the two runs.
-    """
+    """readout . (change of attention at one position), by head and key, each (batch, heads, time), and their sum `change` (batch,)."""
 
     value: Tensor
     pattern: Tensor
@@ -129,14 +110,6 @@ def by_carrier(pair: Comparison, layer: int, readout: Tensor, position: int = -1
 
     P'v' - P v = P (v' - v) + (P' - P) v + (P' - P)(v' - v), for every head and key. For what attention does to the MLP behind
     it, take the linear part of both as the read-out: `behind_mlp`.
-
-    >>> from tensorlm.model import ModelConfig
-    >>> from tensorlm.steering import compare
-    >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
-    >>> pair = compare(model, torch.tensor([[1, 2, 3]]), torch.ones(64), layer=1, positions=0)
-    >>> carriers = by_carrier(pair, 1, torch.ones(64))
-    >>> carriers.value.shape, carriers.by_source().values[0, 1:].tolist(), carriers.shares().error() < 1e-10
-    (torch.Size([1, 4, 3]), [0.0, 0.0], True)
     """
     readout, position = _question(pair, readout, position, layer)
     pulled = pulled_back(attention_of(pair.model, layer), readout.expand(len(pair.tokens), -1))

@@ -58,9 +58,8 @@ def compare(model: TensorTransformer, tokens: Tensor, vector: Tensor, layer: int
             alpha: float = 1.0) -> Comparison:
     """Run `model` on tokens (batch, time), plain and with alpha * vector added to the stream that enters block `layer`.
 
-    `positions`: "all", a position or several (negative ones count from the end), or a mask (time,) of booleans. At
-    layer 0 the input rows themselves change, also where shortcuts read them again. Everything is computed in float64 on
-    the CPU, by `as_polynomial(model)`. Raises TypeError or ValueError for what does not fit, and where the model is no polynomial.
+    At layer 0 the input rows themselves change, also where shortcuts read them again. Everything is computed by
+    `as_polynomial(model)`. Raises TypeError or ValueError for what does not fit, and where the model is no polynomial.
 
     >>> from tensorlm.model import ModelConfig
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"))

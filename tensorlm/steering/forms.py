@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tensorlm.layers import EPS
+from tensorlm.layers.norm import TOKEN_KINDS
 from tensorlm.polynomials import PiecewiseSeries, Polynomial
 from tensorlm.polynomials.chebyshev import resolve
 from tensorlm.polynomials.powers import POWERS
@@ -54,19 +55,16 @@ def ratio_obstacle(prompt: SteeredPrompt) -> str:
     A per-token norm stays rational where it is read an even number of times (`tensorlm.tensors.remaining_root`): before an
     MLP of degree 2. Attention reads keys and values three times. The norm before the head leaves one root for all tokens.
     """
-    config, before_head = prompt.steerable.model.config, prompt.first == prompt.steerable.layers
-    block = prompt.steerable.model.blocks[0]
+    config, block = prompt.steerable.model.config, prompt.steerable.model.blocks[0]
+    before_head = prompt.first == prompt.steerable.layers
+    if config.norm != "rms" and not before_head and block.attention is not None and config.qk_norm in TOKEN_KINDS:
+        return f"qk_norm={config.qk_norm!r} is a ratio whose degree grows with the heads and the steered positions, which is not built"
     if config.norm != "rms":
-        if block.attention is not None and config.qk_norm in ("rms", "joint") and not before_head:
-            return (f"qk_norm={config.qk_norm!r} is a ratio whose degree grows with the heads and with the positions that are steered, "
-                    "which is not built")
         return f"norm={config.norm!r} needs no ratio"
-    if before_head:
-        return ""
-    if block.attention is not None:
+    if not before_head and block.attention is not None:
         return (f"{config.attention} attention is no ratio of polynomials behind norm='rms' (its keys and values are read three times "
                 "in all, which leaves a square root)")
-    if block.mlp is not None and block.mlp.degree != 2:
+    if not before_head and block.mlp is not None and block.mlp.degree != 2:
         return f"ratios are built for MLPs of degree 2, not for mlp={config.mlp!r}"
     return ""
 

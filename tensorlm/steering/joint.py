@@ -52,10 +52,7 @@ class JointResponse:
         return values[0] if single else values
 
     def coefficient(self, *powers: int) -> Tensor:
-        """What alpha_1^p1 alpha_2^p2 ... is multiplied by in every logit: (vocab_size,); zeros above the degree.
-
-        The one of (1, 1) is the interaction of two vectors: what both together do and neither does alone, to lowest order.
-        """
+        """What alpha_1^p1 alpha_2^p2 ... is multiplied by in every logit, (vocab_size,): (1, 1) is the interaction of two vectors."""
         count = len(self.prompt.injections)
         fits = len(powers) == count and all(is_whole(p) and p >= 0 for p in powers) and sum(powers) <= self.order
         require(fits, "powers", powers, f"{count} whole numbers of at least 0 with a sum of at most {self.order}")
@@ -70,10 +67,7 @@ class JointResponse:
 
     @cached_property
     def error(self) -> float:
-        """The largest `error_at` of 32 points of the cube of strengths up to `reach`: of a jet, its measured remainder.
-
-        Half of them are corners, where the remainder is largest as a rule; draws from the inside alone say far too little.
-        """
+        """The largest `error_at` of 32 points of the cube of strengths up to `reach`, half of them corners."""
         generator = torch.Generator().manual_seed(0)
         points = 2 * torch.rand(PROBES, len(self.prompt.injections), dtype=torch.float64, generator=generator) - 1
         points[: PROBES // 2] = points[: PROBES // 2].sign()
@@ -110,10 +104,11 @@ def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | Sequenc
         raise ValueError(f"order {order} in {count} strengths has {algebra.rows(order):,} monomials, more than {MAX_MONOMIALS}; choose a "
                          "lower order")
     injections = tuple(Injection.make(steerable, tokens.shape[1], *parts) for parts in zip(vectors, each_layer, each_place))
-    logits, degree = propagate(steerable, tokens, injections, read, order, reach)
+    prompt = SteeredPrompt(steerable, tokens, injections, read)
+    logits, degree = propagate(prompt, order, reach)
     if not torch.isfinite(logits).all():
         raise ValueError(f"coefficients are not finite for strengths up to {reach:g}; choose a smaller reach or order")
-    return JointResponse(SteeredPrompt(steerable, tokens, injections, read), reach, order, degree, logits)
+    return JointResponse(prompt, reach, order, degree, logits)
 
 
 def _for_each(name: str, value: Any, count: int) -> list:

@@ -23,24 +23,14 @@ from tensorlm.steering.prepare import attention_of, layer_tensor, require_positi
 from tensorlm.tables import TIE, Table, largest
 
 
-class Links(NamedTuple):
-    """What attention at one reading position takes from the streams of its sources, one prompt, role by role.
-
-    `covectors` (roles, heads, time, width) belong to the stream of the block at each source position (role "first value": to
-    that of block 0), and `values` (roles, heads, time) are their products with the changes there. They sum to covector . change.
-    """
-
-    roles: tuple[str, ...]
-    covectors: Tensor
-    values: Tensor
-
-
-def attention_links(pair: Comparison, layer: int, covector: Tensor, position: int, prompt: int = 0) -> Links:
+def attention_links(pair: Comparison, layer: int, covector: Tensor, position: int, prompt: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     """Cut covector . (change of attention of block `layer` at `position`) into value, key and query, by head and source position.
 
     "value": what a source says, at the mean of both patterns; "key": how its own key changes the weight of its position;
     "key after" (with key_offset): how it changes that of the position after it, whose key holds half of it; "query": how the
     reading position changes its weights, all with it as the source; "first value" (value residual): what the input rows say.
+    Each role has covectors (heads, time, width) on the stream of its sources (of "first value": of block 0), and their products
+    (heads, time) with the changes there, which sum to the whole.
     """
     attention, middle = attention_of(pair.model, layer), _Middle(pair, layer, prompt)
     pulled = pulled_back(attention, covector[None])[0]
@@ -59,8 +49,7 @@ def attention_links(pair: Comparison, layer: int, covector: Tensor, position: in
     if attention.value_mix is not None and pair.layer == 0:
         found["first value"] = _on_stream(attention_of(pair.model, 0), "values", [mix[1] * on_values])
         changes["first value"] = _stream_change(pair, 0, prompt)
-    values = [einsum(found[role], changes[role], "head time width, time width -> head time") for role in found]
-    return Links(tuple(found), torch.stack(list(found.values())), torch.stack(values))
+    return {role: (one, einsum(one, changes[role], "head time width, time width -> head time")) for role, one in found.items()}
 
 
 class _Middle:
@@ -216,21 +205,19 @@ class _Tracer:
 
     def _mlp(self, layer: int, covector: Tensor, position: int) -> tuple[Node, ...]:
         sides = (self.pair.base.blocks[layer], self.pair.steered.blocks[layer])
-        middle = sum(side.resid_mid[self.prompt, position] for side in sides) / 2
+        middle = (sides[0].resid_mid + sides[1].resid_mid)[self.prompt, position] / 2
         pulled = covector @ layer_tensor(self.pair.model, layer).jacobian(middle)
         return self.stream(pulled, self.pair.changed(layer, middle=True), position)
 
     def _attention(self, layer: int, covector: Tensor, position: int) -> tuple[Node, ...]:
-        links, steps = attention_links(self.pair, layer, covector, position, self.prompt), []
-        for role, head, source in links.values.nonzero().tolist():
-            factors = self.pair.changed(0 if links.roles[role] == "first value" else layer)
-            steps.append(_Step(self._link(head, links.roles[role], source), "head", links.values[role, head, source].item(),
-                               partial(self.stream, links.covectors[role, head, source], factors, source)))
+        steps = []
+        for role, (covectors, values) in attention_links(self.pair, layer, covector, position, self.prompt).items():
+            factors = self.pair.changed(0 if role == "first value" else layer)
+            for head, source in values.nonzero().tolist():
+                name = f"key of {self.place(source + 1)}" if role == "key after" else role
+                steps.append(_Step(f"head {head}: {self.place(source)} as {name}", "head", values[head, source].item(),
+                                   partial(self.stream, covectors[head, source], factors, source)))
         return self._prune(steps)
-
-    def _link(self, head: int, role: str, source: int) -> str:
-        role = f"key of {self.place(source + 1)}" if role == "key after" else role
-        return f"head {head}: {self.place(source)} as {role}"
 
     def _prune(self, steps: list[_Step]) -> tuple[Node, ...]:
         """Nodes for the steps that are large enough, and one for the rest."""

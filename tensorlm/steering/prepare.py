@@ -175,16 +175,11 @@ def as_polynomial(model: TensorTransformer | Steerable) -> TensorTransformer:
     wide = Steerable.of(model).model
     if all(site.kind == "none" for site in model.norm_sites()):
         return wide
-    return _untied(wide).fold_norms().double().eval().requires_grad_(False)
-
-
-def _untied(model: TensorTransformer) -> TensorTransformer:
-    """The same function with a head of its own, which `fold_norms` needs."""
-    if model.config.head == "untied":
-        return model
-    untied = TensorTransformer(replace(model.config, head="untied")).double().eval()
-    untied.load_state_dict(model.state_dict() | {"head": model.embedding / math.sqrt(model.config.width)})
-    return untied
+    if wide.config.head == "tied":
+        untied = TensorTransformer(replace(wide.config, head="untied")).double().eval()
+        untied.load_state_dict(wide.state_dict() | {"head": wide.embedding / math.sqrt(wide.config.width)})
+        wide = untied
+    return wide.fold_norms().double().eval().requires_grad_(False)
 
 
 def _require_weights(model: TensorTransformer) -> None:

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require_number
 from tensorlm.model import Stream
 from tensorlm.polynomials import Monomials
-from tensorlm.steering.vectors import Injection, SteeredPrompt
+from tensorlm.steering.vectors import SteeredPrompt
 
 
 def walk(prompt: SteeredPrompt, constant: Callable[[Tensor], Any], steps: dict[int, Any], start: Stream | None = None) -> Any:
@@ -142,9 +141,9 @@ class Coefficients(NamedTuple):
     degree: int
 
 
-def propagate(model, tokens: Tensor, injection: Injection | tuple[Injection, ...], read: int = -1, order: int | None = None,
-              unit: float = 1.0, centre: float = 0.0) -> Coefficients:
-    """Coefficients of the logits at position `read` along x + alpha s, through every block above the first steered one.
+@torch.no_grad()
+def propagate(prompt: SteeredPrompt, order: int | None = None, unit: float = 1.0, centre: float = 0.0) -> Coefficients:
+    """Coefficients of the logits along x + alpha s, through every block above the first steered one.
 
     A linear map acts on every coefficient; a product is a convolution of coefficients. With `order`, terms above it are
     dropped (a jet); without, degrees grow to their end: five times for attention, twice for a bilinear MLP. Positions
@@ -152,22 +151,14 @@ def propagate(model, tokens: Tensor, injection: Injection | tuple[Injection, ...
     monomials (`Monomials`). Raises ValueError where the model is no polynomial from the first steered block on, naming the part.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
+    >>> from tensorlm.steering import Injection
     >>> model = TensorTransformer(ModelConfig(norm="none"), seed=0)
     >>> steered = Injection.make(model, 6, torch.ones(64), layer=1, positions=2)
-    >>> propagate(model, torch.arange(6), steered).degree  # queries hold no vector there: (2 + 1) * 2
+    >>> propagate(SteeredPrompt.make(model, torch.arange(6), steered)).degree  # queries hold no vector there: (2 + 1) * 2
     6
     """
-    prompt = SteeredPrompt.make(model, tokens, injection, read)
-    require_number("unit", unit, above=0)
-    require_number("centre", centre)
     if obstacle := prompt.steerable.obstacle(prompt.first):
         raise ValueError(f"model must be a polynomial from layer {prompt.first} on, but {obstacle}")
-    return coefficients_of(prompt, order, unit, centre)
-
-
-@torch.no_grad()
-def coefficients_of(prompt: SteeredPrompt, order: int | None = None, unit: float = 1.0, centre: float = 0.0) -> Coefficients:
-    """`propagate` for a prompt that has been checked."""
     x = polynomial_stream(prompt, order, unit, centre)
     return Coefficients(prompt.steerable.even(prompt.steerable.model.unembed(x.rows)[:, -1]), x.degrees[-1])
 

@@ -1,6 +1,6 @@
 """The response of a model to a steering vector at every strength: logits and tipping points, by the method that fits."""
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from tensorlm.checks import require_interval, require_number, require_one_of, require_whole
-from tensorlm.polynomials import ChebyshevSeries, Polynomial, TippingPoint
+from tensorlm.polynomials import ChebyshevSeries, PiecewiseSeries, Polynomial, TippingPoint
 from tensorlm.polynomials.chebyshev import lead_changes, nodes, resolve
 from tensorlm.steering.attribution import source_polynomials
 from tensorlm.steering.forms import Curve, contest, ratio_curve, ratio_obstacle
 from tensorlm.steering.prepare import Positions, Steerable, all_finite, as_strengths, require_in_range, require_token, require_vector
-from tensorlm.steering.propagation import coefficients_of
+from tensorlm.steering.propagation import propagate
 from tensorlm.steering.vectors import Injection, SteeredPrompt, require_prompt
 
 PROBES = 11  # strengths at which a response is compared with the running model
@@ -52,10 +52,7 @@ class SteeringResponse:
     reason: str
 
     def logits(self, alphas) -> Tensor:
-        """A number or (n,) -> (vocab_size,) or (n, vocab_size).
-
-        ValueError outside of the interval where it holds only there, and for strengths whose logits leave the number range.
-        """
+        """A number or (n,) -> (vocab_size,) or (n, vocab_size); ValueError where the response does not hold or leaves the number range."""
         alphas, single = as_strengths(alphas)
         values = require_in_range(self.prompt.steerable.even(self.curve(alphas)), alphas)
         return values[0] if single else values
@@ -173,9 +170,7 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
     injection = Injection.make(steerable, tokens.shape[1], vector, layer, positions)
     answer = _Answer(SteeredPrompt(steerable, tokens, (injection,), read), require_interval(interval), order, centre)
     answer.require(method)
-    makers: dict[str, Callable[[], SteeringResponse]] = {
-        "auto": answer.best, "monomials": answer.monomials, "chebyshev": answer.chebyshev, "ratio": answer.ratio, "sweep": answer.sweep}
-    response = (makers[method] if order is None else answer.monomials)()
+    response = getattr(answer, method if order is None else "monomials")()
     if not _is_finite(response.curve):
         raise ValueError(f"coefficients are not finite for strengths in {interval}; choose a smaller interval, or order for a jet")
     return response
@@ -202,7 +197,7 @@ class _Answer:
     @cached_property
     def degree(self) -> int:
         """The degree of the logits in the strength, from the degrees of the parts alone."""
-        return coefficients_of(self.prompt, order=0).degree
+        return propagate(self.prompt, order=0).degree
 
     def require(self, method: str) -> None:
         """Raise ValueError where the model has no such method, or no jet."""
@@ -218,7 +213,7 @@ class _Answer:
         if order is not None and method not in ("auto", "monomials"):
             raise ValueError(f"order={order} asks for a jet, a choice of method='monomials', got method={method!r}")
 
-    def best(self) -> SteeringResponse:
+    def auto(self) -> SteeringResponse:
         """The whole function by the first method that fits and loses no digits to cancellation."""
         if self.obstacle:
             if ratio_obstacle(self.prompt):
@@ -238,7 +233,7 @@ class _Answer:
 
     def monomials(self) -> SteeringResponse:
         unit = self._unit()
-        logits, degree = coefficients_of(self.prompt, self.order, unit, self.centre)
+        logits, degree = propagate(self.prompt, self.order, unit, self.centre)
         exact = self.order is None or self.order >= degree
         reason = "All coefficients were computed." if exact else (
             f"A jet: the terms up to order {self.order} of a polynomial of degree {degree:,}, about the strength {self.centre:g}; the "
@@ -247,7 +242,7 @@ class _Answer:
 
     def chebyshev(self, why: str = "") -> SteeringResponse:
         whole = self.degree <= MAX_DEGREE
-        series, tail = resolve(self._run, *self.interval, self.degree if whole else None, RESOLVED_TAIL)
+        series, tail = self._resolved(self.degree if whole else None)
         asked = f"{self.degree + 1} nodes a piece, which determine it" if whole else f"as many nodes as a tail of {tail:.0e} asked for"
         reason = f"{why} The running model was evaluated at {asked} ({len(series.pieces)} pieces).".strip()
         return self._response(series, "chebyshev", self.degree, whole, reason)
@@ -259,19 +254,19 @@ class _Answer:
         return self._response(curve, "ratio", degrees, True, f"Per-token norms are read an even number of times{root}.")
 
     def sweep(self, why: str = "") -> SteeringResponse:
-        series, tail = resolve(self._run, *self.interval, None, RESOLVED_TAIL)
+        series, tail = self._resolved(None)
         why = why or (f"Not a polynomial, since {self.obstacle}" if self.obstacle else "A sweep was asked for")
         reason = (f"{why}. The running model was evaluated at Chebyshev nodes ({len(series.pieces)} pieces); what they "
                   f"left unresolved is about {tail:.0e}. It holds for this interval alone, and says nothing from the weights.")
         return self._response(series, "sweep", None, False, reason)
 
+    def _resolved(self, degree: int | None) -> tuple[PiecewiseSeries, float]:
+        return resolve(lambda alphas: self.prompt.logits(alphas[:, None]), *self.interval, degree, RESOLVED_TAIL)
+
     def _bound(self) -> int:
         """At least the degree, without going through the model."""
-        bound = 1
-        for block in self.prompt.steerable.model.blocks[self.prompt.first :]:
-            for part in (block.attention, block.mlp):
-                bound *= 1 if part is None else part.degree or 1
-        return bound
+        blocks = self.prompt.steerable.model.blocks[self.prompt.first :]
+        return math.prod(part.degree or 1 for block in blocks for part in (block.attention, block.mlp) if part is not None)
 
     def _unit(self) -> float:
         """The farthest strength, or so much more that the highest power of what it adds to the stream is no less than 1e-200."""
@@ -286,9 +281,6 @@ class _Answer:
         """The relative error that cancellation between terms should cause on the interval, 0 if it is allowed."""
         error = ROUNDING * float(curve.cancellation(torch.linspace(*self.interval, 17, dtype=torch.float64)).max())
         return 0.0 if error <= ALLOWED_ERROR else error
-
-    def _run(self, alphas: Tensor) -> Tensor:
-        return self.prompt.logits(alphas[:, None])
 
     def _response(self, curve: Curve, method: str, degree, exact: bool, reason: str) -> SteeringResponse:
         return SteeringResponse(self.prompt, self.interval, curve, method, degree, exact, reason)

@@ -34,10 +34,6 @@ class Injection:
 
     `vectors` (layers, width) float64, one for each of `layers` (rising; the number of blocks stands for the stream before the
     head), `mask` (time,) float64 of 0 and 1. `Injection.make` checks and completes what a user gives.
-
-    >>> from tensorlm.model import ModelConfig
-    >>> Injection.make(TensorTransformer(ModelConfig()), 4, torch.ones(64), layer=[2, 0], positions=-1).layers
-    (0, 2)
     """
 
     vectors: Tensor

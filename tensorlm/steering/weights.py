@@ -16,7 +16,7 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
-from tensorlm.checks import require, require_finite, require_instance, require_last_axis, require_number
+from tensorlm.checks import require, require_finite, require_instance, require_number
 from tensorlm.layers.mlp import MLP
 from tensorlm.model import TensorTransformer
 from tensorlm.steering.comparison import Component, arriving
@@ -47,8 +47,8 @@ class WeightsAlone:
     """A vector s as it arrives at the MLP of a block, with everything the weights say of it. Made by `weights_alone`.
 
     `tensor` is the MLP (D, L, R), `vector` s (width,), `rows` the tokens (vocab, width), `writers` the directions of the layers
-    below, `head` the unembedding (vocab, width). Effects are changes of the stream; `logits` sends one straight to the head,
-    which is its *direct path* only: what later layers make of it is not in it.
+    below, `head` the unembedding (vocab, width). Tables send a change of the stream straight to the head, which is its *direct path*
+    only: what later layers make of it is not in it.
     """
 
     tensor: CPTensor
@@ -72,15 +72,9 @@ class WeightsAlone:
         """2B(s, row of t) for every token t: (vocab, width)."""
         return self.rows @ self.map.mT
 
-    def logits(self, effect: Tensor) -> Tensor:
-        """The direct path of a change of the stream to the logits: (..., width) -> (..., vocab)."""
-        require_instance("effect", effect, Tensor)
-        require_last_axis("effect", effect, self.head.shape[-1])
-        return effect.double() @ self.head.mT
-
     def self_table(self, names: Names = None, count: int = 10) -> Table:
         """What f(s) promotes and what it demotes on the direct path: logits less their mean, at strength 1."""
-        logits = self.logits(self.self_term)
+        logits = self.head @ self.self_term
         centred = logits - logits.mean()
         return Table(("token", "logit"), tuple((name_of(names, index), centred[index].item()) for index in largest(centred, count)))
 
@@ -95,7 +89,7 @@ class WeightsAlone:
         pushes = effects @ require_vector(effects.shape[-1], "readout", readout)
         rows = []
         for index in largest(pushes, count):
-            logits = self.logits(effects[index])
+            logits = self.head @ effects[index]
             rows.append((labels[index], pushes[index].item(), promoted(logits, names), promoted(logits, names, demoted=True)))
         return Table(("direction", "push", "promotes", "demotes"), tuple(rows))
 

@@ -131,9 +131,8 @@ def behind_mlp(pair: Comparison, layer: int, readout: Tensor, position: int = -1
 def by_source(pair: Comparison, readout: Tensor, position: int = -1) -> Contributions:
     """readout . (change of the stream before the head), split into the terms with s: "s", "s and E", "s and Z", "s, E and Z".
 
-    E stands for the input rows, with what shortcuts and value residuals read of them again; Z for what the layers below the
-    vector have written (none at layer 0). The term "s" is what the weights alone say: it needs no text, and it is 0 where no
-    path from the vector to the position is free of the text.
+    E: the input rows, also where shortcuts and value residuals read them again; Z: what the layers below the vector have written
+    (none at layer 0). The term "s" needs no text: it is what the weights alone say, 0 where no path is free of the text.
 
     >>> from tensorlm.model import ModelConfig
     >>> from tensorlm.steering import compare, unembedding_difference

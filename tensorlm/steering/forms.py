@@ -82,8 +82,7 @@ class Ratio:
         denominator = POWERS.multiply(self.denominator, other.denominator)
         size = denominator.abs().max()
         if not 0 < size < math.inf or not torch.isfinite(numerator).all():
-            raise ValueError(f"strengths must leave coefficients within the number range and a denominator other than 0, got "
-                             f"{size.item()} for its largest coefficient: choose vectors and an interval of ordinary size")
+            raise ValueError("strengths must leave coefficients within the number range: choose vectors and an interval of ordinary size")
         return Ratio(numerator / size, denominator / size)
 
     def scaled(self, number: Tensor) -> "Ratio":

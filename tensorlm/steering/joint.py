@@ -81,9 +81,8 @@ def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | Sequenc
 
     `vectors` (m, width). `layers` and `positions`: one for all vectors, or a list or tuple with an entry for each of the m. Positions
     for all are "all", a number or a mask of booleans; an entry may also be a list of numbers: [[0, 2], "all"] for two vectors.
-    All terms of total degree up to `order` are computed, C(m + order, m) of them. `reach`: the strengths for which they are
-    meant; only the error is measured there. Raises TypeError or ValueError for what does not fit, and where the model is no
-    polynomial.
+    All C(m + order, m) terms of total degree up to `order` are computed. `reach`: the strengths within which the error is measured.
+    Raises TypeError or ValueError for what does not fit, and where the model is no polynomial.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
     >>> model = TensorTransformer(ModelConfig(norm="none", attention="none", layers=1, output_init="normal"), seed=0)

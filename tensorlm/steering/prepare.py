@@ -91,7 +91,7 @@ def all_finite(values: Tensor) -> bool:
 
 
 def require_in_range(logits: Tensor, alphas: Tensor) -> Tensor:
-    """The logits (n, vocab) at strengths (n, ...); raises ValueError where one of them leaves the number range."""
+    """The logits at these strengths; raises ValueError where one of them leaves the number range."""
     if not all_finite(logits):
         raise ValueError(f"strengths are too large: logits leave the number range between {alphas.min():g} and {alphas.max():g}")
     return logits
@@ -103,11 +103,6 @@ class Steerable:
 
     It is a copy, unless the model is all that already. Raises TypeError for half precision (its rounding would be all that the
     differences show) and for other classes, ValueError where a weight is not finite.
-
-    >>> from tensorlm.model import ModelConfig
-    >>> Steerable.of(TensorTransformer(ModelConfig()).bfloat16())
-    Traceback (most recent call last):
-    TypeError: weights of model must be torch.float32 or torch.float64, got torch.bfloat16 in embedding; load or convert it in float32
     """
 
     model: TensorTransformer
@@ -118,7 +113,10 @@ class Steerable:
             return model
         require_instance("model", model, TensorTransformer)
         _require_weights(model)
-        return cls(model if _is_ready(model) else copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False))
+        ready = all(w.dtype == torch.float64 and w.device.type == "cpu" and not w.requires_grad for w in model.parameters())
+        if ready and not model.training:
+            return cls(model)
+        return cls(copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False))
 
     @cached_property
     def layers(self) -> int:
@@ -190,11 +188,6 @@ def _require_weights(model: TensorTransformer) -> None:
             raise TypeError(f"weights of model must be torch.float32 or torch.float64, got {weight.dtype} in {name}; load or convert "
                             "it in float32")
         require_finite(f"{name} of model", weight)
-
-
-def _is_ready(model: TensorTransformer) -> bool:
-    ready = (weight.dtype == torch.float64 and not weight.requires_grad and weight.device.type == "cpu" for weight in model.parameters())
-    return not model.training and all(ready)
 
 
 def attention_of(model: TensorTransformer, layer: int) -> Attention:

@@ -24,9 +24,7 @@ def walk(prompt: SteeredPrompt, constant: Callable[[Tensor], Any], steps: dict[i
     (`prompt.entering`, unless another one is given). Of the last block only the last position is computed.
     """
     blocks, stream = prompt.steerable.model.blocks, prompt.entering if start is None else start
-    x = x0 = constant(stream.x)
-    if stream.x0 is not stream.x:
-        x0 = constant(stream.x0)
+    x, x0 = constant(stream.x), constant(stream.x0)
     first_values = None if stream.first_values is None else constant(stream.first_values)
     for layer in range(prompt.first, len(blocks) + 1):
         if layer in steps:
@@ -149,13 +147,6 @@ def propagate(prompt: SteeredPrompt, order: int | None = None, unit: float = 1.0
     dropped (a jet); without, degrees grow to their end: five times for attention, twice for a bilinear MLP. Positions
     before the first steered one stay constants. Several injections have a strength each: then `order` is needed, and rows are
     monomials (`Monomials`). Raises ValueError where the model is no polynomial from the first steered block on, naming the part.
-
-    >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering import Injection
-    >>> model = TensorTransformer(ModelConfig(norm="none"), seed=0)
-    >>> steered = Injection.make(model, 6, torch.ones(64), layer=1, positions=2)
-    >>> propagate(SteeredPrompt.make(model, torch.arange(6), steered)).degree  # queries hold no vector there: (2 + 1) * 2
-    6
     """
     if obstacle := prompt.steerable.obstacle(prompt.first):
         raise ValueError(f"model must be a polynomial from layer {prompt.first} on, but {obstacle}")

@@ -27,12 +27,11 @@ ROUNDING = 2.0**-52
 
 @dataclass(frozen=True, eq=False)
 class SteeringResponse:
-    """Logits at the position that is read as a function of the strength. Made by `steering_response`.
+    """Logits at the position that is read as a function of the strength, `curve`. Made by `steering_response`.
 
     `method` says how: "monomials" and "ratio" hold at every strength, "chebyshev" and "sweep" on `interval`. `exact`: the whole
     function up to rounding, nothing cut off and nothing fitted. `degree`: of the polynomial, (numerator, denominator) of a
-    ratio, None where there is none. `reason`: why this method, in words. `curve` is the function itself: a `Polynomial`, a
-    `PiecewiseSeries` or a `RatioCurve`.
+    ratio, None where there is none. `reason`: why this method, in words.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
     >>> model = TensorTransformer(ModelConfig(norm="none", attention="none", output_init="normal"), seed=0)
@@ -171,13 +170,9 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
     answer = _Answer(SteeredPrompt(steerable, tokens, (injection,), read), require_interval(interval), order, centre)
     answer.require(method)
     response = getattr(answer, method if order is None else "monomials")()
-    if not _is_finite(response.curve):
+    if isinstance(response.curve, Polynomial) and not all_finite(response.curve.coefficients):
         raise ValueError(f"coefficients are not finite for strengths in {interval}; choose a smaller interval, or order for a jet")
     return response
-
-
-def _is_finite(curve: Curve) -> bool:
-    return not isinstance(curve, Polynomial) or all_finite(curve.coefficients)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +220,7 @@ class _Answer:
         if self._bound() > MAX_DEGREE and self.degree > MAX_DEGREE:
             return self.chebyshev(f"Degree {self.degree:,} is above {MAX_DEGREE}, of which all coefficients are computed.")
         found = self.monomials()
-        if not _is_finite(found.curve):
+        if isinstance(found.curve, Polynomial) and not all_finite(found.curve.coefficients):
             return self.chebyshev("In powers of the strength, coefficients leave the number range.")
         error = self._cancelled(found.curve)
         why = f"In powers of the strength, terms would cancel to a relative error of about {error:.0e}."

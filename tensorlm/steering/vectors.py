@@ -148,8 +148,7 @@ def steered_logits(model: TensorTransformer | Steerable, tokens: Tensor, injecti
 def mean_difference(model: TensorTransformer, tokens: Tensor, others: Tensor, layer: int, positions: Positions = "all") -> Tensor:
     """Mean stream over `others` less mean stream over `tokens`, at `positions` ("all", one, several, a mask): from the first to the second.
 
-    Shapes: tokens and others (batch, time) -> (width,); with one position it is the mean over texts there. Raises ValueError
-    for a layer or position that is none, and where the two sets have the same mean.
+    Tokens and others (batch, time) -> (width,). Raises ValueError for a layer or position that is none, and where the means are the same.
 
     >>> from tensorlm.model import ModelConfig
     >>> model = TensorTransformer(ModelConfig(norm="none"))

@@ -2,10 +2,9 @@
 
     f(x + a s) - f(x) = 2a B(s, x) + a^2 f(s),    x = row of the token + sum of coefficient * direction that a layer writes
 
-B is bilinear, so the cross term is a sum of 2B(s, d) over the directions d in x, and every one of them is a fact of the
-weights: the rows of *all* tokens, the columns of D, the outputs of heads. What the weights cannot say is which token stands
-there and with which coefficients the directions occur; `decompose_effect` measures that part. The polar form B is elementary;
-reading a bilinear layer off its weights is Pearce et al. arXiv 2410.08417, the lens on the direct path is the logit lens.
+The cross term is a sum of 2B(s, d) over the directions d in x, every one of them a fact of the weights: rows of tokens, columns of
+D, outputs of heads. Which of them occur, and how much, is data; `decompose_effect` measures that part. Reading a bilinear layer off
+its weights: Pearce et al. arXiv 2410.08417; the lens on the direct path is the logit lens.
 """
 
 from dataclasses import dataclass

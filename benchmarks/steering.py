@@ -27,7 +27,9 @@ from benchmarks.timing import interleave, seconds
 from tensorlm.files import write_csv
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.polynomials import Polynomial
-from tensorlm.steering import Injection, Steerable, propagate, steered_logits, steering_response
+from tensorlm.steering import Injection, Steerable, steered_logits, steering_response
+from tensorlm.steering.propagation import Coefficients, propagate
+from tensorlm.steering.vectors import SteeredPrompt
 
 FIELDS = ["task", "setting", "degree", "peer", "ours_ms", "ours_low", "ours_high", "peer_ms", "peer_low", "peer_high", "ratio",
           "must", "aim", "difference", "note"]
@@ -116,6 +118,10 @@ def question(model: TensorTransformer, time: int, layer: int = 0) -> tuple[Steer
     return steerable, tokens, vector, Injection.make(steerable, time, vector, layer)
 
 
+def coefficients(steerable: Steerable, tokens: Tensor, injection: Injection, **options) -> Coefficients:
+    return propagate(SteeredPrompt.make(steerable, tokens, injection), **options)
+
+
 # Cases
 
 def response_case(build: Callable, layers: int, time: int, count: int, goal: tuple, layer: int = 0) -> Case:
@@ -125,7 +131,7 @@ def response_case(build: Callable, layers: int, time: int, count: int, goal: tup
     response, sweep = ask(), fastest_sweep(steerable, tokens, injection, alphas)
 
     def judge(ours, theirs):
-        return relative(ours, theirs), f"{response.route}, sweep in batches of {sweep.keywords['batch']}"
+        return relative(ours, theirs), f"{response.method}, sweep in batches of {sweep.keywords['batch']}"
 
     return Case("steering response", setting(steerable, time, count, layer), response.degree, "batched dense sweep",
                 lambda: ask().logits(alphas), sweep, judge, goal)
@@ -138,9 +144,9 @@ def values_case(build: Callable, layers: int, time: int, count: int, goal: tuple
     sweep = fastest_sweep(steerable, tokens, injection, alphas)
 
     def ours():
-        return Polynomial(propagate(steerable, tokens, injection, unit=REACH).logits(), REACH)(alphas)
+        return Polynomial(coefficients(steerable, tokens, injection, unit=REACH).logits, REACH)(alphas)
 
-    degree = propagate(steerable, tokens, injection, order=0).final.degree
+    degree = coefficients(steerable, tokens, injection, order=0).degree
     return Case("coefficients, values", setting(steerable, time, count, layer), degree, "batched dense sweep", ours, sweep,
                 lambda one, other: (relative(one, other), f"sweep in batches of {sweep.keywords['batch']}"), goal)
 
@@ -192,16 +198,19 @@ def grow(kind: str, layers: int, repeats: int, time: int = 16) -> list[dict]:
     """Milliseconds of all coefficients, of a jet and of degree + 1 runs, with the errors that they reach."""
     build = BUILDERS[kind]
     steerable, tokens, _, injection = question(build(layers), time)
-    degree = propagate(steerable, tokens, injection, order=0).final.degree
-    sides: dict[tuple[str, int | None], Callable] = {("jet", ORDER): partial(propagate, steerable, tokens, injection, order=ORDER)}
+    degree = coefficients(steerable, tokens, injection, order=0).degree
+    sides: dict[tuple[str, int | None], Callable] = {("jet", ORDER): partial(coefficients, steerable, tokens, injection, order=ORDER)}
     if degree <= LIMIT:
         points = torch.linspace(-REACH, REACH, degree + 1, dtype=torch.float64)
-        sides |= {("coefficients", None): partial(propagate, steerable, tokens, injection, unit=REACH),
+        sides |= {("coefficients", None): partial(coefficients, steerable, tokens, injection, unit=REACH),
                   ("runs", None): partial(steered_logits, steerable, tokens, injection, points)}
     rows = []
     for (route, order), (low, middle, high) in interleave(sides, repeats).items():
         reach = 0.25 if route == "jet" else REACH
-        error = growth_error(steerable, tokens, injection, sides[route, order](), reach) if route != "runs" else None
+        error = None
+        if route != "runs":
+            polynomial = Polynomial(sides[route, order]().logits, REACH if route == "coefficients" else 1.0)
+            error = growth_error(steerable, tokens, injection, polynomial, reach)
         times = dict(milliseconds=round(middle, 4), low=round(low, 4), high=round(high, 4))
         accuracy = dict(error="" if error is None else f"{error:.1e}", reach=reach)
         rows.append(dict(model=kind, layers=layers, degree=degree, route=route, order=order, **times, **accuracy))
@@ -210,9 +219,9 @@ def grow(kind: str, layers: int, repeats: int, time: int = 16) -> list[dict]:
     return rows
 
 
-def growth_error(steerable, tokens, injection, trajectory, reach: float) -> float:
+def growth_error(steerable, tokens, injection, polynomial: Polynomial, reach: float) -> float:
     probes = torch.linspace(-reach, reach, 11, dtype=torch.float64)
-    return relative(Polynomial(trajectory.logits(), trajectory.unit)(probes), steered_logits(steerable, tokens, injection, probes))
+    return relative(polynomial(probes), steered_logits(steerable, tokens, injection, probes))
 
 
 CASES = {

@@ -1,10 +1,11 @@
-"""Ranked results as small tables: rows to compute with, Markdown to read."""
+"""Ranked results as small tables: rows to compute with, aligned to read; and the names of tokens in them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from tensorlm.checks import require, require_whole
 from tensorlm.ties import by_size, by_value
 
 TIE = 1e-9  # a share of the largest number, by which those in a table may differ and be equal
@@ -13,19 +14,16 @@ Names = Sequence[str] | Callable[[int], str] | None
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; `print` shows them aligned, a notebook as Markdown.
+    """Columns and rows; `print` shows them aligned.
 
     >>> print(Table(("token", "push"), (("are", 1.234567), ("is", -20.0))))
     token    push
     are     1.235
     is    -20.000
-    >>> Table(("token",), (("a|b",),)).markdown().splitlines()[-1]
-    '| a\\\\|b |'
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple, ...]
-    digits: int = 3
 
     def __iter__(self):
         return iter(self.rows)
@@ -36,31 +34,13 @@ class Table:
     def __getitem__(self, index: int) -> tuple:
         return self.rows[index]
 
-    def column(self, name: str) -> list:
-        """The entries of one column; KeyError names those there are."""
-        if name not in self.columns:
-            raise KeyError(f"no column {name!r}; there are {self.columns}")
-        return [row[self.columns.index(name)] for row in self.rows]
-
-    def markdown(self) -> str:
-        lines = [self.columns, ["---:" if self._is_number(index) else "---" for index in range(len(self.columns))], *self._texts()]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
     def __str__(self) -> str:
-        lines = [list(self.columns), *self._texts()]
-        widths = [max(len(line[index]) for line in lines) for index in range(len(self.columns))]
-        aligned = [[cell.rjust(width) if self._is_number(index) else cell.ljust(width)
-                    for index, (cell, width) in enumerate(zip(line, widths))] for line in lines]
+        lines = [self.columns, *([f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        numeric = [all(isinstance(row[index], float | int) for row in self.rows) for index in range(len(widths))]
+        aligned = [[cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(line, widths, numeric)]
+                   for line in lines]
         return "\n".join("  ".join(line).rstrip() for line in aligned)
-
-    def _repr_markdown_(self) -> str:
-        return self.markdown()
-
-    def _texts(self) -> list[list[str]]:
-        return [[f"{cell:.{self.digits}f}" if isinstance(cell, float) else str(cell) for cell in row] for row in self.rows]
-
-    def _is_number(self, index: int) -> bool:
-        return bool(self.rows) and all(isinstance(row[index], float | int) for row in self.rows)
 
 
 def name_of(names: Names, index: int) -> str:
@@ -73,8 +53,7 @@ def name_of(names: Names, index: int) -> str:
         return str(index)
     if callable(names):
         return names(index)
-    if index >= len(names):
-        raise ValueError(f"names must have a name for every token, got {len(names)} and token {index}")
+    require(index < len(names), "names", names, f"names for every token, at least {index + 1}")
     return names[index]
 
 
@@ -85,8 +64,7 @@ def largest(values: Tensor, count: int) -> list[int]:
     >>> largest(torch.tensor([1.0, -3.0, 2.0]), 2)
     [1, 2]
     """
-    require_count(count)
-    return by_size(values, TIE)[:count].tolist()
+    return by_size(values, TIE)[: require_whole("count", count, 1)].tolist()
 
 
 def promoted(logits: Tensor, names: Names, count: int = 3, demoted: bool = False) -> str:
@@ -99,12 +77,6 @@ def promoted(logits: Tensor, names: Names, count: int = 3, demoted: bool = False
     >>> promoted(change, ["a", "b", "c"], 2), promoted(change, ["a", "b", "c"], 1, demoted=True)
     ('c +3.00, b -1.00', 'a -2.00')
     """
-    require_count(count)
     centred = logits - logits.mean()
-    order = by_value(-centred if demoted else centred, TIE)[:count].tolist()
+    order = by_value(-centred if demoted else centred, TIE)[: require_whole("count", count, 1)].tolist()
     return ", ".join(f"{name_of(names, index)} {centred[index].item():+.2f}" for index in order)
-
-
-def require_count(count: int) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"count must be a whole number of at least 1, got {count!r}")

@@ -6,7 +6,7 @@ import torch
 
 from tensorlm import released
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering.prepare import opened
+from tensorlm.steering.prepare import as_polynomial
 from tensorlm.training import load_model
 
 PLAIN: dict = {}
@@ -33,12 +33,12 @@ def model(variant="plain", layers=2) -> TensorTransformer:
                 weight.mul_(0.5)
             if last in ("toeplitz", "smear", "shortcut", "value_mix", "bigram"):
                 weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
-    return opened(made)
+    return as_polynomial(made)
 
 
 @lru_cache
 def toy_model() -> TensorTransformer:
-    return opened(load_model(released.checkpoint("toy-polynomial")))
+    return as_polynomial(load_model(released.checkpoint("toy-polynomial")))
 
 
 def tokens(batch=2, seed=0) -> torch.Tensor:

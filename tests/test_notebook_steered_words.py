@@ -44,8 +44,8 @@ def test_shows_the_softmax_over_all_words_and_the_paths():
 def test_shows_what_a_steered_model_does():
     model = Steerable.of(small_model())
     tokens, vector = torch.arange(4), torch.linspace(-0.3, 0.4, 4, dtype=torch.float64)
-    polynomial = steering_response(model, tokens, vector, 1, 1).curve.polynomial.rescaled(1.0)
-    shown = steer("model", [Prompt("text", {"first": 0}, "first")], ["v"], [[polynomial.coefficients.T]], [[[[0.0]]]], ["none"])
+    response = steering_response(model, tokens, vector, 1, 1).as_json()
+    shown = steer("model", [Prompt("text", {"first": 0}, "first")], ["v"], [[response["logits"]]], [[[[0.0]]]], ["none"])
     truth = steered_logits(model, tokens, Injection.make(model, 4, vector, 1, 1), [1.5])[0].softmax(-1)[0]
     assert shown.evaluate(1.5, (0, 0))["w1"] == pytest.approx(float(truth), rel=1e-7)
     assert shown.evaluate(-1.5, (0, 0))["w1"] != pytest.approx(float(truth), rel=1e-3)

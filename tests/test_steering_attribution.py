@@ -2,27 +2,16 @@
 
 import pytest
 import torch
-from steering_models import TIME, VARIANTS, VOCAB, model, tokens, toy_model, vector
+from steering_models import TIME, VARIANTS, model, tokens, toy_model, vector
 from tensor_cases import close, differ
 
 from tensorlm.data.toy.language import INDEX
 from tensorlm.data.toy.prompts import agreement_prompts
-from tensorlm.steering.attribution import (
-    Shares,
-    behind_mlp,
-    by_carrier,
-    by_eigenvector,
-    by_part,
-    by_source,
-    by_term,
-    by_unit,
-    inclusion_exclusion,
-    logit_readout,
-    shapley,
-)
-from tensorlm.steering.comparison import Part, coefficients, compare, run
+from tensorlm.steering.attribution import behind_mlp, by_carrier, by_source, by_term, direct_logit_attribution
+from tensorlm.steering.comparison import Component, arriving, compare, written
 from tensorlm.steering.prepare import layer_tensor
-from tensorlm.steering.vectors import mean_difference
+from tensorlm.steering.response import steering_response
+from tensorlm.steering.vectors import mean_difference, unembedding_difference
 
 
 def accounts(pair, layer, readout):
@@ -30,10 +19,10 @@ def accounts(pair, layer, readout):
     mlp = pair.model.blocks[0].mlp is not None
     if attention:
         carriers = by_carrier(pair, layer, readout, 3)
-        yield from (carriers.shares(), carriers.by_source(), carriers.by_head())
+        yield from (carriers.shares(), carriers.by_source())
     if mlp:
-        yield from (account(pair, layer, readout, 3) for account in (by_term, by_unit, by_eigenvector))
-    yield from (by_part(pair, readout, 3), by_source(pair, readout, 3))
+        yield by_term(pair, layer, readout, 3)
+    yield from (direct_logit_attribution(pair, readout, 3), by_source(pair, readout, 3))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -41,7 +30,7 @@ def accounts(pair, layer, readout):
 def test_every_account_sums_to_the_change(variant, layer, positions):
     pair = compare(model(variant), tokens(), vector(), layer, positions, alpha=-0.9)
     for block in range(layer, 2):
-        for account in accounts(pair, block, logit_readout(pair, 3, 5)):
+        for account in accounts(pair, block, unembedding_difference(pair.model, 5, 3)):
             assert account.error() < 1e-10
             close(account.values.sum(-1), account.change, scale=account.values.abs().sum(-1).max())
 
@@ -50,20 +39,20 @@ def test_every_account_sums_to_the_change(variant, layer, positions):
 def test_the_base_run_is_the_model_and_parts_make_up_every_stream(variant):
     made, text = model(variant), tokens()
     pair = compare(made, text, vector(), layer=1, positions=[0, -1], alpha=0.6)
-    close(pair.base.logits, made(text))
+    close(made.unembed(pair.base.x), made(text))
     for layer, middle in [(0, False), (0, True), (1, False), (1, True), (2, False)]:
-        streams = [side.final if layer == 2 else side.blocks[layer].resid_mid if middle else side.blocks[layer].resid_pre
+        streams = [side.x if layer == 2 else side.blocks[layer].resid_mid if middle else side.blocks[layer].resid_pre
                    for side in (pair.base, pair.steered)]
-        close(sum(factor * pair.written(part) for part, factor in coefficients(made, layer, 1, middle).items()), streams[0])
+        close(sum(factor * written(pair.base, part) for part, factor in arriving(made, layer, 1, middle).items()), streams[0])
         changed = sum((factor * pair.change(part) for part, factor in pair.changed(layer, middle).items()), torch.zeros_like(streams[0]))
         close(changed, streams[1] - streams[0], scale=streams[0].abs().max())
 
 
 def test_the_change_of_a_logit_is_that_of_the_logits_themselves():
     pair = compare(model(), tokens(), vector(), layer=0)
-    logits = (pair.steered.logits - pair.base.logits)[:, -1]
-    close(by_part(pair, logit_readout(pair, 3)).values.sum(-1), logits[:, 3])
-    close(by_part(pair, logit_readout(pair, 3, 5)).values.sum(-1), logits[:, 3] - logits[:, 5])
+    logits = (pair.model.unembed(pair.steered.x) - pair.model.unembed(pair.base.x))[:, -1]
+    close(direct_logit_attribution(pair, pair.model.head_matrix()[3]).values.sum(-1), logits[:, 3])
+    close(direct_logit_attribution(pair, unembedding_difference(pair.model, 5, 3)).values.sum(-1), logits[:, 3] - logits[:, 5])
 
 
 def test_terms_are_those_of_the_dense_tensor():
@@ -78,17 +67,6 @@ def test_terms_are_those_of_the_dense_tensor():
     close(terms["self: vector x attention 1"], 2 * u @ Q @ s)
     without = [value for name, value in zip(terms.names, terms.values.unbind(-1)) if name != "self: vector x attention 1"]
     differ(sum(without), terms.change)  # pairs of changes are part of it
-
-
-def test_units_and_eigenvectors_one_by_one():
-    pair = compare(model(), tokens(), vector(), layer=1)
-    cp, readout = layer_tensor(pair.model, 1), vector(8)
-    x, steered = (side.blocks[1].resid_mid[:, 3] for side in (pair.base, pair.steered))
-    changes = torch.einsum("o,boh->bh", readout, cp.contributions(steered) - cp.contributions(x))
-    close(by_unit(pair, 1, readout, 3).values, changes)
-    values, vectors = torch.linalg.eigh(torch.einsum("o,oij->ij", readout, cp.symmetric()))
-    mine = by_eigenvector(pair, 1, readout, 3).values.sort().values
-    close(mine, (values * ((steered @ vectors).square() - (x @ vectors).square())).sort().values)
 
 
 @pytest.mark.parametrize("variant", ["plain", "full", "squared"])
@@ -128,16 +106,17 @@ def test_sources_are_the_terms_of_the_polynomial():
     assert by_source(compare(made, tokens(), s, layer=0), readout).names == ("s", "s and E")
 
 
-def test_inclusion_exclusion_on_a_known_polynomial():
-    x = {"a": 2.0, "b": 3.0, "c": 5.0}
-
-    def polynomial(names):
-        a, b, c = (x[name] if name in names else 0.0 for name in "abc")
-        return a * b * c + a**2
-
-    terms = inclusion_exclusion(polynomial, list(x))
-    assert {subset: term for subset, term in terms.items() if term} == {("a",): 4.0, ("a", "b", "c"): 30.0} and len(terms) == 7
-    assert shapley(terms) == {"a": 14.0, "b": 10.0, "c": 10.0} and sum(terms.values()) == 34.0
+@pytest.mark.parametrize("variant", ["plain", "full", "squared", "no attention"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_sources_as_polynomials_are_those_of_every_strength(variant, layer):
+    made, text, readout = model(variant), tokens()[:1], vector(8)
+    found = steering_response(made, text, vector(), layer, [1, 3], read=3, method="monomials").as_json(readout)
+    for alpha in (-0.7, 0.4):
+        terms = by_source(compare(made, text, vector(), layer, [1, 3], alpha), readout, 3)
+        paths = torch.tensor(found["paths"], dtype=torch.float64)
+        powers = alpha ** torch.arange(paths.shape[1], dtype=torch.float64)
+        close(paths @ powers, terms.values[0], scale=terms.values.abs().max().clamp(min=1))
+    assert tuple(found["sources"]) == terms.names
 
 
 def test_shares_of_one_kind_do_not_move_with_the_strength_and_all_together_do():
@@ -146,12 +125,12 @@ def test_shares_of_one_kind_do_not_move_with_the_strength_and_all_together_do():
     close(three["self: vector"], 9 * one["self: vector"])
     crossed = [i for i, name in enumerate(one.names) if name.startswith("cross")]
     close(three.values[:, crossed], 3 * one.values[:, crossed])
-    close(*(Shares(tuple(map(str, crossed)), part.values[:, crossed], part.change).absolute() for part in (one, three)))
-    differ(one.absolute(), three.absolute())
+    share = lambda values: values.abs() / values.abs().sum(-1, keepdim=True)
+    differ(share(one.values), share(three.values))
     cp = layer_tensor(made, 1)
     units = [torch.einsum("o,oh->h", readout, cp.contributions(a * vector())) for a in (1.0, -3.0)]  # the self term, unit by unit
     close(*(unit.abs() / unit.abs().sum() for unit in units))
-    parts = [by_part(compare(made, text, vector(), 0, alpha=a), readout).absolute() for a in (1.0, 3.0)]
+    parts = [share(direct_logit_attribution(compare(made, text, vector(), 0, alpha=a), readout).values) for a in (1.0, 3.0)]
     differ(*parts)  # across layers of another degree, and with the residual, shares move
 
 
@@ -165,8 +144,8 @@ def test_the_number_of_the_toy_model_travels_in_the_pattern():
     """Released model, "the cat near the boys": one bilinear cross term decides, and what moved is a weight, not a value."""
     made, prompts = toy_model(), agreement_prompts(40, distractors=1, seed=3)
     pair = compare(made, prompts.tokens, mean_difference(made, prompts.tokens, prompts.twins, 1, prompts.position), 1, prompts.position)
-    readout = logit_readout(pair, INDEX["are"], INDEX["is"])
-    change = by_part(pair, readout)
+    readout = unembedding_difference(made, INDEX["is"], INDEX["are"])
+    change = direct_logit_attribution(pair, readout)
     assert change.error() < 1e-10 and change.of_the_change()[-1] > 0.85  # through the MLP
     terms = by_term(pair, 1, readout)
     assert terms.of_the_change()[terms.names.index("cross: attention 1 x embedding")] > 0.7
@@ -180,21 +159,18 @@ def test_the_number_of_the_toy_model_travels_in_the_pattern():
 
 def test_bad_input_is_refused():
     pair = compare(model(), tokens(), vector(), layer=1)
-    cases = [(lambda: by_unit(pair, 0, vector()), "layer must be from 1 on"), (lambda: by_unit(pair, 2, vector()), "from 0 to 1"),
-             (lambda: by_part(pair, torch.ones(5)), r"readout must have shape \(4,\)"),
-             (lambda: logit_readout(pair, VOCAB), "token must be"),
-             (lambda: by_part(pair, vector() * float("inf")), "finite"),
-             (lambda: by_eigenvector(pair, 1, torch.ones(2, 4)), "one covector"),
-             (lambda: compare(model(), tokens(), vector(), 3), "layer must be from 0 to 2"),
+    cases = [(lambda: by_term(pair, 0, vector()), "layer must be from 1 on"), (lambda: by_term(pair, 2, vector()), "from 0 to 1"),
+             (lambda: direct_logit_attribution(pair, torch.ones(5)), r"readout must have shape \(4,\)"),
+             (lambda: direct_logit_attribution(pair, vector() * float("inf")), "finite"),
+             (lambda: compare(model(), tokens(), vector(), 3), "layer must be a whole number from 0 to 2"),
              (lambda: compare(model(), tokens(), vector(), 1, alpha=float("nan")), "alpha must be a finite number"),
              (lambda: compare(model(), tokens().double(), vector(), 1), "tokens must be whole numbers"),
-             (lambda: by_carrier(compare(model("no attention"), tokens(), vector(), 0), 0, vector()), "no attention"),
-             (lambda: Shares(("a",), torch.ones(2, 2), torch.ones(2)), "values must have shape")]
+             (lambda: by_carrier(compare(model("no attention"), tokens(), vector(), 0), 0, vector()), "must have attention")]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(KeyError, match="there are"):
-        by_part(pair, vector())["mlp 7"]
+        direct_logit_attribution(pair, vector())["mlp 7"]
     with pytest.raises(TypeError, match="pair must be a Comparison"):
-        by_part(run(model(), tokens()), vector())
-    assert str(Part("mlp", 0)) == "mlp 0"
+        direct_logit_attribution(model().run(tokens()), vector())
+    assert str(Component("mlp", 0)) == "mlp 0"

@@ -1,4 +1,4 @@
-"""What goes into `tensorlm.steering` is checked by name; every kind of constant norm and every polynomial MLP is opened alike."""
+"""What goes into `tensorlm.steering` is checked by name; every kind of constant norm and every polynomial MLP is prepared alike."""
 
 import pytest
 import torch
@@ -7,33 +7,29 @@ from tensor_cases import close, differ
 
 import tensorlm.steering as steering
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.polynomials import ChebyshevSeries, Polynomial
 from tensorlm.steering import (
     Injection,
     Steerable,
+    as_polynomial,
+    behind_mlp,
     by_carrier,
-    by_part,
     by_source,
     by_term,
     compare,
-    eigenvector,
+    decompose_effect,
+    direct_logit_attribution,
     embedding_difference,
-    inclusion_exclusion,
     joint_response,
-    layer_tensor,
-    logit_readout,
     mean_difference,
-    opened,
-    propagate,
     random_like,
-    score_table,
     steered_logits,
     steering_response,
     trace,
     unembedding_difference,
     weights_alone,
-    what_context_adds,
 )
+from tensorlm.steering.attribution import Contributions
+from tensorlm.steering.prepare import layer_tensor
 
 MADE, TEXT, S = model("plain"), tokens()[0], vector()
 
@@ -66,10 +62,10 @@ def test_accounts_are_of_the_model_whatever_its_constant_norms(norm, options):
     pair = compare(made, TEXT, S, layer=1, positions=[1, 3], alpha=0.7)
     injection = Injection.make(made, TIME, S, 1, [1, 3])
     base, steered = steered_logits(made, TEXT, injection, [0.0, 0.7], read=3)
-    close(pair.base.logits[0, 3], base)
+    close(pair.model.unembed(pair.base.x)[0, 3], base)
     change = steered[2] - steered[5] - base[2] + base[5]
-    for account in (by_part, by_source):
-        close(account(pair, logit_readout(pair, 2, 5), 3).values.sum(-1), change[None], scale=base.abs().max())
+    for account in (direct_logit_attribution, by_source):
+        close(account(pair, unembedding_difference(made, 5, 2), 3).values.sum(-1), change[None], scale=base.abs().max())
     terms = by_term(pair, 1, S, 3)
     close(terms.values.sum(-1), terms.change, scale=terms.values.abs().sum())
     bare = TensorTransformer(ModelConfig(**{**made.config.to_dict(), "norm": "none", "qk_norm": "none"})).double().eval()
@@ -78,17 +74,17 @@ def test_accounts_are_of_the_model_whatever_its_constant_norms(norm, options):
 
 
 def test_a_symmetric_tensor_is_a_layer_like_the_others():
-    made = opened(normed("none", mlp="symmetric", qk_norm="none"))
+    made = as_polynomial(normed("none", mlp="symmetric", qk_norm="none"))
     x = vector(3)
     close(layer_tensor(made, 1)(x), made.blocks[1].mlp(x))
     assert weights_alone(made, S, 1).self_term.shape == (4,)
 
 
-def test_an_opened_model_is_opened_once_and_a_steerable_one_is_taken():
+def test_a_polynomial_is_made_once_and_a_steerable_one_is_taken():
     made = normed()
-    once = opened(made.requires_grad_(True))
-    assert opened(once) is once is not made and opened(MADE) is MADE
-    close(opened(Steerable.of(made))(TEXT[None]), made(TEXT[None]).detach())
+    once = as_polynomial(made.requires_grad_(True))
+    assert as_polynomial(once) is once is not made and as_polynomial(MADE) is MADE
+    close(as_polynomial(Steerable.of(made))(TEXT[None]), made(TEXT[None]).detach())
     assert not any(weight.requires_grad for weight in once.parameters())
     close(mean_difference(Steerable.of(made), TEXT, tokens(seed=1)[0], 1), mean_difference(made, TEXT, tokens(seed=1)[0], 1))
 
@@ -114,29 +110,15 @@ def test_strengths_that_move_nothing_still_give_a_row_each():
     assert still.error < 1e-12 and still.tipping_points() == ()
 
 
-def test_rotated_and_split_keys_depend_on_where_the_vector_stands():
-    made = model("full")
-    pair = compare(made, TEXT, S, layer=0, positions=2)
-    changed = [pair.steered.blocks[0].keys[b] - pair.base.blocks[0].keys[b] for b in (0, 1)]
-    rows = torch.stack([made.embed(torch.tensor([[t]]))[0, 0] for t in range(VOCAB)])
-    queries = made.blocks[0].attention.prepare(rows[:, None]).queries
-    turn = made.blocks[0].attention.positions.rotation_matrices(5)[4]
-    for branch in (0, 1):
-        scores = torch.einsum("vhd,hd->hv", queries[branch][:, :, 0] @ turn.mT, changed[branch][0, :, 2])
-        close(score_table(made, S, 0, distance=2, position=2)["key"][branch], scores)
-        differ(score_table(made, S, 0, distance=2)["key"][branch], scores)
-
-
 def test_the_remainder_of_a_joint_jet_is_measured_at_the_corners():
     jet = joint_response(MADE, TEXT, torch.stack([S, vector(2)]), 1, order=3, reach=0.5)
     corners = jet.error_at([[0.5, 0.5], [0.5, -0.5], [-0.5, 0.5], [-0.5, -0.5]])
     assert jet.error >= corners.max().item() * (1 - 1e-9) > 1e-6
 
 
-def test_directions_start_from_the_unsteered_model_even_outside_of_the_interval():
-    away = steering_response(MADE, TEXT, S, 0, interval=(1, 2), route="chebyshev")
-    whole = steering_response(MADE, TEXT, S, 0)
-    close(away.direction(1.5), whole.direction(1.5))
+def test_a_series_holds_on_its_interval_alone():
+    away = steering_response(MADE, TEXT, S, 0, interval=(1, 2), method="chebyshev")
+    close(away.logits(1.5), steering_response(MADE, TEXT, S, 0).logits(1.5))
     with pytest.raises(ValueError, match="strengths must lie in the interval"):
         away.logits(0.0)
 
@@ -153,37 +135,35 @@ WRONG_VECTORS = [(torch.ones(3), ValueError), (torch.ones(2, 4), ValueError), (t
 def test_vectors_are_checked_everywhere(bad, kind):
     pair, report = compare(MADE, TEXT, S, 1), weights_alone(MADE, S, 1)
     for name, call in [("vector", lambda: steering_response(MADE, TEXT, bad, 1)), ("vector", lambda: compare(MADE, TEXT, bad, 1)),
-                       ("vector", lambda: weights_alone(MADE, bad, 1)), ("vector", lambda: score_table(MADE, bad, 1)),
-                       ("vector", lambda: what_context_adds(MADE, TEXT, bad, 1, S)), ("readout", lambda: by_part(pair, bad)),
+                       ("vector", lambda: weights_alone(MADE, bad, 1)),
+                       ("vector", lambda: decompose_effect(MADE, TEXT, bad, 1, S)),
+                       ("readout", lambda: direct_logit_attribution(pair, bad)),
                        ("readout", lambda: by_source(pair, bad)), ("readout", lambda: by_carrier(pair, 1, bad)),
-                       ("readout", lambda: trace(pair, bad)), ("readout", lambda: eigenvector(MADE, 1, bad))]:
+                       ("readout", lambda: trace(pair, bad)), ("readout", lambda: report.writers_table(None, 3, bad))]:
         with pytest.raises(kind, match=f"^{name} must"):
             call()
-    if bad is not None:
-        with pytest.raises(kind, match="^readout must"):
-            report.tokens_table(readout=bad)
 
 
 @pytest.mark.parametrize("bad", [torch.tensor([1, VOCAB]), torch.tensor([-1, 1]), torch.tensor([], dtype=torch.long), torch.ones(2),
                                  torch.tensor(1)])
 def test_tokens_are_checked_everywhere(bad):
     injection = Injection.make(MADE, 2, S, 1)
-    for call in (lambda: steering_response(MADE, bad, S, 1), lambda: compare(MADE, bad, S, 1), lambda: steering.stream(MADE, bad, 1),
-                 lambda: what_context_adds(MADE, bad, S, 1, S), lambda: steered_logits(MADE, bad, injection, [1.0])):
+    for call in (lambda: steering_response(MADE, bad, S, 1), lambda: compare(MADE, bad, S, 1), lambda: mean_difference(MADE, bad, bad, 1),
+                 lambda: decompose_effect(MADE, bad, S, 1, S), lambda: steered_logits(MADE, bad, injection, [1.0])):
         with pytest.raises(ValueError, match="^tokens must be"):
             call()
-    with pytest.raises(ValueError, match="^others: each must be a token number"):
+    with pytest.raises(ValueError, match="^others: each must be a whole number from 0 to 6"):
         embedding_difference(MADE, [1], [VOCAB])
 
 
 @pytest.mark.parametrize("bad", [TIME, -TIME - 1, 1.0, True, None, [1]])
 def test_positions_that_are_read_are_checked_everywhere(bad):
     pair = compare(MADE, TEXT, S, 1)
-    for account in (by_part, by_source, trace):
-        with pytest.raises(ValueError, match="^position must be a position in -5 .. 4 for 5 tokens"):
+    for account in (direct_logit_attribution, by_source, trace):
+        with pytest.raises(ValueError, match="^position must be a whole number from -5 to 4"):
             account(pair, S, position=bad)
-    for account in (by_term, steering.by_unit, steering.by_eigenvector, by_carrier, steering.behind_mlp):
-        with pytest.raises(ValueError, match="^position must be a position"):
+    for account in (by_term, by_carrier, behind_mlp):
+        with pytest.raises(ValueError, match="^position must be a whole number"):
             account(pair, 1, S, position=bad)
         with pytest.raises(ValueError, match="^layer must be from 1 on"):
             account(pair, 0, S)
@@ -193,24 +173,18 @@ def test_positions_that_are_read_are_checked_everywhere(bad):
     (lambda: Injection.make(MADE, 0, S, 1), "time must be a whole number of at least 1"),
     (lambda: Injection.make(MADE, TIME, S, 1, torch.zeros(TIME, dtype=torch.bool)), "somewhere true"),
     (lambda: steered_logits(MADE, TEXT, Injection.make(MADE, 3, S, 1), [1.0]), r"made for the 5 tokens of the prompt, got \[3\]"),
-    (lambda: propagate(MADE, TEXT, Injection.make(MADE, 9, S, 1)), r"made for the 5 tokens of the prompt, got \[9\]"),
-    (lambda: propagate(MADE, TEXT, ()), "injection must be at least one"),
-    (lambda: propagate(MADE, TEXT, Injection.make(MADE, TIME, S, 1), unit=0.0), "unit must be above 0"),
+    (lambda: steered_logits(MADE, TEXT, (), [[1.0]]), "injection must be at least one"),
     (lambda: steering_response(MADE, TEXT, S, 1, order=2, centre=float("nan")), "centre must be a finite number"),
     (lambda: steering_response(MADE, TEXT, S, 1).logits(1e200), "strengths are too large"),
     (lambda: steered_logits(MADE, TEXT, Injection.make(MADE, TIME, S, 1), [1e200]), "not finite for some strengths"),
     (lambda: compare(MADE, TEXT, S, 1, alpha=1e200), r"alpha=1e\+200 is too large"),
-    (lambda: steering_response(MADE, TEXT, S, 1).as_json([]), "tokens must be at least one"),
-    (lambda: steering_response(MADE, TEXT, S, 1).as_json([1, 1]), "none twice"),
+    (lambda: steering_response(MADE, TEXT, S, 1, method="sweep").as_json(), "response must be a polynomial about the strength 0"),
+    (lambda: steering_response(MADE, TEXT, S, 1, order=2, centre=1.0).as_json(), "response must be a polynomial about the strength 0"),
     (lambda: steering_response(MADE, TEXT, S, 1).polynomial_fit_error(-1), "degree must be a whole number"),
-    (lambda: joint_response(MADE, TEXT, torch.stack([S, S]), 1, reach=-1.0), "reach must be above 0"),
-    (lambda: inclusion_exclusion(len, ["a", "a"]), "names must be distinct"),
+    (lambda: joint_response(MADE, TEXT, torch.stack([S, S]), 1, reach=-1.0), "reach must be a finite number above 0"),
     (lambda: random_like(S, 0), "count must be a whole number of at least 1"),
-    (lambda: weights_alone(MADE, S, 1).tokens_table(["a"]), "names must have a name for every token"),
-    (lambda: weights_alone(MADE, S, 1).logits(torch.ones(3)), "effect must have 4 entries"),
-    (lambda: Polynomial(S).derivative(-1), "order must be a whole number"),
-    (lambda: ChebyshevSeries(S, 1.0, -1.0), "low < high"),
-    (lambda: steering.Shares(("a",), torch.ones(1, 1), torch.zeros(1)).of_the_change(), "the mean change is 0")])
+    (lambda: weights_alone(MADE, S, 1).self_table(["a"]), "names must be names for every token"),
+    (lambda: Contributions(("a",), torch.ones(1, 1), torch.zeros(1)).of_the_change(), "the mean change is 0")])
 def test_what_does_not_fit_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Vectors and word pairs: each is what its name says, for every kind of model; and the planted rules of the toy language steer."""
+"""Vectors: each is what its name says, for every kind of model; and the planted rules of the toy language steer."""
 
 import pytest
 import torch
@@ -8,31 +8,28 @@ from tensor_cases import close, differ
 from tensorlm.data.toy.language import ANIMALS, INDEX, VERBS, WORDS
 from tensorlm.data.toy.prompts import agreement_prompts, bigram_prompts, next_words, skip_prompts
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering.comparison import compare
-from tensorlm.steering.prepare import layer_tensor
-from tensorlm.steering.vectors import eigenvector, embedding_difference, mean_difference, random_like, stream, unembedding_difference
+from tensorlm.steering.comparison import compare, entering
+from tensorlm.steering.vectors import embedding_difference, mean_difference, random_like, unembedding_difference
 
 
 @pytest.mark.parametrize("variant", ["plain", "full", "squared"])
 def test_streams_are_those_of_the_runs(variant):
     pair = compare(model(variant), tokens(), vector(), layer=1)
-    close(stream(model(variant), tokens(), 1), pair.base.entering(1))
-    close(stream(model(variant), tokens(), 2), pair.base.final)
-    close(model(variant).unembed(stream(model(variant), tokens(), 2)), model(variant)(tokens()))
+    close(model(variant).run(tokens(), stop=1).x, entering(pair.base, 1).x)
+    close(model(variant).run(tokens()).x, entering(pair.base, 2).x)
 
 
 def test_streams_of_ordinary_models_too():
     made = TensorTransformer(ModelConfig(vocab_size=VOCAB, width=4, head_dim=2, attention="softmax", mlp="relu2", output_init="normal"))
-    close(made.double().unembed(stream(made, tokens(), 2)).detach(), made.double()(tokens()).detach())
     assert torch.isfinite(mean_difference(made, tokens(), tokens(seed=1), 1)).all()
 
 
 def test_mean_difference_over_positions():
     a, b = tokens(3), tokens(4, seed=5)
     one, all_ = mean_difference(model(), a, b, 1, positions=-2), mean_difference(model(), a, b, 1)
-    close(one, stream(model(), b, 1)[:, -2].mean(0) - stream(model(), a, 1)[:, -2].mean(0))
-    close(all_, stream(model(), b, 1).mean((0, 1)) - stream(model(), a, 1).mean((0, 1)))
-    b_mean, a_mean = (stream(model(), part, 1)[:, [1, 3]].mean((0, 1)) for part in (b, a))
+    close(one, model().run(b, stop=1).x[:, -2].mean(0) - model().run(a, stop=1).x[:, -2].mean(0))
+    close(all_, model().run(b, stop=1).x.mean((0, 1)) - model().run(a, stop=1).x.mean((0, 1)))
+    b_mean, a_mean = (model().run(part, stop=1).x[:, [1, 3]].mean((0, 1)) for part in (b, a))
     close(mean_difference(model(), a, b, 1, [1, 3]), b_mean - a_mean)
     differ(one, all_)
 
@@ -42,7 +39,7 @@ def test_the_unembedding_direction_reads_the_difference_of_two_logits(variant):
     made, text = model(variant), tokens()
     w = unembedding_difference(made, 2, 6)
     logits = made(text)
-    close(stream(made, text, 2) @ w, logits[..., 6] - logits[..., 2])
+    close(made.run(text, stop=2).x @ w, logits[..., 6] - logits[..., 2])
 
 
 def test_a_constant_norm_before_the_head_is_folded_in():
@@ -50,7 +47,7 @@ def test_a_constant_norm_before_the_head_is_folded_in():
     made.set_anneal(1.0)
     made.head_site.log_constant.fill_(0.7)
     w, logits = unembedding_difference(made, 2, 6), made(tokens()).detach()
-    close(stream(made, tokens(), 2) @ w, logits[..., 6] - logits[..., 2])
+    close(made.run(tokens(), stop=2).x @ w, logits[..., 6] - logits[..., 2])
     differ(w, (made.head[6] - made.head[2]).detach())
 
 
@@ -59,17 +56,6 @@ def test_embedding_difference_is_of_normed_scaled_rows():
     rows = made.embed(torch.arange(VOCAB)[:, None])[:, 0]
     close(embedding_difference(made, [0, 1], [5]), rows[5] - rows[:2].mean(0))
     differ(embedding_difference(made, [0, 1], [5]), made.embedding[5] - made.embedding[:2].mean(0))
-
-
-def test_an_eigenvector_has_its_eigenvalue_as_self_term():
-    cp, readout = layer_tensor(model(), 1), vector(6)
-    values = torch.linalg.eigvalsh(torch.einsum("o,oij->ij", readout, cp.symmetric()))
-    order = values.abs().argsort(descending=True)
-    for index in range(4):
-        v = eigenvector(model(), 1, readout, index)
-        close(readout @ cp(v), values[order[index]])
-        close(torch.linalg.vector_norm(v), 1.0)
-        assert v[v.abs().argmax()] > 0
 
 
 def test_random_controls():
@@ -117,23 +103,21 @@ def test_the_plural_vector_turns_the_verb_of_the_toy_model_and_random_ones_do_no
 
     def flipped(vector):
         pair = compare(made, fresh.tokens, vector, 1, fresh.position)
-        assert (pair.base.final[:, -1] @ towards_are < 0).all()
-        return (pair.steered.final[:, -1] @ towards_are > 0).double().mean().item()
+        assert (pair.base.x[:, -1] @ towards_are < 0).all()
+        return (pair.steered.x[:, -1] @ towards_are > 0).double().mean().item()
 
     assert flipped(s) >= 0.95 and sum(map(flipped, random_like(s, 5))) / 5 <= 0.15
 
 
 def test_bad_input_is_refused():
     made = model()
-    cases = [(lambda: stream(made, tokens(), 3), "from 0 to 2"),
+    cases = [(lambda: mean_difference(made, tokens(), tokens(seed=1), 3), "from 0 to 2"),
              (lambda: mean_difference(made, tokens(), tokens(), 1), "same mean stream"),
-             (lambda: mean_difference(made, tokens(), tokens(seed=1), 1, TIME), "positions must lie"),
+             (lambda: mean_difference(made, tokens(), tokens(seed=1), 1, TIME), "positions must be in"),
              (lambda: embedding_difference(made, [], [1]), "words must be a list"),
-             (lambda: random_like(torch.ones(2, 2), 3), "one axis"),
-             (lambda: unembedding_difference(made, 1, VOCAB), "other must be a token number from 0 to 6"),
-             (lambda: unembedding_difference(made, 1, 1), "same row"),
-             (lambda: eigenvector(made, 1, vector(), 4), "index must be from 0 to 3"),
-             (lambda: eigenvector(model("no mlp"), 1, vector()), "degree 2")]
+             (lambda: random_like(torch.ones(2, 2), 3), "along one axis"),
+             (lambda: unembedding_difference(made, 1, VOCAB), "other must be a whole number from 0 to 6"),
+             (lambda: unembedding_difference(made, 1, 1), "same row")]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()

@@ -1,29 +1,18 @@
 """What the weights alone say of a vector, against dense tensors and against the running model; and what they cannot say."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
-from steering_models import TIME, VOCAB, WIDTH, model, tokens, toy_model, vector
+from steering_models import TIME, VOCAB, model, tokens, toy_model, vector
 from tensor_cases import close, differ
 
 from tensorlm.data.toy.language import INDEX, PLURAL, SINGULAR, WORDS
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.steering.attribution import Shares
-from tensorlm.steering.comparison import Part, coefficients, compare
-from tensorlm.steering.prepare import layer_tensor, opened, position_mask
-from tensorlm.steering.vectors import eigenvector, embedding_difference, unembedding_difference
-from tensorlm.steering.weights import (
-    output_matrices,
-    score_table,
-    self_table,
-    smear_factor,
-    token_rows,
-    weights_alone,
-    what_context_adds,
-    writers,
-)
+from tensorlm.steering.comparison import Component, arriving, compare
+from tensorlm.steering.prepare import as_polynomial, layer_tensor, position_mask
+from tensorlm.steering.vectors import embedding_difference, unembedding_difference
+from tensorlm.steering.weights import decompose_effect, weights_alone
 from tensorlm.tables import largest, promoted
 
 
@@ -53,19 +42,20 @@ def test_the_table_of_tokens_predicts_the_running_model_for_every_token():
 def test_directions_that_layers_write_complete_the_cross_term():
     """A single token, two blocks without attention: stream = row + D c, so the cross term is that of the row and c times that of D."""
     made, s = model("no attention"), vector()
-    report, (writer,) = weights_alone(made, s, layer=1), writers(made, 1)
+    report = weights_alone(made, s, layer=1)
+    (writer,) = report.writers
     x = report.rows[2]
     cp = layer_tensor(made, 0)
     sizes = torch.linalg.vector_norm(cp.L, dim=1) * torch.linalg.vector_norm(cp.R, dim=1)
     c = (cp.L @ x) * (cp.R @ x) / sizes
-    assert str(writer.part) == "mlp 0" and writer.names[4] == "unit 4"
-    close(report.token_cross[2] + c @ report.writer_cross(writer), 2 * layer_tensor(made, 1).polar(s, x + cp(x)))
+    assert str(writer.component) == "mlp 0" and writer.names[4] == "unit 4"
+    close(report.token_cross[2] + c @ writer.directions @ report.map.mT, 2 * layer_tensor(made, 1).polar(s, x + cp(x)))
 
 
 def test_directions_do_not_depend_on_the_gauge():
     sizes = dict(vocab_size=5, width=4, head_dim=2, layers=1, mlp_hidden=3)
     made = TensorTransformer(ModelConfig(**sizes, norm="none", output_init="normal")).double()
-    before = writers(_with_second_block(made), 1)
+    before = weights_alone(_with_second_block(made), vector(), 1).writers
     changed = _with_second_block(made)
     with torch.no_grad():
         mlp, attention = changed.blocks[0].mlp, changed.blocks[0].attention
@@ -74,7 +64,7 @@ def test_directions_do_not_depend_on_the_gauge():
         mix = torch.tensor([[2.0, 1.0], [0.5, 1.0]], dtype=torch.float64)
         attention.v[:2] = mix @ attention.v[:2]
         attention.o[:, :2] = attention.o[:, :2] @ torch.linalg.inv(mix)
-    after = writers(changed, 1)
+    after = weights_alone(changed, vector(), 1).writers
     for one, other in zip(before, after):
         close(one.directions, other.directions)
     differ(made.blocks[0].mlp.D.detach(), changed.blocks[0].mlp.D.detach())
@@ -90,14 +80,15 @@ def _with_second_block(first: TensorTransformer) -> TensorTransformer:
 def test_rows_are_what_arrives_at_the_mlp():
     made = model("full")
     pair = compare(made, torch.arange(VOCAB)[:, None], vector(), layer=1)
-    embedding = coefficients(made, 1, middle=True)[Part("embedding")]
+    embedding = arriving(made, 1, middle=True)[Component("embedding")]
     assert embedding != 1.0  # shortcuts change the factor
-    close(token_rows(made, 1), embedding * pair.base.x0[:, 0])
+    close(weights_alone(made, vector(), 1).rows, embedding * pair.base.x0[:, 0])
     two = compare(made, torch.tensor([[3, 1]]), vector(), layer=1)
-    close(two.base.x0[0, 1] - pair.base.x0[1, 0], smear_factor(made) * pair.base.x0[3, 0])
+    close(two.base.x0[0, 1] - pair.base.x0[1, 0], made.smear * pair.base.x0[3, 0])
     bigrams = model("squared")
-    close(token_rows(bigrams, 0, previous=3)[1], bigrams.embed(torch.tensor([[3, 1]]))[0, 1])
-    differ(token_rows(bigrams, 0)[1], token_rows(bigrams, 0, previous=3)[1])
+    after, first = (weights_alone(bigrams, vector(), 0, previous=previous).rows[1] for previous in (3, None))
+    close(after, bigrams.embed(torch.tensor([[3, 1]]))[0, 1])
+    differ(first, after)
 
 
 def test_the_vector_arrives_through_the_shortcut():
@@ -106,80 +97,52 @@ def test_the_vector_arrives_through_the_shortcut():
     close(weights_alone(made, s, 1).vector, keep * s)
 
 
-def test_a_head_moves_what_its_matrices_say():
-    """One token that looks at itself only: attention adds P o v x, head by head."""
+def test_a_head_writes_within_its_directions():
+    """One token that looks at itself only: what attention adds is a sum of the directions of its heads."""
     made = model("plain")
-    pair = compare(made, torch.tensor([[4]]), vector(), layer=0)
-    block = pair.base.blocks[1]
-    moved = torch.einsum("h,hij,j->i", block.weights[0, :, 0, 0], output_matrices(made, 1), block.resid_pre[0, 0])
-    close(moved, block.attention[0, 0])
+    block = compare(made, torch.tensor([[4]]), vector(), layer=0).base.blocks[1]
+    directions = weights_alone(made, vector(), 1).writers[-1].directions
+    for head in range(2):
+        v, o = made.blocks[1].attention.v[2 * head : 2 * head + 2], made.blocks[1].attention.o[:, 2 * head : 2 * head + 2]
+        mine = directions[2 * head : 2 * head + 2]
+        close(mine @ mine.mT, torch.diag((o @ v).svd().S[:2].square()))
+        written = o @ v @ block.resid_pre[0, 0]
+        close(mine.mT @ torch.linalg.pinv(mine.mT) @ written, written)
 
 
-def test_spectrum_and_expectation():
+def test_expectation():
     report = weights_alone(model("plain"), vector(), layer=1)
-    spectrum, probabilities = report.spectrum(), torch.softmax(vector(5, VOCAB), 0)
-    close((spectrum.outputs.mT * spectrum.values) @ spectrum.inputs, report.map)
-    close(spectrum.eigenvalues.sum().real, report.map.trace())
-    assert spectrum.rank(1.0) == WIDTH and spectrum.rank(1e-9) == 1
-    expected, readout = report.expected(probabilities), vector(6)
-    close(expected.mean, probabilities @ report.token_cross)
-    mean, spread = expected.along(readout)
-    pushes = report.token_cross @ readout
-    close(probabilities @ pushes, mean)
-    close(probabilities @ (pushes - mean).square(), spread**2)
+    probabilities, readout = torch.softmax(vector(5, VOCAB), 0), vector(6)
+    mean, spread = report.expected(probabilities, readout)
+    row = probabilities @ report.rows
+    centred = report.rows - row
+    covariance = report.map @ (centred.mT * probabilities) @ centred @ report.map.mT
+    close(report.map @ row @ readout, mean)
+    close(readout @ covariance @ readout, spread**2)
 
 
 def test_tables_rank_and_name():
     report, readout = weights_alone(model("plain"), vector(), layer=1), vector(6)
-    table = report.tokens_table("abcdefg", count=3, readout=readout)
-    pushes = report.token_cross @ readout
-    assert table.column("token")[0] == "abcdefg"[int(pushes.abs().argmax())]
-    assert [abs(push) for push in table.column("push")] == sorted(pushes.abs().tolist(), reverse=True)[:3]
-    best = report.logits(report.token_cross[int(pushes.abs().argmax())]).argmax()
-    assert table[0][2].startswith("abcdefg"[int(best)]) and table.markdown().count("\n") == 4
-    assert len(report.writers_table(count=4)) == 4 and "token" in str(self_table(report))
-
-
-def test_scores_are_what_the_vector_adds_to_them():
-    for variant in ("full", "squared", "plain"):
-        made, text, s = model(variant), tokens(), vector()
-        pair = compare(made, text, s, layer=0, positions=1)
-        table = score_table(made, s, 0, distance=2)
-        for branch in range(2 if variant != "squared" else 1):
-            changed = pair.steered.blocks[0].keys[branch] - pair.base.blocks[0].keys[branch]
-            scores = (pair.base.blocks[0].queries[branch] @ changed.mT)[:, :, 3]
-            rows = pair.base.x0[:, 3]
-            plain = token_rows(made)[text[:, 3]]
-            if torch.allclose(rows, plain):  # no smear, no bigram row
-                close(scores[:, :, 1], table["key"][branch][:, text[:, 3]].mT)
-            if variant == "squared":
-                assert scores[:, :, 2].abs().max() > 0.01  # key_offset: the position after carries the other half
-            if variant == "plain":
-                assert scores[:, :, 2].abs().max() == 0 and list(table) == ["key"]
-
-
-def test_rotary_scores_of_the_key_after_depend_on_the_distance():
-    near, far = (score_table(model("full"), vector(), 0, distance=n)["key after"] for n in (1, 3))
-    differ(near, far)
-    close(*(score_table(model("squared"), vector(), 0, distance=n)["key after"] for n in (1, 3)))
+    table, all_ = report.writers_table("abcdefg", 3, readout), torch.cat([writer.directions for writer in report.writers])
+    pushes = all_ @ report.map.mT @ readout
+    assert [abs(push) for _, push, *_ in table] == pytest.approx(sorted(pushes.abs().tolist(), reverse=True)[:3])
+    best = (report.head @ report.map @ all_[int(pushes.abs().argmax())]).argmax()
+    assert table[0][2].startswith("abcdefg"[int(best)]) and str(table).count("\n") == 3
+    assert len(report.writers_table(None, 4, readout)) == 4 and "token" in str(report.self_table())
 
 
 def test_what_the_weights_cannot_say():
     made, text = model("plain"), tokens(6, seed=1)
     text[0, -1] = text[3, -1] = 2
-    account = what_context_adds(made, text, vector(), 1, vector(7), alpha=0.8)
+    account = decompose_effect(made, text, vector(), 1, vector(7), alpha=0.8)
     close(account.self_term + account.token + account.context, account.effect)
     first, second = account.witness()
     close(account.token[first], account.token[second])
     differ(account.effect[first], account.effect[second])
-    small = replace(account, effect=1e-170 * account.effect, token=1e-170 * account.token, context=1e-170 * account.context)
-    assert small.explained() == pytest.approx(account.explained(), abs=1e-9)
-    assert small.variance_shares() == pytest.approx(account.variance_shares())
-    token, context = account.variance_shares()
-    assert token + context == pytest.approx(1, abs=1e-10) and account.explained() < 1
-    assert what_context_adds(model("no attention"), text, vector(), 0, vector(7)).explained() == pytest.approx(1, abs=1e-10)
+    alone = decompose_effect(model("no attention"), text, vector(), 0, vector(7))
+    assert alone.context.abs().max() < 1e-12 * alone.effect.abs().max()
     with pytest.raises(ValueError, match="no two texts"):
-        what_context_adds(made, torch.tensor([[1, 2], [2, 1]]), vector(), 1, vector(7)).witness()
+        decompose_effect(made, torch.tensor([[1, 2], [2, 1]]), vector(), 1, vector(7)).witness()
 
 
 def test_the_toy_model_gates_the_number_by_a_noun():
@@ -208,20 +171,20 @@ def test_bad_input_is_refused():
     for bad, kind, message in [((torch.ones(3), 0), ValueError, r"vector must have shape \(4,\)"),
                                ((vector(), 2), ValueError, "from 0 to 1"),
                                ((torch.full((4,), float("nan")), 0), ValueError, "must be finite"),
-                               ((vector(), 0.5), TypeError, "whole"),
+                               ((vector(), 0.5), ValueError, "whole"),
                                (([1.0] * 4, 0), TypeError, "vector must be a Tensor")]:
         with pytest.raises(kind, match=message):
             weights_alone(made, *bad)
     with pytest.raises(ValueError, match="degree 2"):
         weights_alone(model("no mlp"), vector(), 0)
     with pytest.raises(TypeError, match="bfloat16"):
-        opened(TensorTransformer(ModelConfig(norm="none")).bfloat16())
+        as_polynomial(TensorTransformer(ModelConfig(norm="none")).bfloat16())
     with pytest.raises(TypeError, match="TensorTransformer"):
-        opened(torch.nn.Linear(2, 2))
+        as_polynomial(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="sum 1"):
-        weights_alone(made, vector(), 0).expected(torch.ones(VOCAB))
+        weights_alone(made, vector(), 0).expected(torch.ones(VOCAB), vector())
     with pytest.raises(ValueError, match="previous must be"):
-        token_rows(made, 0, previous=VOCAB)
+        weights_alone(made, vector(), 0, previous=VOCAB)
     for positions, kind in [(TIME, ValueError), ([], ValueError), ("first", TypeError), (torch.ones(2, dtype=torch.bool), ValueError)]:
         with pytest.raises(kind, match="positions must"):
             position_mask(positions, TIME)
@@ -230,7 +193,7 @@ def test_bad_input_is_refused():
 # Ties: rounding decides no order, no sign and no basis
 
 @pytest.mark.parametrize("left, right", [(3.0, 1 / 3), (-0.7, -1 / 0.7), (1e-5, 1e5)])
-def test_gauges_of_one_function_give_the_same_spectra_and_directions(left, right):
+def test_gauges_of_one_function_give_the_same_map_and_directions(left, right):
     other = copy.deepcopy(model("plain"))
     for block in other.blocks:
         with torch.no_grad():
@@ -239,33 +202,11 @@ def test_gauges_of_one_function_give_the_same_spectra_and_directions(left, right
             block.attention.o.mul_(left), block.attention.v.mul_(1 / left)
     one, two = (weights_alone(each, vector(), 1) for each in (model("plain"), other))
     for first, second in zip(one.writers, two.writers):
-        if first.part.kind == "attention":
+        if first.component.kind == "attention":
             close(second.directions, first.directions)
-    for index in range(WIDTH):
-        close(eigenvector(other, 1, vector(7), index), eigenvector(model("plain"), 1, vector(7), index))
-    spectra = one.spectrum(), two.spectrum()
-    for name in ("inputs", "outputs", "values"):
-        close(getattr(spectra[1], name), getattr(spectra[0], name))
-    assert torch.allclose(spectra[1].eigenvalues, spectra[0].eigenvalues) and bool((spectra[0].eigenvalues.abs().diff() < 1e-9).all())
-    close((one.spectrum().outputs.mT * one.spectrum().values) @ one.spectrum().inputs, one.map)
-
-
-def test_products_of_orthogonal_vectors_have_one_first_eigenvector():
-    found = []
-    for left, swapped in ((1.0, False), (3.0, False), (-1 / 7, False), (0.3, True)):
-        made = copy.deepcopy(model("plain"))
-        with torch.no_grad():
-            mlp = made.blocks[1].mlp
-            mlp.D.zero_(), mlp.L.zero_(), mlp.R.zero_()
-            rows = torch.tensor([[0.6, 0.8, 0, 0], [0.8, -0.6, 0, 0]], dtype=torch.float64)
-            mlp.D[0, 0], mlp.L[0], mlp.R[0] = 1.0, rows[int(swapped)] * left, rows[1 - int(swapped)] / left
-        found.append(torch.stack([eigenvector(made, 1, torch.eye(WIDTH, dtype=torch.float64)[0], index) for index in (0, 1)]))
-    expected = torch.tensor([[1.4, 0.2, 0, 0], [-0.2, 1.4, 0, 0]], dtype=torch.float64) / 2**0.5
-    for vectors in found:
-        close(vectors, expected)
+    close(two.map, one.map)
 
 
 def test_equal_sizes_are_ranked_positive_first_then_in_their_order():
     values = torch.tensor([-3.0, 1.0, 3.0 - 1e-13, 3.0, -1.0 - 1e-13], dtype=torch.float64)
     assert largest(values, 5) == [2, 3, 0, 1, 4] and promoted(values + 3.0, None, 2).split()[0::2] == ["2", "3"]
-    assert [name for name, _, _ in Shares(tuple("abcde"), values[None], values.sum()[None]).table()] == ["c", "d", "a", "b", "e"]

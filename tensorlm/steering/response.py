@@ -1,85 +1,64 @@
-"""The response of a model to a steering vector at every strength: logits, slopes, tipping points, in the form that fits."""
+"""The response of a model to a steering vector at every strength: logits and tipping points, by the method that fits."""
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require_interval, require_number, require_whole
-from tensorlm.polynomials.chebyshev import ChebyshevSeries, TippingPoint, lead_changes, nodes, resolve
+from tensorlm.checks import require_interval, require_number, require_one_of, require_whole
+from tensorlm.polynomials.chebyshev import ChebyshevSeries, PiecewiseSeries, TippingPoint, lead_changes, nodes, resolve
 from tensorlm.polynomials.powers import Polynomial
-from tensorlm.steering.forms import PowerCurve, RatioCurve, SeriesCurve, pieces_as_json, ratio_curve, ratio_obstacle
-from tensorlm.steering.prepare import Positions, Steerable, as_strengths, require_in_range, require_prompt, require_token
+from tensorlm.steering.attribution import source_polynomials
+from tensorlm.steering.forms import Curve, contest, ratio_curve, ratio_obstacle
+from tensorlm.steering.prepare import Positions, Steerable, all_finite, as_strengths, require_in_range, require_token, require_vector
 from tensorlm.steering.propagation import propagate
-from tensorlm.steering.vectors import Injection, steered_logits, unit
+from tensorlm.steering.vectors import Injection, SteeredPrompt, require_prompt
 
 PROBES = 11  # strengths at which a response is compared with the running model
-LOST = 2.0**-26  # a change below this share of the logits has lost half of its digits
+METHODS = ("auto", "monomials", "chebyshev", "ratio", "sweep")
+MAX_DEGREE = 128  # of which all coefficients are computed
+ALLOWED_ERROR = 3e-11  # relative, that cancellation may be expected to cause
+RESOLVED_TAIL = 1e-13
+ROUNDING = 2.0**-52
 
 
 @dataclass(frozen=True, eq=False)
 class SteeringResponse:
-    """Logits at position `read` as a function of the strength. Made by `steering_response`.
+    """Logits at the position that is read as a function of the strength, `curve`. Made by `steering_response`.
 
-    `route` says how: "monomials" and "ratio" hold at every strength, "chebyshev" and "sweep" on `interval`. `exact`: the whole
+    `method` says how: "monomials" and "ratio" hold at every strength, "chebyshev" and "sweep" on `interval`. `exact`: the whole
     function up to rounding, nothing cut off and nothing fitted. `degree`: of the polynomial, (numerator, denominator) of a
-    ratio, None where there is none. `reason`: why this route, in words. `curve` is the function itself (`tensorlm.steering.forms`).
+    ratio, None where there is none. `reason`: why this method, in words.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
-    >>> from tensorlm.steering import steering_response
     >>> model = TensorTransformer(ModelConfig(norm="none", attention="none", output_init="normal"), seed=0)
     >>> response = steering_response(model, torch.arange(5), torch.ones(64) / 4, layer=1, interval=(-2, 2))
     >>> point = response.tipping_points()[0]
     >>> below, above = response.logits([point.strength - 1e-6, point.strength + 1e-6]).argmax(-1).tolist()
-    >>> (below, above) == (point.before, point.after), bool((response.derivative(0.0, order=3) == 0).all())
-    (True, True)
+    >>> (below, above) == (point.before, point.after)
+    True
     """
 
-    steerable: Steerable
-    tokens: Tensor
-    injection: Injection
-    read: int
+    prompt: SteeredPrompt
     interval: tuple[float, float]
-    curve: PowerCurve | SeriesCurve | RatioCurve
-    route: str
+    curve: Curve
+    method: str
     degree: int | tuple[int, int] | None
     exact: bool
     reason: str
 
     def logits(self, alphas) -> Tensor:
-        """A number or (n,) -> (vocab_size,) or (n, vocab_size).
-
-        ValueError outside of the interval where it holds only there, and for strengths whose logits leave the number range.
-        """
+        """A number or (n,) -> (vocab_size,) or (n, vocab_size); ValueError where the response does not hold or leaves the number range."""
         alphas, single = as_strengths(alphas)
-        values = require_in_range(self.steerable.even(self.curve(alphas)), "logits", alphas)
+        values = require_in_range(self.prompt.steerable.even(self.curve(alphas)), alphas)
         return values[0] if single else values
 
     def log_probabilities(self, alphas) -> Tensor:
         """The log-softmax of the logits, of the same shape."""
         return self.logits(alphas).log_softmax(-1)
-
-    def derivative(self, alphas, order: int = 1) -> Tensor:
-        """The derivative of the logits in alpha, of the same shape; that of a jet loses one order each time. ValueError as for `logits`."""
-        require_whole("order", order)
-        alphas, single = as_strengths(alphas)
-        values = require_in_range(self.steerable.even(self.curve.slope(alphas, order)), "derivatives", alphas)
-        return values[0] if single else values
-
-    def direction(self, alphas) -> Tensor:
-        """The change logits(alpha) - logits(0) at unit length, of the same shape; at 0 its limit from above, the slope.
-
-        The slope also stands in where so little changes that rounding would decide. Zeros where no logit changes at all.
-        """
-        alphas, single = as_strengths(alphas)
-        logits = self.logits(alphas)
-        change, slope = logits - self._unsteered, self.curve.slope(alphas, 1)
-        lost = change.abs().amax(-1, keepdim=True) <= LOST * logits.abs().amax(-1, keepdim=True)
-        values = unit(torch.where(lost & (slope != 0).any(-1, keepdim=True), torch.where(alphas[:, None] < 0, -slope, slope), change))
-        return values[0] if single else values
 
     def tipping_points(self, token_a: int | None = None, token_b: int | None = None) -> tuple[TippingPoint, ...]:
         """Strengths in the interval at which the most likely token changes, by real roots of differences of logits.
@@ -91,19 +70,27 @@ class SteeringResponse:
         """
         for name, token in (("token_a", token_a), ("token_b", token_b)):
             if token is not None:
-                require_token(self.steerable.model, name, token)
+                require_token(self.prompt.steerable.model, name, token)
         if token_b is None:
             return tuple(point for point in self._lead_changes if token_a is None or token_a in (point.before, point.after))
         if token_a is None or token_a == token_b:
             raise ValueError(f"token_a and token_b must be two tokens, got {token_a!r} and {token_b!r}")
-        first = self.steerable.first_alike
+        first = self.prompt.steerable.first_alike
         return () if first[token_a] == first[token_b] else self._contest(torch.tensor(sorted((token_a, token_b))))
+
+    @cached_property
+    def _lead_changes(self) -> tuple[TippingPoint, ...]:
+        return self._contest(self.prompt.steerable.first_alike.unique())
+
+    def _contest(self, tokens: Tensor) -> tuple[TippingPoint, ...]:
+        """The changes of the lead among these tokens, in rising order."""
+        found = lead_changes(*contest(self.curve, tokens, *self.interval))
+        return tuple(TippingPoint(strength, int(tokens[before]), int(tokens[after])) for strength, before, after in found)
 
     def error_at(self, alphas) -> Tensor:
         """The largest error against the running model at each strength, relative to the largest logit there: (n,)."""
         alphas = as_strengths(alphas)[0]
-        truth = steered_logits(self.steerable, self.tokens, self.injection, alphas, self.read)
-        return relative_error(self.curve(alphas), truth)
+        return relative_error(self.curve(alphas), self.prompt.logits(alphas[:, None]))
 
     @cached_property
     def error(self) -> float:
@@ -124,52 +111,21 @@ class SteeringResponse:
         swing = (values - values.mean(0)).abs().max()
         return float((fitted - values).abs().max() / swing) if swing > 1e-12 * values.abs().max() else 0.0
 
-    def report(self) -> str:
-        """What is exact here and what is not, in a few sentences."""
-        kind = {"monomials": f"a polynomial of degree {self.degree}", "ratio": f"a ratio of polynomials of degrees {self.degree}",
-                "chebyshev": f"a polynomial of degree {self.degree}", "sweep": "no polynomial"}[self.route]
-        form = {"monomials": "in powers of the strength", "ratio": "in powers of the strength",
-                "chebyshev": "as Chebyshev series on ({:g}, {:g})".format(*self.interval),
-                "sweep": "measured on ({:g}, {:g}) and interpolated".format(*self.interval)}[self.route]
-        status = "exact up to rounding" if self.exact else "not exact"
-        return (f"The logits at position {self.read} are {kind} in the strength; held {form}, {status}. {self.reason} Largest error "
-                f"against the running model at {PROBES} strengths in ({self.interval[0]:g}, {self.interval[1]:g}): {self.error:.1e} of "
-                "the largest logit.")
+    def as_json(self, readout: Tensor | None = None) -> dict[str, Any]:
+        """What a page computes the response with: plain lists of coefficients in rising powers of the strength.
 
-    def as_json(self, tokens: list[int] | None = None, digits: int = 12) -> dict[str, Any]:
-        """What a page needs to compute the logits of `tokens` (default: all) at every strength of the interval.
-
-        `basis` "monomials" or "ratio": rows of coefficients in rising powers of (alpha - centre) / unit, one row a token;
-        "chebyshev": the same for every piece, in T_k of t from -1 (low) to 1 (high). `rest`, where tokens were left out:
-        log-sum-exp of all others as pieces of one row, so that probabilities can be had.
+        `logits` has a row for each token. With a `readout` (width,), `paths` has one for each of `sources`: what the terms of
+        `by_source` add to readout . stream, from strength 0 on. ValueError where the method is not "monomials", or centred elsewhere.
         """
-        vocabulary = self.steerable.model.config.vocab_size
-        chosen = list(range(vocabulary)) if tokens is None else list(tokens)
-        for token in chosen:
-            require_token(self.steerable.model, "tokens: each", token)
-        if not chosen or len(set(chosen)) < len(chosen):
-            raise ValueError(f"tokens must be at least one, and none twice, got {tokens!r}")
-        require_whole("digits", digits, 1)
-        about = dict(tokens=chosen, read=self.read, layers=list(self.injection.layers), interval=list(self.interval), route=self.route,
-                     degree=self.degree, exact=self.exact, error=float(f"{self.error:.2g}"))
-        others = [token for token in range(vocabulary) if token not in set(chosen)]
-        if others:
-            series, _ = resolve(lambda alphas: self.curve(alphas)[:, others].logsumexp(-1)[:, None], *self.interval, tolerance=1e-13)
-            about["rest"] = pieces_as_json(series, digits)
-        return about | self.curve.only(torch.tensor(chosen)).as_json(digits)
-
-    @cached_property
-    def _unsteered(self) -> Tensor:
-        return steered_logits(self.steerable, self.tokens, self.injection, [0.0], self.read)
-
-    @cached_property
-    def _lead_changes(self) -> tuple[TippingPoint, ...]:
-        return self._contest(self.steerable.first_alike.unique())
-
-    def _contest(self, tokens: Tensor) -> tuple[TippingPoint, ...]:
-        """The changes of the lead among these tokens, in rising order."""
-        found = lead_changes(*self.curve.only(tokens).contest(*self.interval))
-        return tuple(TippingPoint(strength, int(tokens[before]), int(tokens[after])) for strength, before, after in found)
+        if not isinstance(self.curve, Polynomial) or self.curve.centre != 0:
+            raise ValueError(f"response must be a polynomial about the strength 0, got method {self.method!r}")
+        found: dict[str, Any] = dict(degree=self.degree, exact=self.exact, error=self.error, interval=self.interval,
+                                     logits=self.curve.rescaled(1.0).coefficients.mT.tolist())
+        if readout is not None:
+            readout = require_vector(self.prompt.entering.x.shape[-1], "readout", readout)
+            terms = source_polynomials(self.prompt, readout)
+            found |= dict(sources=list(terms), paths=[term.tolist() for term in terms.values()])
+        return found
 
 
 def relative_error(values: Tensor, truth: Tensor) -> Tensor:
@@ -177,15 +133,8 @@ def relative_error(values: Tensor, truth: Tensor) -> Tensor:
     return (values - truth).abs().amax(-1) / truth.abs().amax(-1).clamp(min=torch.finfo(truth.dtype).tiny)
 
 
-ROUTES = ("auto", "monomials", "chebyshev", "ratio", "sweep")
-MOST = 128  # the largest degree of which all coefficients are computed
-ALLOWED = 3e-11  # relative error that cancellation may be expected to cause
-RESOLVED = 1e-13
-ROUNDING = 2.0**-52
-
-
 def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[int], positions: Positions = "all", read: int = -1,
-                      order: int | None = None, interval: tuple[float, float] = (-4.0, 4.0), route: str = "auto",
+                      order: int | None = None, interval: tuple[float, float] = (-4.0, 4.0), method: str = "auto",
                       centre: float = 0.0) -> SteeringResponse:
     """The logits at position `read` while alpha * vector is added to the stream before block `layer`, for every alpha.
 
@@ -194,9 +143,9 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
     vector each or one for all. `positions`: "all", one, several, or a mask of booleans. `order`: a jet about the strength
     `centre`, with terms up to that order. `interval`: strengths in which tipping points are sought and errors measured.
 
-    Routes, and when "auto" takes them:
+    Methods, and when "auto" takes them:
 
-    | route | what | exact | when |
+    | method | what | exact | when |
     | --- | --- | --- | --- |
     | monomials | all coefficients in alpha | everywhere | polynomial, degree at most 128, no cancellation above 3e-11 |
     | chebyshev | the model at degree + 1 nodes a piece | on the interval | polynomial otherwise; above degree 128 resolved to 1e-13 |
@@ -204,7 +153,7 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
     | sweep | the model at Chebyshev nodes | no, measured | everything else |
 
     Raises TypeError for half precision, ValueError for what does not fit, for a model whose norms are still annealing, and for
-    a route that the model has not.
+    a method that the model has not.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
     >>> model = TensorTransformer(ModelConfig(norm="none", output_init="normal"), seed=0)
@@ -212,126 +161,121 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
     >>> response.degree, response.exact, response.logits(0.5).shape, response.error < 1e-10
     (10, True, torch.Size([65]), True)
     """
-    if route not in ROUTES:
-        raise ValueError(f"route must be one of {ROUTES}, got {route!r}")
+    require_one_of("method", method, METHODS)
     if order is not None:
         require_whole("order", order)
     steerable, centre = Steerable.of(model), require_number("centre", centre)
     tokens, read = require_prompt(steerable.model, tokens, read)
     injection = Injection.make(steerable, tokens.shape[1], vector, layer, positions)
-    case = Case(steerable, tokens, injection, read, require_interval(interval))
-    case.require(route, order)
-    if route == "auto":
-        route = "monomials" if not case.obstacle else "ratio" if not case.no_ratio else "sweep"
-        if order is None and route != "sweep":
-            return case.monomials(None, centre, choose=True) if route == "monomials" else case.ratio(choose=True)
-    makers: dict[str, Callable[[], SteeringResponse]] = {
-        "monomials": partial(case.monomials, order, centre), "chebyshev": case.chebyshev, "ratio": case.ratio, "sweep": case.sweep}
-    return makers[route]()
+    answer = _Answer(SteeredPrompt(steerable, tokens, (injection,), read), require_interval(interval), order, centre)
+    answer.require(method)
+    response = getattr(answer, method if order is None else "monomials")()
+    if isinstance(response.curve, Polynomial) and not all_finite(response.curve.coefficients):
+        raise ValueError(f"coefficients are not finite for strengths in {interval}; choose a smaller interval, or order for a jet")
+    return response
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """One question: who is steered, with what, where it is read; and the forms that an answer can take."""
+class _Answer:
+    """A steered prompt and the methods by which its response can be had."""
 
-    steerable: Steerable
-    tokens: Tensor
-    injection: Injection
-    read: int
+    prompt: SteeredPrompt
     interval: tuple[float, float]
+    order: int | None
+    centre: float
 
     @cached_property
     def obstacle(self) -> str:
         """Why the logits are no polynomial in the strength; "" if they are one."""
-        return self.steerable.obstacle(self.injection.first)
-
-    @cached_property
-    def no_ratio(self) -> str:
-        return ratio_obstacle(self.steerable, self.injection)
+        return self.prompt.steerable.obstacle(self.prompt.first)
 
     @cached_property
     def degree(self) -> int:
         """The degree of the logits in the strength, from the degrees of the parts alone."""
-        return propagate(self.steerable, self.tokens, self.injection, self.read, order=0).final.degree
+        return propagate(self.prompt, order=0).degree
 
-    def require(self, route: str, order: int | None) -> None:
-        """Raise ValueError where the route or a jet is not to be had."""
-        fraction = self.steerable.anneal_fraction
-        if fraction < 1.0 and route != "sweep":
+    def require(self, method: str) -> None:
+        """Raise ValueError where the model has no such method, or no jet."""
+        order, fraction = self.order, self.prompt.steerable.model.anneal_fraction() if self.obstacle else 1.0
+        if fraction < 1.0 and method != "sweep":
             raise ValueError(f"model must have constant norms, but its annealed sites are still {1 - fraction:.0%} per-token norms; call "
-                             "set_anneal(1.0) once training ends, or choose route='sweep'")
-        if self.obstacle and (route in ("monomials", "chebyshev") or order is not None):
-            wanted = f"order={order}" if order is not None else f"route={route!r}"
-            raise ValueError(f"{wanted} needs a polynomial, but {self.obstacle}; without it, route='auto' takes what there is")
-        if route == "ratio" and self.no_ratio:
-            raise ValueError(f"route='ratio' is not to be had: {self.no_ratio}; route='auto' takes what there is")
-        if order is not None and route not in ("auto", "monomials"):
-            raise ValueError(f"order={order} asks for a jet, a choice of route='monomials', got route={route!r}")
+                             "set_anneal(1.0) once training ends, or choose method='sweep'")
+        if self.obstacle and (method in ("monomials", "chebyshev") or order is not None):
+            wanted = f"order={order}" if order is not None else f"method={method!r}"
+            raise ValueError(f"{wanted} needs a polynomial, but {self.obstacle}; without it, method='auto' takes what there is")
+        if method == "ratio" and (reason := ratio_obstacle(self.prompt)):
+            raise ValueError(f"method='ratio' does not fit: {reason}; method='auto' takes what there is")
+        if order is not None and method not in ("auto", "monomials"):
+            raise ValueError(f"order={order} asks for a jet, a choice of method='monomials', got method={method!r}")
 
-    def monomials(self, order: int | None = None, centre: float = 0.0, choose: bool = False) -> SteeringResponse:
-        """Powers of the strength; with `choose`, Chebyshev series where those are too many or cancel."""
-        if choose and self._bound() > MOST and self.degree > MOST:
-            return self.chebyshev(f"Degree {self.degree:,} is above {MOST}, of which all coefficients are computed.")
-        unit = self._unit(centre, order)
-        trajectory = propagate(self.steerable, self.tokens, self.injection, self.read, order, unit, centre)
-        degree, logits = trajectory.final.degree, trajectory.logits()
-        curve = PowerCurve(Polynomial(logits, unit, centre, order is None or order >= degree))
-        if choose and not torch.isfinite(logits).all():
+    def auto(self) -> SteeringResponse:
+        """The whole function by the first method that fits and loses no digits to cancellation."""
+        if self.obstacle:
+            if ratio_obstacle(self.prompt):
+                return self.sweep()
+            found = self.ratio()
+            error = self._cancelled(found.curve)
+            why = f"A ratio of degrees {found.degree}, whose terms would cancel to a relative error of about {error:.0e}"
+            return self.sweep(why) if error else found
+        if self._bound() > MAX_DEGREE and self.degree > MAX_DEGREE:
+            return self.chebyshev(f"Degree {self.degree:,} is above {MAX_DEGREE}, of which all coefficients are computed.")
+        found = self.monomials()
+        if isinstance(found.curve, Polynomial) and not all_finite(found.curve.coefficients):
             return self.chebyshev("In powers of the strength, coefficients leave the number range.")
-        if choose and (error := self._cancelled(curve)):
-            return self.chebyshev(f"In powers of the strength, terms would cancel to a relative error of about {error:.0e}.")
-        if not choose and not torch.isfinite(logits).all():
-            raise ValueError(f"coefficients are not finite for strengths in {self.interval}; choose a smaller interval, or order for a jet")
-        reason = "All coefficients were computed." if curve.polynomial.exact else (
-            f"A jet: the terms up to order {order} of a polynomial of degree {degree:,}, about the strength {centre:g}; the error is its "
-            "measured remainder.")
-        return self._response(curve, "monomials", degree, curve.polynomial.exact, reason)
+        error = self._cancelled(found.curve)
+        why = f"In powers of the strength, terms would cancel to a relative error of about {error:.0e}."
+        return self.chebyshev(why) if error else found
+
+    def monomials(self) -> SteeringResponse:
+        unit = self._unit()
+        logits, degree = propagate(self.prompt, self.order, unit, self.centre)
+        exact = self.order is None or self.order >= degree
+        reason = "All coefficients were computed." if exact else (
+            f"A jet: the terms up to order {self.order} of a polynomial of degree {degree:,}, about the strength {self.centre:g}; the "
+            "error is its measured remainder.")
+        return self._response(Polynomial(logits, unit, self.centre, exact), "monomials", degree, exact, reason)
 
     def chebyshev(self, why: str = "") -> SteeringResponse:
-        whole = self.degree <= MOST
-        series, tail = resolve(self._run, *self.interval, self.degree if whole else None, RESOLVED)
-        nodes = f"{self.degree + 1} nodes a piece, which determine it" if whole else f"as many nodes as a tail of {tail:.0e} asked for"
-        reason = f"{why} The running model was evaluated at {nodes} ({len(series.pieces)} pieces).".strip()
-        return self._response(SeriesCurve(series), "chebyshev", self.degree, whole, reason)
+        whole = self.degree <= MAX_DEGREE
+        series, tail = self._resolved(self.degree if whole else None)
+        asked = f"{self.degree + 1} nodes a piece, which determine it" if whole else f"as many nodes as a tail of {tail:.0e} asked for"
+        reason = f"{why} The running model was evaluated at {asked} ({len(series.pieces)} pieces).".strip()
+        return self._response(series, "chebyshev", self.degree, whole, reason)
 
-    def ratio(self, choose: bool = False) -> SteeringResponse:
-        curve = ratio_curve(self.steerable, self.tokens, self.injection, self.read)
-        degrees = (curve.numerator.degree, curve.denominator.degree)
+    def ratio(self) -> SteeringResponse:
+        curve = ratio_curve(self.prompt)
         root = ", its denominator under the root that the norm before the head leaves" if curve.power == 0.5 else ""
-        if choose and (error := self._cancelled(curve)):
-            return self.sweep(f"A ratio of degrees {degrees}, whose terms would cancel to a relative error of about {error:.0e}")
+        degrees = (curve.numerator.degree, curve.denominator.degree)
         return self._response(curve, "ratio", degrees, True, f"Per-token norms are read an even number of times{root}.")
 
     def sweep(self, why: str = "") -> SteeringResponse:
-        series, tail = resolve(self._run, *self.interval, None, RESOLVED)
+        series, tail = self._resolved(None)
         why = why or (f"Not a polynomial, since {self.obstacle}" if self.obstacle else "A sweep was asked for")
         reason = (f"{why}. The running model was evaluated at Chebyshev nodes ({len(series.pieces)} pieces); what they "
                   f"left unresolved is about {tail:.0e}. It holds for this interval alone, and says nothing from the weights.")
-        return self._response(SeriesCurve(series), "sweep", None, False, reason)
+        return self._response(series, "sweep", None, False, reason)
+
+    def _resolved(self, degree: int | None) -> tuple[PiecewiseSeries, float]:
+        return resolve(lambda alphas: self.prompt.logits(alphas[:, None]), *self.interval, degree, RESOLVED_TAIL)
 
     def _bound(self) -> int:
         """At least the degree, without going through the model."""
-        steerable, blocks = self.steerable, self.steerable.layers - self.injection.first
-        if blocks == 0:
-            return 1
-        mlp = steerable.blocks[0].mlp.degree if steerable.model.config.mlp != "none" else 1
-        return ((5 if steerable.has_attention else 1) * mlp) ** blocks
+        blocks = self.prompt.steerable.model.blocks[self.prompt.first :]
+        return math.prod(part.degree or 1 for block in blocks for part in (block.attention, block.mlp) if part is not None)
 
-    def _unit(self, centre: float, order: int | None) -> float:
+    def _unit(self) -> float:
         """The farthest strength, or so much more that the highest power of what it adds to the stream is no less than 1e-200."""
-        unit, largest = max(abs(end - centre) for end in self.interval), float(self.injection.vectors.abs().max())
+        largest = float(self.prompt.injections[0].vectors.abs().max())
+        unit = max(abs(end - self.centre) for end in self.interval)
         if not 0 < unit * largest < 0.02:
             return unit
-        highest = max(1, self.degree if order is None else min(order, self.degree))
+        highest = max(1, self.degree if self.order is None else min(self.order, self.degree))
         return max(unit, 10.0 ** (-200 / highest) / largest)
 
-    def _cancelled(self, curve: PowerCurve | RatioCurve) -> float:
+    def _cancelled(self, curve: Any) -> float:
         """The relative error that cancellation between terms should cause on the interval, 0 if it is allowed."""
         error = ROUNDING * float(curve.cancellation(torch.linspace(*self.interval, 17, dtype=torch.float64)).max())
-        return 0.0 if error <= ALLOWED else error
+        return 0.0 if error <= ALLOWED_ERROR else error
 
-    def _run(self, alphas: Tensor) -> Tensor:
-        return steered_logits(self.steerable, self.tokens, self.injection, alphas, self.read)
-
-    def _response(self, curve, route: str, degree, exact: bool, reason: str) -> SteeringResponse:
-        return SteeringResponse(self.steerable, self.tokens, self.injection, self.read, self.interval, curve, route, degree, exact, reason)
+    def _response(self, curve: Curve, method: str, degree, exact: bool, reason: str) -> SteeringResponse:
+        return SteeringResponse(self.prompt, self.interval, curve, method, degree, exact, reason)

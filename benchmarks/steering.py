@@ -26,7 +26,7 @@ from benchmarks.provenance import write_provenance
 from benchmarks.timing import interleave, seconds
 from tensorlm.files import write_csv
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.polynomials import Polynomial
+from tensorlm.polynomials.powers import Polynomial
 from tensorlm.steering import Injection, Steerable, steered_logits, steering_response
 from tensorlm.steering.propagation import Coefficients, propagate
 from tensorlm.steering.vectors import SteeredPrompt

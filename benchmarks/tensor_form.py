@@ -28,7 +28,8 @@ from benchmarks.dense_tensors import dense_eigen, dense_gram, dense_gram_by_unfo
 from benchmarks.provenance import write_provenance
 from benchmarks.timing import interleave
 from tensorlm.files import write_csv
-from tensorlm.tensors import ComposedTensor, CPTensor, compose, cp_als, eigen, hosvd, interaction
+from tensorlm.tensors import CPTensor, compose, cp_als, eigen, hosvd, interaction
+from tensorlm.tensors.composition import ComposedTensor
 from tensorlm.tensors.hosvd import Tucker
 
 FIELDS = ["task", "setting", "peer", "ours_ms", "ours_low", "ours_high", "peer_ms", "peer_low", "peer_high", "ratio", "must", "aim", "goal",

@@ -98,7 +98,8 @@ def work(job: dict) -> dict:
 
 def read_corpus(path: str, split: str):
     """(validation windows, training tokens, TokenData); the tuning split never sees the validation text."""
-    from tensorlm.data import load, tuning_split
+    from tensorlm.data import load
+    from tensorlm.data.source import tuning_split
 
     data = load("text", path=path, tokenizer="chars")
     if split == "tuning":

@@ -3,7 +3,8 @@
 import torch
 from hypothesis import settings
 
-from tensorlm.tensors import ComposedTensor, CPTensor, compose
+from tensorlm.tensors import CPTensor, compose
+from tensorlm.tensors.composition import ComposedTensor
 
 SETTINGS = settings(max_examples=25)
 

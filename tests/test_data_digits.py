@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from tensorlm.data import digits, load_digits, load_mnist
+from tensorlm.data import digits, load_digits
+from tensorlm.data.digits import load_mnist
 
 LOADERS = {"digits": load_digits, "mnist5k": load_mnist}
 

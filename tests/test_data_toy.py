@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tensorlm.data import load
-from tensorlm.data.toy import ToyData, kl_by_rule
-from tensorlm.data.toy.corpus import sample_documents
+from tensorlm.data.toy import ToyData
+from tensorlm.data.toy.corpus import kl_by_rule, sample_documents
 from tensorlm.data.toy.language import BOOK_LANGUAGE, PLANTED, RULES, WORDS, ToyLanguage
 from tensorlm.data.toy.prompts import next_words
 

@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from tensorlm.model import PRESETS, ModelConfig, TensorTransformer, preset
+from tensorlm.model import ModelConfig, TensorTransformer, preset
+from tensorlm.model.config import PRESETS
 
 SMALL = dict(vocab_size=11, context=8, width=16, layers=2, head_dim=8)
 

@@ -7,7 +7,7 @@ import torch
 
 from tensorlm import released
 from tensorlm.data import load
-from tensorlm.data.toy import kl_by_rule
+from tensorlm.data.toy.corpus import kl_by_rule
 from tensorlm.training import evaluate
 from tensorlm.training.checkpoint import load_checkpoint
 

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, strategies as st
 from tensor_cases import SETTINGS, close, differ, randn
 
-from tensorlm.polynomials import ChebyshevSeries, Polynomial, Ratio
-from tensorlm.polynomials.chebyshev import PiecewiseSeries, lead_changes, nodes, real_roots, resolve
-from tensorlm.polynomials.powers import Monomials
+from tensorlm.polynomials.chebyshev import ChebyshevSeries, PiecewiseSeries, lead_changes, nodes, real_roots, resolve
+from tensorlm.polynomials.powers import Monomials, Polynomial, Ratio
 
 ALPHAS = torch.linspace(-3, 3, 13, dtype=torch.float64)
 

@@ -11,8 +11,8 @@ from tensor_cases import close, differ
 from tensorlm import released
 from tensorlm.data.toy.language import INDEX, PLURAL, SINGULAR
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.polynomials import Polynomial
 from tensorlm.polynomials.chebyshev import ChebyshevSeries
+from tensorlm.polynomials.powers import Polynomial
 from tensorlm.steering import Injection, Steerable, joint_response, steered_logits, steering_response, unembedding_difference
 from tensorlm.steering.propagation import propagate
 from tensorlm.steering.vectors import SteeredPrompt

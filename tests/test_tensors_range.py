@@ -7,7 +7,6 @@ import torch
 from tensor_cases import close, random_cp
 
 from tensorlm.tensors import (
-    ComposedTensor,
     CPTensor,
     compose,
     cp_als,
@@ -23,7 +22,7 @@ from tensorlm.tensors import (
     same_function,
     symmetrise,
 )
-from tensorlm.tensors.composition import tree_distance
+from tensorlm.tensors.composition import ComposedTensor, tree_distance
 
 EXTREME = [(torch.float32, 1e-8), (torch.float32, 1e7), (torch.float64, 1e-60), (torch.float64, 1e60)]
 extreme = pytest.mark.parametrize("dtype, factor", EXTREME)

@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from tensorlm.layers import Attention, Norm
 from tensorlm.layers.norm import EPS
-from tensorlm.polynomials import Polynomial, Ratio
+from tensorlm.polynomials.powers import Polynomial, Ratio
 from tensorlm.tensors import CPTensor, RationalBlock, RationalStack, cubic_tensor, rational_misfit, rational_scores, remaining_root
 
 SETTINGS = settings(max_examples=25)

@@ -19,7 +19,7 @@ from experiment_check import check_again, stated
 from scipy import stats
 
 from tensorlm.data import load
-from tensorlm.data.toy import kl_by_rule
+from tensorlm.data.toy.corpus import kl_by_rule
 from tensorlm.files import write_json
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training import evaluate, train
@@ -35,10 +35,9 @@ from tensorlm.training.experiments import (
     run as run_module,
     run_experiment,
     smallest_difference,
-    t_quantile,
 )
 from tensorlm.training.experiments.__main__ import main
-from tensorlm.training.experiments.analyse import ladder_ratio
+from tensorlm.training.experiments.analyse import ladder_ratio, t_quantile
 from tensorlm.training.experiments.declare import Experiment, open_data, plan
 from tensorlm.training.experiments.run import COLUMNS, PROBE_COLUMNS, execute
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tensorlm.data import load
-from tensorlm.model import PRESETS
+from tensorlm.model.config import PRESETS
 from tensorlm.training import TrainConfig, recipe
 
 

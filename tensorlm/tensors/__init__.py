@@ -6,7 +6,7 @@ the factors; a dense tensor is built only where it is asked for and small.
 
 from tensorlm.tensors.als import cp_als
 from tensorlm.tensors.attention import head_output, head_tensor, head_weights
-from tensorlm.tensors.composition import ComposedTensor, compose
+from tensorlm.tensors.composition import compose
 from tensorlm.tensors.cp import CPTensor, lift
 from tensorlm.tensors.hosvd import hosvd
 from tensorlm.tensors.odt import odt
@@ -17,7 +17,7 @@ from tensorlm.tensors.spectral import eigen, interaction, layer_hosvd
 __all__ = [
     "CPTensor", "lift", "same_function",
     "eigen", "interaction", "layer_hosvd",
-    "ComposedTensor", "compose", "cp_als", "hosvd", "odt",
+    "compose", "cp_als", "hosvd", "odt",
     "function_cosine", "function_inner", "network_cosine", "symmetrise",
     "head_output", "head_tensor", "head_weights",
     "RationalBlock", "RationalStack", "cubic_tensor", "rational_misfit", "rational_scores", "remaining_root",

@@ -18,7 +18,8 @@ import torch
 from tensorlm.checks import require_whole
 from tensorlm.data import TokenData, load
 from tensorlm.data.source import read_options
-from tensorlm.model import PRESETS, ModelConfig, preset
+from tensorlm.model import ModelConfig, preset
+from tensorlm.model.config import PRESETS
 from tensorlm.training.checkpoint import checkpoints_in
 from tensorlm.training.config import TrainConfig, recipe
 from tensorlm.training.device import LostPeerError, World, joined_world, resolve_device

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tensorlm.checks import require_whole
-from tensorlm.data.toy import kl_by_rule
+from tensorlm.data.toy.corpus import kl_by_rule
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.tensors import CPTensor
 

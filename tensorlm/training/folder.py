@@ -15,7 +15,8 @@ from typing import Any
 
 from tensorlm.checks import require
 from tensorlm.files import not_written, parse_json, write_csv, write_json
-from tensorlm.model import PRESETS, ModelConfig
+from tensorlm.model import ModelConfig
+from tensorlm.model.config import PRESETS
 from tensorlm.training.checkpoint import (
     FINAL_NAME,
     FOLDER_NAME,

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from tensorlm.checks import require, require_counts, require_number, require_one_of
-from tensorlm.data import load, tuning_split
+from tensorlm.data import load
+from tensorlm.data.source import tuning_split
 from tensorlm.model import ModelConfig, preset
 from tensorlm.training.config import TrainConfig, recipe
 from tensorlm.training.evaluation import PROBES

@@ -95,12 +95,7 @@ def require_whole(name: str, value: Any, least: int = 0, most: int | None = None
 
 
 def require_counts(**values: int) -> None:
-    """Raise ValueError unless every value is a whole number of at least 1.
-
-    >>> require_counts(width=8, hidden=0)
-    Traceback (most recent call last):
-    ValueError: hidden must be a whole number of at least 1, got 0
-    """
+    """Raise ValueError unless every value is a whole number of at least 1."""
     for name, value in values.items():
         require_whole(name, value, 1)
 
@@ -120,24 +115,14 @@ def require_number(name: str, value: Any, least: float = -math.inf, above: float
 
 
 def require_interval(interval: Any, name: str = "interval") -> tuple[float, float]:
-    """(low, high) as floats; raises ValueError unless they are finite and low < high.
-
-    >>> require_interval((1, 1))
-    Traceback (most recent call last):
-    ValueError: interval must be two finite numbers (low, high) with low < high, got (1, 1)
-    """
+    """(low, high) as floats; raises ValueError unless they are finite and low < high."""
     fits = isinstance(interval, tuple | list) and len(interval) == 2 and all(map(is_finite, interval)) and interval[0] < interval[1]
     require(fits, name, interval, "two finite numbers (low, high) with low < high")
     return float(interval[0]), float(interval[1])
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Finite numbers, in lists, an array or a tensor, as a float64 array. Text, complex and ragged entries raise ValueError.
-
-    >>> as_array([[1.0], [1.0, 2.0]], "D")
-    Traceback (most recent call last):
-    ValueError: D must be real numbers, in an array or in lists of equal lengths, got [[1.0], [1.0, 2.0]]
-    """
+    """Finite numbers, in lists, an array or a tensor, as a float64 array. Other entries raise ValueError."""
     wanted = "real numbers, in an array or in lists of equal lengths"
     try:
         if isinstance(values, Tensor):
@@ -154,12 +139,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 
 def require_same_kind(**tensors: Any) -> None:
-    """Raise TypeError unless all are dense tensors of one dtype, float32 or float64; ValueError unless on one device.
-
-    >>> require_same_kind(D=torch.ones(2), x=torch.ones(2, dtype=torch.float64))
-    Traceback (most recent call last):
-    TypeError: x must be torch.float32 like D, got torch.float64
-    """
+    """Raise TypeError unless all are dense tensors of one dtype, float32 or float64; ValueError unless on one device."""
     first, reference = next(iter(tensors.items()))
     for name, value in tensors.items():
         require_instance(name, value, Tensor)
@@ -174,36 +154,21 @@ def require_same_kind(**tensors: Any) -> None:
 
 
 def require_matrix(name: str, value: Any) -> None:
-    """Raise unless `value` is a non-empty float32 or float64 matrix.
-
-    >>> require_matrix("D", torch.ones(3))
-    Traceback (most recent call last):
-    ValueError: D must be a matrix with at least 1 row and 1 column, got shape (3,)
-    """
+    """Raise unless `value` is a non-empty float32 or float64 matrix."""
     require_same_kind(**{name: value})
     if value.ndim != 2 or value.numel() == 0:
         raise ValueError(f"{name} must be a matrix with at least 1 row and 1 column, got shape {tuple(value.shape)}")
 
 
 def require_finite(name: str, value: Tensor) -> None:
-    """Raise ValueError if an entry is NaN or infinite.
-
-    >>> require_finite("D", torch.tensor([1.0, float("nan")]))
-    Traceback (most recent call last):
-    ValueError: D must be finite, got 1 of 2 entries NaN or infinite
-    """
+    """Raise ValueError if an entry is NaN or infinite."""
     bad = value.numel() - int(torch.isfinite(value).sum())
     if bad:
         raise ValueError(f"{name} must be finite, got {bad} of {value.numel()} entries NaN or infinite")
 
 
 def require_last_axis(name: str, value: Tensor, size: int) -> None:
-    """Raise ValueError unless the last axis has `size` entries.
-
-    >>> require_last_axis("x", torch.ones(2, 3), 4)
-    Traceback (most recent call last):
-    ValueError: x must have 4 entries in its last axis, got shape (2, 3)
-    """
+    """Raise ValueError unless the last axis has `size` entries."""
     if value.ndim < 1 or value.shape[-1] != size:
         raise ValueError(f"{name} must have {size} entries in its last axis, got shape {tuple(value.shape)}")
 
@@ -220,12 +185,7 @@ def require_rows(x: Any, width: int | None, name: str = "x") -> None:
 
 
 def require_broadcast(**tensors: Tensor) -> None:
-    """Raise ValueError unless the shapes broadcast.
-
-    >>> require_broadcast(u=torch.ones(2, 4), v=torch.ones(3, 4))
-    Traceback (most recent call last):
-    ValueError: u and v must have shapes that broadcast, got (2, 4) and (3, 4)
-    """
+    """Raise ValueError unless the shapes broadcast."""
     shapes = [tuple(value.shape) for value in tensors.values()]
     try:
         torch.broadcast_shapes(*shapes)

@@ -42,11 +42,10 @@ class Attention(nn.Module):
     | squared | sum_j c_ij s_ij^2 v_j | 5 |
     | softmax | sum_j softmax_j(s_ij + log-constants) v_j | none |
 
-    Each score is scaled before the product, so that half precision does not overflow. The mask multiplies: nothing is
-    set to minus infinity, and keys do not compete. `qk_norm` puts a norm site on every q and k of a head; "joint" norms both
-    branches of a query (or of a key) together, which keeps the scores rational, and is "rms" where there is one branch.
-    Parameters: 4 width^2, or 6 width^2 for bilinear. `forward` returns (output, values); `values` (batch, heads,
-    time, head_dim) of the first layer may be mixed into later ones (value residual, arXiv 2410.17897).
+    Scores are scaled before the product, so that half precision does not overflow; the mask multiplies, and keys do not
+    compete. `qk_norm` puts a norm site on every q and k of a head; "joint" norms both branches of a query (or key) together,
+    which keeps scores rational, and is "rms" where there is one branch. `forward` returns (output, values); `values` (batch,
+    heads, time, head_dim) of the first layer may be mixed into later ones (value residual, arXiv 2410.17897).
 
     >>> layer = Attention("bilinear", width=32, head_dim=16, context=8)
     >>> x = torch.randn(1, 8, 32)
@@ -92,7 +91,7 @@ class Attention(nn.Module):
         return self.merge_heads(z), values
 
     def recorded(self, x: Tensor, first_values: Tensor | None = None) -> tuple[Tensor, Tensor, tuple]:
-        """`forward` by the whole table of weights: output, values, and (queries, keys, mixed values, weights) as they met."""
+        """`forward` by the whole table of weights: output, values, (queries, keys, mixed values, weights)."""
         queries, keys, values, _ = self.prepare(x)
         if self.kind == "squared":
             queries, keys = queries * 2, keys * 2
@@ -104,7 +103,6 @@ class Attention(nn.Module):
         """Queries (scaled, normed, rotated), keys (normed, rotated, offset) and values of x (batch, time, width).
 
         `start` is the position of the first token, `last_keys` the keys before the offset of the position before it.
-        Raises TypeError or ValueError for another x.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 3 or x.shape[-1] != self.width or x.shape[1] == 0:
             require_rows(x, self.width)
@@ -137,7 +135,7 @@ class Attention(nn.Module):
         return [norm(part) for norm, part in zip(self.qk_norms, parts)]
 
     def mix_values(self, values: Tensor, first_values: Tensor | None) -> Tensor:
-        """The value residual: a learned mix with the values of the first layer, which must fit."""
+        """The value residual: a learned mix with the values of the first layer."""
         if first_values is None:
             return values
         require_rows(first_values, self.head_dim, "first_values")
@@ -152,7 +150,7 @@ class Attention(nn.Module):
         return F.linear(z.transpose(1, 2).flatten(-2), self.o.to(z.dtype))
 
     def weights(self, queries: list[Tensor], keys: list[Tensor]) -> Tensor:
-        """What values are summed with: c_ij times the product of both scores, or the softmax: (batch, heads, time, time)."""
+        """What values are summed with: c_ij times the scores, or the softmax: (batch, heads, time, time)."""
         time, like = keys[0].shape[-2], keys[0]
         if self.kind == "softmax":
             return torch.softmax(queries[0] @ keys[0].mT + self.positions.bias(time, like.dtype, like.device), dim=-1)
@@ -172,11 +170,7 @@ class Attention(nn.Module):
 
 
 def attention_parameters(kind: str, width: int) -> int:
-    """Matrix parameters of one attention layer: 4 width^2, or 6 width^2 with two branches.
-
-    >>> attention_parameters("bilinear", 64) / 64**2
-    6.0
-    """
+    """Matrix parameters of one attention layer: 4 width^2, or 6 width^2 with two branches."""
     return (2 * BRANCHES[kind] + 2) * width * width
 
 
@@ -222,7 +216,7 @@ class Positions(nn.Module):
         return self._slopes if like is None else self._slopes.to(like)
 
     def pattern(self) -> Pattern:
-        """The constants of polynomial attention, with what has been computed of them so far; checked once, which waits for a GPU."""
+        """The constants of polynomial attention; checked once, which waits for a GPU."""
         if torch.compiler.is_compiling():  # without a guard on what is kept
             return Pattern(self._slopes, self.row_power, self.toeplitz)
         if self._pattern is None or self._pattern.table is not self.toeplitz:
@@ -235,7 +229,7 @@ class Positions(nn.Module):
         return super()._apply(function, recurse)
 
     def __getstate__(self):
-        """For copies: without the constants kept, which are made again (and cannot be copied if made inside `torch.func`)."""
+        """For copies: the constants are made again (made inside `torch.func` they cannot be copied)."""
         return {**self.__dict__, "_constants": {}, "_pattern": None}
 
     def mask(self, count: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
@@ -284,7 +278,7 @@ class Positions(nn.Module):
     def offset(self, keys: Tensor, before: Tensor | None = None) -> Tensor:
         """Take the second half of each key (..., time, head_dim) from the position before (no-op without key_offset).
 
-        `before` is the unshifted key of the position before the first one, (..., 1, head_dim); None means zeros.
+        `before` (..., 1, head_dim) is the unshifted key of the position before the first one; None means zeros.
         """
         require_rows(keys, self.head_dim, "keys")
         if "key_offset" not in self.features:

@@ -27,18 +27,16 @@ class Norm(nn.Module):
     | scale, channel | g x, one g; g * x, one g a feature | yes |
     | none | x | yes |
 
-    c is the running geometric mean of r over training tokens. It moves once per optimiser step, in `update`, from the
-    statistics that all forward passes of that step have gathered; so micro-batches and data-parallel ranks give the
-    constant that one large batch gives. It is frozen when a = 1. `penalty` of the last forward pass is
-    mean((r^2 / c^2 - 1)^2): it keeps r near c, which is what makes the replacement harmless. The running value of
-    "batch" moves in the same way; its training statistics are those of one forward pass (Ioffe & Szegedy,
-    arXiv 1502.03167, without mean, gain and bias).
+    c is the running geometric mean of r over training tokens, frozen when a = 1. It moves once per optimiser step, in
+    `update`, from what all forward passes of that step have gathered, so micro-batches and ranks give the constant of one
+    large batch. `penalty` of the last forward pass is mean((r^2 / c^2 - 1)^2): it keeps r near c. The running value of
+    "batch" moves in the same way; its training statistics are those of one forward pass (arXiv 1502.03167, without mean,
+    gain and bias).
 
-    Shapes: x (..., features). `groups` > 1 (heads): x (batch, groups, time, features), one constant a group.
-    `features` is needed for batch and channel. Raises ValueError for an unknown kind or missing features.
+    Shapes: x (..., features); `groups` > 1 (heads): x (batch, groups, time, features), one constant a group. `features` is
+    needed for batch and channel. Raises ValueError for an unknown kind or missing features.
 
-    >>> site = Norm("rms")
-    >>> site(torch.full((1, 4), 3.0))
+    >>> Norm("rms")(torch.full((1, 4), 3.0))
     tensor([[1.0000, 1.0000, 1.0000, 1.0000]])
     """
 
@@ -101,10 +99,7 @@ class Norm(nn.Module):
         return torch.exp(-self._aligned(self.log_constant)).to(x.dtype)
 
     def factor(self) -> Tensor:
-        """What the site multiplies its input with at evaluation: (groups,), (groups, features), (1,) or (features,).
-
-        A number 1 for kind "none"; ValueError where there is no such constant.
-        """
+        """What the site multiplies by at evaluation: (groups,), (groups, features), (1,) or (features,); else ValueError."""
         if not self.is_constant:
             raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {self._fraction:.2f}) multiplies by no constant")
         if self.kind == "none":
@@ -130,7 +125,7 @@ class Norm(nn.Module):
 
     @torch.no_grad()
     def update(self, reduce=None) -> None:
-        """Move the constants by what the forward passes since the last call have seen; `reduce` averages over ranks."""
+        """Move the constants by what was seen since the last call; `reduce` averages over ranks."""
         if self._gathered is None:
             return
         mean = (self._gathered[:-1] / self._gathered[-1]).view(self.log_constant.shape)
@@ -175,8 +170,8 @@ def _log_rms(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
 def joint_norm(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both branches of a query (or key) divided by the root of their mean square together: two tensors (..., features).
 
-    With N = (|q1|^2 + |q2|^2) / 2 the score (q1.k1)(q2.k2) becomes head_dim^2 (q1.k1)(q2.k2) / (N_q N_k): a ratio of polynomials,
-    where two separate norms leave square roots; its size is at most head_dim^2, by Cauchy and Schwarz and |q1| |q2| <= N.
+    With N = (|q1|^2 + |q2|^2) / 2 the score (q1.k1)(q2.k2) becomes head_dim^2 (q1.k1)(q2.k2) / (N_q N_k), a ratio of
+    polynomials of size at most head_dim^2, where two separate norms leave square roots.
 
     >>> q, p = joint_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0]))
     >>> round(float((q**2).sum() + (p**2).sum()), 5)        # features of both branches: a mean square of one

@@ -1,9 +1,7 @@
 """Attention one token at a time, in memory that does not grow with the text.
 
-A polynomial score is an inner product of products: (q1.k1)(q2.k2) = <q1 x q2, k1 x k2>, so the sum over all past keys
-is a state S = sum_j (k1_j x k2_j) v_j that a decay multiplies at each step. Only the learned Toeplitz table needs the
-keys one by one, and only those of the last `context` tokens. Softmax has no such state: it keeps a window of keys and
-values.
+A polynomial score is <q1 x q2, k1 x k2>, so the sum over all past keys is a state S = sum_j (k1_j x k2_j) v_j that a decay
+multiplies at each step. A learned Toeplitz table, and softmax, need a window of the last `context` keys and values.
 """
 
 from dataclasses import dataclass, field

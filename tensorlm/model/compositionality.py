@@ -13,11 +13,16 @@ from tensorlm.model.degree import Degree, degree_of
 from tensorlm.tensors.rational import remaining_root
 
 KINDS = ("polynomial", "rational", "neither")
+SCORE_READS = {  # how often a score reads a normed query or key
+    "softmax": (None, "inside an exponential"),
+    "squared": (2, "the squared score reads it twice"),
+    "bilinear": (1, "each score reads its own query and key once"),
+}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model, summed over its `count` occurrences. Shares are those of the whole model, from 0 to 1.
+    """A part of a model, summed over its `count` occurrences; shares are of the whole model, from 0 to 1.
 
     `multiply_adds` are per token; `degree` is the degree in what the part reads, None where it is no polynomial.
     """
@@ -42,7 +47,7 @@ class Compositionality:
 
     @property
     def parameters(self) -> int:
-        """All parameters: equal to `TensorTransformer.parameter_count()`."""
+        """Equal to `TensorTransformer.parameter_count()`."""
         return sum(part.parameters for part in self.parts)
 
     @property
@@ -58,7 +63,6 @@ class Compositionality:
         return sum(part.parameter_share for part in mine), sum(part.work_share for part in mine)
 
     def __getitem__(self, name: str) -> Part:
-        """The part of this name; KeyError names those there are."""
         for part in self.parts:
             if part.name == name:
                 return part
@@ -78,12 +82,11 @@ class Compositionality:
 def compositionality(config: ModelConfig, anneal_fraction: float = 0.0) -> Compositionality:
     """Sort the parts of a model at evaluation; `anneal_fraction` is a of the annealed sites, constants at 1 only.
 
-    A part is a polynomial in what it reads, or a ratio of polynomials, or neither. A norm's kind depends on its reader:
-    read an even number of times its square root is squared away (`tensorlm.tensors.remaining_root`). The model has a
-    degree exactly when every part is a polynomial.
+    A part is a polynomial in what it reads, or a ratio of polynomials, or neither. A norm's kind depends on its reader: read
+    an even number of times its square root is squared away (`tensorlm.tensors.remaining_root`).
 
-    Multiply-adds per token count products of numbers (the elementwise work on one pair of query and key as one, sums and
-    look-ups as none) for sequences of T = `context` tokens, each token with (T + 1) / 2 keys on average:
+    Multiply-adds per token count products of numbers (the elementwise work on a pair of query and key as one) for sequences
+    of T = `context` tokens, each token with (T + 1) / 2 keys on average:
 
     | part | multiply-adds per token |
     | --- | --- |
@@ -92,8 +95,6 @@ def compositionality(config: ModelConfig, anneal_fraction: float = 0.0) -> Compo
     | rotary positions | 4 b d |
     | norm site; row norm; shortcut; value residual; smear | 2d each, smear d; QK-norm 4 b d |
     | head | vocabulary x d |
-
-    Raises ValueError for a fraction outside [0, 1], TypeError for anything but a ModelConfig.
 
     >>> table = compositionality(ModelConfig(norm="anneal"), anneal_fraction=1.0)
     >>> table.shares("polynomial"), int(table.degree)
@@ -133,15 +134,18 @@ def _attention_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     reads, reader = (None, "inside an exponential") if kind == "softmax" else (3, "keys and values of a token read it 3 times")
     yield from _norm_site("norm before attention", config, fraction, layers - 1, reads, reader)
     if config.qk_norm != "none":
-        reads, reader = _score_reads(kind, config.qk_norm)
+        joint = kind == "bilinear" and config.qk_norm == "joint"
+        reads, reader = (2, "both scores of a pair share one length") if joint else SCORE_READS[kind]
         yield _norm("QK-norm", config.qk_norm, fraction, layers, reads, reader, 4 * branches * width)
     table = config.heads * config.context * layers if "toeplitz" in config.positions else 0
     turning = 4 * branches * width * layers if "rope" in config.positions else 0
     yield Part("positions", "polynomial", f"constants ({', '.join(('mask', *config.positions))})", layers, table, turning, 1)
     pairs = config.heads * (config.context + 1) / 2 * ((branches + 1) * config.head_dim + 1)
     parameters = attention_parameters(kind, width)
-    yield Part("attention", "neither" if kind == "softmax" else "polynomial", _ATTENTION_REASONS[kind], layers, parameters * layers,
-               (parameters + pairs) * layers, None if kind == "softmax" else 5)
+    softmax = kind == "softmax"
+    why = "exponentials, divided by their sum" if softmax else "degree 2 in the query's token, 3 in the keys'"
+    yield Part("attention", "neither" if softmax else "polynomial", why, layers, parameters * layers, (parameters + pairs) * layers,
+               None if softmax else 5)
     if config.value_residual == "learned" and layers > 1:
         yield Part("value residual", "polynomial", "linear: values of the first layer mixed in", layers - 1, 2 * (layers - 1),
                    2 * width * (layers - 1), 1)
@@ -175,21 +179,6 @@ def _output_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     tied = config.head == "tied"
     yield Part("head", "polynomial", "linear" + (", with the matrix of the input table" if tied else ""), 1,
                0 if tied else config.vocab_size * width, config.vocab_size * width, 1)
-
-
-_ATTENTION_REASONS = {
-    "softmax": "exponentials, divided by their sum",
-    "squared": "degree 2 in the query's token, 3 in the keys'",
-    "bilinear": "degree 2 in the query's token, 3 in the keys'",
-}
-
-
-def _score_reads(attention: str, qk_norm: str) -> tuple[int | None, str]:
-    """How often a score reads a normed query or key."""
-    if (attention, qk_norm) == ("bilinear", "joint"):
-        return 2, "both scores of a pair share one length"
-    return {"softmax": (None, "inside an exponential"), "squared": (2, "the squared score reads it twice"),
-            "bilinear": (1, "each score reads its own query and key once")}[attention]
 
 
 def _norm_site(name: str, config: ModelConfig, fraction: float, count: int, reads: int | None, reader: str,

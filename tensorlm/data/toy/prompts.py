@@ -54,7 +54,7 @@ class PromptPairs:
 def next_words(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> torch.Tensor:
     """The exact distribution of the word after each document: tokens (documents, length) -> (documents, 54) float64.
 
-    Raises ValueError where the language cannot say a document (naming the first such word).
+    Raises ValueError where the language cannot say a document, naming the first such word.
 
     >>> target = next_words(torch.tensor([[INDEX[word] for word in "<doc> sea the cats".split()]]))[0]
     >>> {WORDS[i]: target[i].item() for i in target.nonzero()[:, 0]}

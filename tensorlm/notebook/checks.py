@@ -1,7 +1,7 @@
 """Exercises that check themselves, and checks that are themselves checked.
 
 An `Exercise` carries known wrong answers; a test demands that each is rejected, and that the printed solution is accepted.
-Those of chapter 2 stand in `exercises/ch02.py`, and use what follows after `registry`.
+Those of chapter 2 stand in `exercises/ch02.py`.
 """
 
 import functools
@@ -86,7 +86,6 @@ def registry() -> dict[str, Exercise]:
 
 
 def answered(value: Any) -> Any:
-    """The value. Raises NotAnswered for `None` and `...`."""
     if value is None or value is Ellipsis:
         raise NotAnswered
     return value
@@ -116,12 +115,11 @@ def apply(factors: Sequence[Tensor], x: Tensor) -> Tensor:
 
 
 def third_order(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
-    """The tensor of a layer as it stands, T_oij = sum_k D_ok L_ki R_kj."""
+    """T_oij = sum_k D_ok L_ki R_kj, as it stands."""
     return torch.einsum("ok,ki,kj->oij", D, L, R)
 
 
 def random_form(*eigenvalues: float, seed: int) -> Tensor:
-    """A symmetric matrix with these eigenvalues."""
     basis = torch.linalg.qr(random(len(eigenvalues), len(eigenvalues), seed=seed)).Q
     Q = basis @ torch.diag(as_tensor(eigenvalues)) @ basis.mT
     return (Q + Q.mT) / 2

@@ -80,7 +80,6 @@ def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: s
 
 
 def strength_frame(widget: Widget, marker: str, body: str, script: str, points: int) -> str:
-    """The frame of a widget with a strength, whose curves have so many points."""
     return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), asset(script).strip()],
                  " tlm-stack", ("stacked_parts.css",), {"frame": FRAME, "points": points})
 
@@ -136,14 +135,12 @@ def chosen_options(chosen: Any, counts: Sequence[int]) -> list[int]:
 
 
 def require_names(name: str, value: Any, most: int) -> None:
-    """Raise ValueError unless it is a mapping whose keys are 1 to `most` names."""
     fits = isinstance(value, Mapping) and all(isinstance(key, str) and key.strip() for key in value)
     fits = fits and 1 <= len(value) <= most
     require(fits, name, value, f"a mapping of 1 to {most} names")
 
 
 def texts(name: str, values: Any, least: int = 0, most: float = math.inf) -> list[str]:
-    """A sequence of text, as a list."""
     fits = isinstance(values, Sequence) and all(isinstance(each, str) for each in values) and least <= len(values) <= most
     require(fits, name, values, "a sequence of text" + f", {least} to {most} of it" * (most < math.inf))
     return list(values)
@@ -158,7 +155,6 @@ def table(caption: str, head: Sequence[str], rows: Iterable[str], live: bool = F
 
 
 def samples(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Values computed beforehand, in a table that opens on demand."""
     lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
     inner = table(f"Computed beforehand{caption}", head, lines)
     return f'<details><summary>Sample values as a table</summary><div class="tlm-scroll">{inner}</div></details>'
@@ -235,7 +231,6 @@ class Plot:
         return "".join(parts) + TEXT.format(RIGHT, BOTTOM + 27, "end", escape(self.label))
 
     def here(self, strength: float) -> str:
-        """The vertical line at the strength chosen."""
         x, look = self.x(strength), 'stroke="#6a6a6a" stroke-dasharray="3 3"'
         return f'<line data-here x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{BOTTOM}" {look}/>'
 
@@ -245,15 +240,14 @@ class Plot:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from `low` to `high`."""
     return [round(float(tick), 12) for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def precise(value: float, digits: int = 7) -> str:
     """JavaScript's `toPrecision`: plain from 1e-6 to below 1e7 (with 7 digits), halves away from zero.
 
-    >>> precise(1.5e-05), precise(-1234567.0), precise(12345678.0), precise(1.5e-07), precise(2**-11, 3)
-    ('0.00001500000', '-1234567', '1.234568e+7', '1.500000e-7', '0.000488')
+    >>> precise(1.5e-05), precise(12345678.0), precise(2**-11, 3)
+    ('0.00001500000', '1.234568e+7', '0.000488')
     """
     size = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal(abs(value))
     power = size.adjusted() if size else 0

@@ -94,7 +94,6 @@ def _bound(values: Any) -> float:
 
 
 def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) -> dict[str, list[float]]:
-    """A polynomial or a pair of polynomials as numerator and denominator."""
     try:
         pair = len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
     except (TypeError, ValueError, RuntimeError):
@@ -147,7 +146,6 @@ def html(widget: Widget) -> str:
 
 
 def text(value: float | None) -> str:
-    """A number as the script writes it, with 7 significant digits."""
     return "undefined" if value is None else page.precise(0.0 if abs(value) < 1e-12 else value)
 
 

@@ -154,30 +154,24 @@ def require_same_kind(**tensors: Any) -> None:
 
 
 def require_matrix(name: str, value: Any) -> None:
-    """Raise unless `value` is a non-empty float32 or float64 matrix."""
     require_same_kind(**{name: value})
     if value.ndim != 2 or value.numel() == 0:
         raise ValueError(f"{name} must be a matrix with at least 1 row and 1 column, got shape {tuple(value.shape)}")
 
 
 def require_finite(name: str, value: Tensor) -> None:
-    """Raise ValueError if an entry is NaN or infinite."""
     bad = value.numel() - int(torch.isfinite(value).sum())
     if bad:
         raise ValueError(f"{name} must be finite, got {bad} of {value.numel()} entries NaN or infinite")
 
 
 def require_last_axis(name: str, value: Tensor, size: int) -> None:
-    """Raise ValueError unless the last axis has `size` entries."""
     if value.ndim < 1 or value.shape[-1] != size:
         raise ValueError(f"{name} must have {size} entries in its last axis, got shape {tuple(value.shape)}")
 
 
 def require_rows(x: Any, width: int | None, name: str = "x") -> None:
-    """Raise TypeError unless `x` holds floating-point numbers, ValueError unless its last axis has `width` of them (if given).
-
-    Whole numbers would turn weights into whole numbers, most of them 0, without a word.
-    """
+    """Raise TypeError unless `x` holds floating-point numbers, ValueError unless its last axis has `width` of them."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name} must be a tensor of floating-point numbers, got {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim < 1 or (width is not None and x.shape[-1] != width):
@@ -185,7 +179,6 @@ def require_rows(x: Any, width: int | None, name: str = "x") -> None:
 
 
 def require_broadcast(**tensors: Tensor) -> None:
-    """Raise ValueError unless the shapes broadcast."""
     shapes = [tuple(value.shape) for value in tensors.values()]
     try:
         torch.broadcast_shapes(*shapes)
@@ -194,12 +187,7 @@ def require_broadcast(**tensors: Tensor) -> None:
 
 
 def require_affordable(shape: tuple[int, ...], dtype: torch.dtype, instead: str, limit: float = DENSE_LIMIT) -> None:
-    """Raise ValueError if a dense tensor of this shape takes more than `limit` bytes; `instead` names the other way.
-
-    >>> require_affordable((128,) * 5, torch.float64, instead="hosvd")
-    Traceback (most recent call last):
-    ValueError: a dense tensor of shape (128, 128, 128, 128, 128) would need 256.0 GiB, more than the limit of 1.0 GiB; use hosvd
-    """
+    """Raise ValueError if a dense tensor of this shape takes more than `limit` bytes; `instead` names the other way."""
     require(isinstance(limit, int | float) and limit >= 0, "limit", limit, "a number of bytes of at least 0")
     need = math.prod(shape) * dtype.itemsize
     if need > limit:
@@ -208,11 +196,7 @@ def require_affordable(shape: tuple[int, ...], dtype: torch.dtype, instead: str,
 
 
 def in_bytes(count: float) -> str:
-    """A number of bytes in the largest unit that leaves at least one.
-
-    >>> in_bytes(0), in_bytes(1536), in_bytes(2**40)
-    ('0 B', '1.5 KiB', '1.0 TiB')
-    """
+    """A number of bytes in the largest unit that leaves at least one."""
     for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if count >= 2**power:
             return f"{count / 2**power:.1f} {unit}"

@@ -27,7 +27,6 @@ class DigitData:
     test_y: torch.Tensor = field(repr=False)
 
     def describe(self) -> str:
-        """One line that belongs beside every result."""
         return (f"{self.name}: {len(self.train_x):,} training and {len(self.test_x):,} test images of "
                 f"{self.side}x{self.side} pixels, sha256 {self.sha256[:12]}")
 

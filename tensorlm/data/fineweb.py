@@ -91,7 +91,6 @@ def download(path: Path, endpoint: str | None) -> str:
 
 
 def _append(partial: Path, url: str, size: int | None) -> None:
-    """Fetch what a partial file still lacks."""
     from huggingface_hub.file_download import http_get
 
     have = partial.stat().st_size if partial.exists() else 0

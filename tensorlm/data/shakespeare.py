@@ -5,8 +5,6 @@ their plots and main characters are not met in training; no tokenizer or alphabe
 package are read; its code is not run.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from functools import lru_cache, partial

@@ -1,7 +1,5 @@
 """What a corpus of tokens is (`TokenData`), and the one door to all of them (`load`)."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +68,6 @@ class TokenData:
                 _check_part(split, part, self.vocab_size)
 
     def train_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> torch.Tensor:
-        """The batch of one step, (batch_size, context + 1) int64; see `tensorlm.data.batches.train_batch`."""
         return batches.train_batch(as_parts(self.train), step, batch_size, context, seed, rows)
 
     def valid_windows(self, context: int) -> torch.Tensor:
@@ -82,11 +79,9 @@ class TokenData:
         return self._codec().encode(text)
 
     def decode(self, tokens: Iterable[int] | torch.Tensor) -> str:
-        """The text of token ids (a list, an array or a 1-D tensor)."""
         return self._codec().decode(as_ids(tokens))
 
     def describe(self) -> str:
-        """One line that belongs beside every result."""
         train, valid = (sum(len(part) for part in as_parts(tokens)) for tokens in (self.train, self.valid))
         return (f"{self.name}: {train:,} training and {valid:,} validation tokens, tokenizer {self.tokenizer} "
                 f"({self.vocab_size:,} entries), sha256 {self.sha256[:12]}")
@@ -129,7 +124,6 @@ def _check_part(split: str, part: np.ndarray, vocab_size: int) -> None:
 
 
 def as_ids(tokens: Iterable[int] | torch.Tensor) -> list[int]:
-    """Token ids as plain integers; ValueError unless they are one-dimensional."""
     array = np.asarray(tokens.cpu() if isinstance(tokens, torch.Tensor) else list(tokens), dtype=np.int64)
     if array.ndim != 1:
         raise ValueError(f"tokens must be one sequence, got shape {tuple(array.shape)}")
@@ -137,7 +131,6 @@ def as_ids(tokens: Iterable[int] | torch.Tensor) -> list[int]:
 
 
 def checked_ids(tokens: Iterable[int], vocab_size: int) -> list[int]:
-    """Plain integers; ValueError names the first id outside 0 .. vocab_size - 1."""
     ids = [int(token) for token in tokens]
     for token in ids:
         if not 0 <= token < vocab_size:

@@ -4,23 +4,18 @@ Byte-pair encoding: Sennrich, Haddow and Birch (2016, arXiv 1508.07909); on byte
 Radford et al. (2019, GPT-2).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
 from importlib import metadata
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tensorlm.checks import require, require_one_of
 from tensorlm.data.source import checked_ids, checked_text
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 COMMITTED = ("bpe1024", "bpe4096")
@@ -184,7 +179,7 @@ def canonical_table(table: str) -> str:
     return json.dumps(entries if inner == around else [*entries, json.dumps(inner, sort_keys=True)])
 
 
-def _byte_level(model: Any = None) -> Tokenizer:
+def _byte_level(model: Any = None) -> Any:
     """A byte-level tokenizer around a BPE model, untrained for None."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -194,7 +189,7 @@ def _byte_level(model: Any = None) -> Tokenizer:
     return inner
 
 
-def _opened(table: str, name: str = "bpe") -> Tokenizer:
+def _opened(table: str, name: str = "bpe") -> Any:
     from tokenizers import Tokenizer
 
     try:

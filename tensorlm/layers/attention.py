@@ -100,15 +100,19 @@ class Attention(nn.Module):
         return self.merge_heads(weights @ mixed), values, (tuple(queries), tuple(keys), mixed, weights)
 
     def prepare(self, x: Tensor, start: int = 0, last_keys: list[Tensor] | None = None) -> Heads:
-        """Queries (scaled, normed, rotated), keys (normed, rotated, offset) and values of x (batch, time, width).
-
-        `start` is the position of the first token, `last_keys` the keys before the offset of the position before it.
-        """
+        """Queries, keys and values of x from position `start` on; `last_keys` are those before it, unshifted."""
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 3 or x.shape[-1] != self.width or x.shape[1] == 0:
             require_rows(x, self.width)
             raise ValueError(f"x must have shape (batch, time, {self.width}) with time at least 1, got {tuple(x.shape)}")
         count, scale = len(self.query_names), self.head_dim**-0.5
-        queries, keys, values = self._project(x, 1.0 if self.qk_norm != "none" else scale)
+        first = 1.0 if self.qk_norm != "none" else scale
+        if count == 2:
+            matrices: tuple[Tensor, ...] = (self.q1 * first, self.q2 * first, self.k1, self.k2, self.v)
+        else:
+            matrices = (self.q * first, self.k, self.v)
+        flat = F.linear(x, torch.cat(matrices).to(x.dtype))
+        parts = flat.view(*x.shape[:2], -1, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys, values = list(parts[:count]), list(parts[count:-1]), parts[-1]
         if self.qk_norm != "none":
             normed = self._normed([*queries, *keys])
             queries, keys = [query * scale for query in normed[:count]], normed[count:]
@@ -119,23 +123,12 @@ class Attention(nn.Module):
             keys = [self.positions.offset(key, last) for key, last in itertools.zip_longest(keys, last_keys or [])]
         return Heads(queries, keys, values, unshifted)
 
-    def _project(self, x: Tensor, scale: float) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Queries times `scale`, keys and values, by one product of matrices."""
-        count = len(self.query_names)
-        if count == 2:
-            flat = F.linear(x, torch.cat((self.q1 * scale, self.q2 * scale, self.k1, self.k2, self.v)).to(x.dtype))
-        else:
-            flat = F.linear(x, torch.cat((self.q * scale, self.k, self.v)).to(x.dtype))
-        parts = flat.view(*x.shape[:2], -1, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        return list(parts[:count]), list(parts[count:-1]), parts[-1]
-
     def _normed(self, parts: list[Tensor]) -> list[Tensor]:
         if self.qk_norm == "joint" and self.kind == "bilinear":
             return [*joint_norm(*parts[:2]), *joint_norm(*parts[2:])]
         return [norm(part) for norm, part in zip(self.qk_norms, parts)]
 
     def mix_values(self, values: Tensor, first_values: Tensor | None) -> Tensor:
-        """The value residual: a learned mix with the values of the first layer."""
         if first_values is None:
             return values
         require_rows(first_values, self.head_dim, "first_values")
@@ -216,7 +209,6 @@ class Positions(nn.Module):
         return self._slopes if like is None else self._slopes.to(like)
 
     def pattern(self) -> Pattern:
-        """The constants of polynomial attention; checked once, which waits for a GPU."""
         if torch.compiler.is_compiling():  # without a guard on what is kept
             return Pattern(self._slopes, self.row_power, self.toeplitz)
         if self._pattern is None or self._pattern.table is not self.toeplitz:
@@ -276,10 +268,7 @@ class Positions(nn.Module):
         return torch.stack([angles.cos(), angles.sin()])
 
     def offset(self, keys: Tensor, before: Tensor | None = None) -> Tensor:
-        """Take the second half of each key (..., time, head_dim) from the position before (no-op without key_offset).
-
-        `before` (..., 1, head_dim) is the unshifted key of the position before the first one; None means zeros.
-        """
+        """The second half of each key (..., time, head_dim) from the position before, `before` for the first."""
         require_rows(keys, self.head_dim, "keys")
         if "key_offset" not in self.features:
             return keys

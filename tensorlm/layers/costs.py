@@ -34,7 +34,11 @@ def multiply_adds(algorithm: str, time: int, head_dim: int, branches: int, windo
     """
     require_one_of("algorithm", algorithm, ALGORITHMS)
     _require(time=time, head_dim=head_dim, branches=branches)
-    pairs = _pairs(algorithm, time, require_whole("window", window)) * ((branches + 1) * head_dim + 1)
+    require_whole("window", window)
+    block, back = (BLOCK, time) if algorithm == "row_blocks" else (CHUNK, chunks_back(window) * CHUNK)
+    ends = ((start, min(start + block, time)) for start in range(0, time, block))
+    met = time * time if algorithm == "quadratic" else sum((end - start) * (end - max(0, start - back)) for start, end in ends)
+    pairs = met * ((branches + 1) * head_dim + 1)
     through_state = max(0, time - CHUNK) if algorithm == "recurrent" else 0
     return pairs + through_state * 2 * feature_count(head_dim, branches) * (head_dim + 1)
 
@@ -82,15 +86,6 @@ def working_memory(algorithm: str, time: int, head_dim: int, branches: int, wind
 def chunks_back(window: int, chunk: int = CHUNK) -> int:
     """Chunks before its own that a query reaches into through a table of `window` ages."""
     return max(0, -(-(window - 1) // chunk))
-
-
-def _pairs(algorithm: str, time: int, window: int) -> int:
-    """Pairs of queries and keys that are multiplied, those above the diagonal of a block included."""
-    if algorithm == "quadratic":
-        return time * time
-    block, back = (BLOCK, time) if algorithm == "row_blocks" else (CHUNK, chunks_back(window) * CHUNK)
-    starts = range(0, time, block)
-    return sum((min(start + block, time) - start) * (min(start + block, time) - max(0, start - back)) for start in starts)
 
 
 def _require(**sizes: int) -> None:

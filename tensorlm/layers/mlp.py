@@ -57,7 +57,6 @@ class MLP(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def check(self, x: Tensor) -> None:
-        """Raise TypeError or ValueError unless x is (..., width) in floating-point numbers."""
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-1:] != (self.width,):
             require_rows(x, self.width)
 
@@ -66,7 +65,6 @@ class MLP(nn.Module):
         raise ValueError(f"an MLP of kind {self.kind!r} is no product of encoders: its activation is no power")
 
     def decoder(self) -> Tensor:
-        """D (out, hidden) of that product."""
         return self.D
 
     def cp(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,10 +87,6 @@ class EncoderMLP(MLP):
 
     Kinds: relu, relu2 (Primer, arXiv 2109.08668), gelu, square. Only `square` is a polynomial, the bilinear layer with L =
     R.
-
-    >>> layer = EncoderMLP("square", width=4, hidden=8)
-    >>> layer.degree, layer.parameter_count
-    (2, 64)
     """
 
     def __init__(self, kind: str, width: int, hidden: int, out: int | None = None):
@@ -141,11 +135,7 @@ class GatedMLP(MLP):
 
 
 class ProductMLP(MLP):
-    """k encoders (hidden, width) multiplied: f(x) = D[(E_1 x) * ... * (E_k x)], a polynomial of degree k.
-
-    >>> ProductMLP(width=4, hidden=8, encoders=3).degree
-    3
-    """
+    """k encoders (hidden, width) multiplied: f(x) = D[(E_1 x) * ... * (E_k x)], a polynomial of degree k."""
 
     def __init__(self, width: int, hidden: int, out: int | None = None, encoders: int = 3):
         require_counts(encoders=encoders)
@@ -166,13 +156,10 @@ class ProductMLP(MLP):
 
 
 class FullTensorMLP(MLP):
-    """The third-order tensor itself: f(x)_o = sum_ij T_oij x_i x_j, degree 2.
+    """The third-order tensor itself: f(x)_o = sum_ij T_oij x_i x_j, degree 2, stored as a matrix (out, width * width).
 
-    `T` is stored as a matrix (out, width * width), so that optimisers of matrices apply. Memory grows with out * width^2.
-
-    >>> layer = FullTensorMLP(width=4)
-    >>> layer(torch.ones(1, 4)).shape, layer.parameter_count
-    (torch.Size([1, 4]), 64)
+    >>> FullTensorMLP(width=4).parameter_count
+    64
     """
 
     def __init__(self, width: int, out: int | None = None):
@@ -292,11 +279,7 @@ def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None 
 
 
 def mlp_parameters(kind: str, width: int, hidden: int, out: int | None = None, encoders: int = 3) -> int:
-    """Number of parameters: hidden * (encoders * width + out); of a tensor out * width^2, or out * width (width + 1) / 2.
-
-    >>> mlp_parameters("bilinear", width=64, hidden=128), mlp_parameters("full", width=64, hidden=0)
-    (24576, 262144)
-    """
+    """Number of parameters: hidden * (encoders * width + out); of a tensor out * width^2, or out * width (width + 1) / 2."""
     with torch.device("meta"):
         return build_mlp(kind, width, None if kind in TENSOR_KINDS else hidden, out, encoders).parameter_count
 

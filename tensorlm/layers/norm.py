@@ -52,7 +52,8 @@ class Norm(nn.Module):
         self.kind, self.groups, self.features, self.penalty_weight = kind, groups, features, penalty_weight
         self.penalty: Tensor | None = None
         self._gathered: Tensor | None = None  # the sum of the statistics of each pass, and behind it the number of passes
-        self._fraction, self._is_constant, self._has_moved = 0.0, False, False
+        # a as a number: reading the buffer would wait for the device
+        self.anneal_fraction, self._is_constant, self._has_moved = 0.0, False, False
         if kind in ("scale", "channel"):
             self.gain = nn.Parameter(torch.ones(features or 1 if kind == "channel" else 1))
         if kind in ("anneal", "batch"):
@@ -69,16 +70,13 @@ class Norm(nn.Module):
         if self.kind in TOKEN_KINDS:
             return F.rms_norm(x, x.shape[-1:], eps=EPS)
         if self.kind == "batch" and self.training:
-            return self._over_batch(x)
+            axes = [axis for axis in range(x.ndim - 1) if self.groups == 1 or axis != 1]
+            log_b = _log_rms(x, axes).view(self.groups, -1)
+            self._gather(log_b.detach())
+            return x * torch.exp(-self._aligned(log_b)).to(x.dtype)
         if self.kind == "anneal" and (self.training or not self._is_constant):
             return self._annealed(x)
         return x if self.kind == "none" else x * self.constant_scale(x)
-
-    def _over_batch(self, x: Tensor) -> Tensor:
-        axes = [axis for axis in range(x.ndim - 1) if self.groups == 1 or axis != 1]
-        log_b = _log_rms(x, axes).view(self.groups, -1)
-        self._gather(log_b.detach())
-        return x * torch.exp(-self._aligned(log_b)).to(x.dtype)
 
     def _annealed(self, x: Tensor) -> Tensor:
         log_r = _log_rms(x, [-1], keepdim=True)
@@ -89,11 +87,10 @@ class Norm(nn.Module):
             self.penalty = (ratio - 1).square().mean() if self._has_moved else None
         if self._is_constant:
             return x * self.constant_scale(x)
-        a = self.fraction if torch.compiler.is_compiling() else self._fraction  # a number would be a graph of its own each step
+        a = self.fraction if torch.compiler.is_compiling() else self.anneal_fraction  # a number would be a graph of its own each step
         return x * torch.exp(-(1 - a) * log_r - a * log_c).to(x.dtype)
 
     def constant_scale(self, x: Tensor) -> Tensor:
-        """1 / c, 1 / b or g in the dtype of x, shaped to multiply it."""
         if self.kind in ("scale", "channel"):
             return self.gain.to(x.dtype)
         return torch.exp(-self._aligned(self.log_constant)).to(x.dtype)
@@ -101,7 +98,7 @@ class Norm(nn.Module):
     def factor(self) -> Tensor:
         """What the site multiplies by at evaluation: (groups,), (groups, features), (1,) or (features,); else ValueError."""
         if not self.is_constant:
-            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {self._fraction:.2f}) multiplies by no constant")
+            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {self.anneal_fraction:.2f}) multiplies by no constant")
         if self.kind == "none":
             return torch.ones(1)
         return self.gain.detach() if self.kind in ("scale", "channel") else torch.exp(-self.log_constant)
@@ -111,16 +108,11 @@ class Norm(nn.Module):
         """Whether evaluation multiplies by a constant: not for a norm of each token, nor while a < 1."""
         return self.kind not in TOKEN_KINDS and (self.kind != "anneal" or self._is_constant)
 
-    @property
-    def anneal_fraction(self) -> float:
-        """a, the share of the constant, as a number: reading the buffer would wait for the device."""
-        return self._fraction
-
     def set_fraction(self, a: float) -> None:
         """Set a, the share of the constant: 0 is a per-token norm, 1 is a constant."""
         a = require_number("anneal fraction", a, 0.0, most=1.0)
-        if self.kind == "anneal" and a != self._fraction:
-            self._fraction, self._is_constant = a, a == 1.0
+        if self.kind == "anneal" and a != self.anneal_fraction:
+            self.anneal_fraction, self._is_constant = a, a == 1.0
             self.fraction.fill_(a)
 
     @torch.no_grad()
@@ -143,7 +135,6 @@ class Norm(nn.Module):
         return {**self.__dict__, "penalty": None, "_gathered": None}
 
     def _gather(self, statistics: Tensor) -> None:
-        """Add what one forward pass has seen; a sum, so that a loop that never calls `update` stays small."""
         new = F.pad(statistics.flatten(), (0, 1), value=1.0)
         self._gathered = new if self._gathered is None else self._gathered + new
 
@@ -157,8 +148,8 @@ class Norm(nn.Module):
         if self.kind in ("anneal", "batch"):
             self._has_moved = bool(self.steps)
         if self.kind == "anneal":
-            self._fraction = float(self.fraction)
-            self._is_constant = self._fraction == 1.0
+            self.anneal_fraction = float(self.fraction)
+            self._is_constant = self.anneal_fraction == 1.0
 
 
 def _log_rms(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:

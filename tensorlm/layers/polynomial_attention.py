@@ -83,7 +83,6 @@ class Pattern:
         return self._kept("row scale", count, like, lambda: self.fading(count).cumsum(-1).pow(-self.row_power))
 
     def rates(self, like: Tensor) -> Tensor:
-        """The slopes in dtype and on device of `like`: (heads,)."""
         return self._kept("rates", self.heads, like, lambda: self.slopes)
 
     def rows(self, start: int, end: int, like: Tensor) -> Tensor:
@@ -99,10 +98,7 @@ class Pattern:
         return rows * _in_blocks(start, end, lambda first, last: skew(one_plus[:, :last], first, last).to(like.dtype))
 
     def band(self, rows: int, reach: int, like: Tensor) -> Tensor:
-        """The last rows of c_h over `reach` positions, without row scale: (heads, rows, reach), that is exp(-m n)(1 + t[n]).
-
-        Rows further up are the same, further to the left: without row scale c_h is a Toeplitz matrix.
-        """
+        """The last rows of c_h over `reach` positions, without row scale; rows above are the same, further to the left."""
         weights = self._kept("fading", reach, like, lambda: self.fading(reach))
         if self.table is not None:
             weights = weights * self._one_plus_table(reach, like).to(like.dtype)
@@ -152,9 +148,7 @@ def keep_last(store: dict, kind: str, size, dtype: torch.dtype, device: torch.de
 
 
 def skew(vector: Tensor, start: int, end: int) -> Tensor:
-    """Rows start .. end - 1 of the lower triangular Toeplitz matrix M[i, j] = vector[i - j].
-
-    Shapes: (heads, end) -> (heads, end - start, end), one strided view of the reversed vector, repeated.
+    """Rows start .. end - 1 of the Toeplitz matrix M[i, j] = vector[i - j]: (heads, end) -> (heads, end - start, end).
 
     >>> skew(torch.tensor([[1.0, 2.0, 3.0]]), 1, 3)
     tensor([[[2., 1., 0.],
@@ -262,7 +256,6 @@ def fused_obstacle(query: Tensor, values: Tensor, pattern: Pattern) -> str:
 
 
 def _as_batch(x: Tensor) -> Tensor:
-    """(..., heads, time, size) as (batch, heads, time, size)."""
     return x[None] if x.ndim == 3 else x.flatten(0, -4)
 
 
@@ -352,7 +345,6 @@ def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> None:
-    """Raise TypeError or ValueError unless the arguments of `attend` fit each other."""
     if not isinstance(pattern, Pattern):
         raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
     if not isinstance(values, Tensor) or not values.is_floating_point():

@@ -47,7 +47,6 @@ class Compositionality:
 
     @property
     def parameters(self) -> int:
-        """Equal to `TensorTransformer.parameter_count()`."""
         return sum(part.parameters for part in self.parts)
 
     @property
@@ -56,7 +55,6 @@ class Compositionality:
         return sum(part.multiply_adds for part in self.parts)
 
     def shares(self, kind: str) -> tuple[float, float]:
-        """Shares of the parameters and of the multiply-adds that parts of this kind have."""
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
         mine = [part for part in self.parts if part.kind == kind]

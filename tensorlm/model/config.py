@@ -112,7 +112,6 @@ class ModelConfig:
         return matched_hidden(self.mlp, self.width, BLOCK_PARAMETERS * self.width**2 - spent, self.encoders)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-safe dictionary."""
         return {**asdict(self), "positions": list(self.positions)}
 
     @classmethod

@@ -9,10 +9,7 @@ from tensorlm.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class Degree:
-    """`value`: degree of the logits in the input rows (the token table after its row norm), None if no polynomial.
-
-    `reason` says in words how the number comes about, or which part is no polynomial and what to choose instead.
-    """
+    """The degree of the logits in the input rows (None: no polynomial), and how it comes about or what stands against it."""
 
     value: int | None
     reason: str

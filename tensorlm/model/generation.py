@@ -31,22 +31,17 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
     _check(model, prompt, count, temperature, top_k)
     was_training = model.training
     model.eval()
+    state, pieces = model.empty_state(), [prompt]
     try:
-        return _continue(model, prompt, count, temperature, top_k, generator)
+        for index in range(prompt.shape[1]):
+            logits = model.step(prompt[:, index : index + 1], state)
+        for index in range(count):
+            _require_finite(logits, prompt.shape[1] + index - 1)
+            pieces.append(sample(logits, temperature, top_k, generator))
+            if index < count - 1:
+                logits = model.step(pieces[-1], state)
     finally:
         model.train(was_training)
-
-
-def _continue(model, prompt: Tensor, count: int, temperature: float, top_k: int | None,
-              generator: torch.Generator | None) -> Tensor:
-    state, pieces = model.empty_state(), [prompt]
-    for index in range(prompt.shape[1]):
-        logits = model.step(prompt[:, index : index + 1], state)
-    for index in range(count):
-        _require_finite(logits, prompt.shape[1] + index - 1)
-        pieces.append(sample(logits, temperature, top_k, generator))
-        if index < count - 1:
-            logits = model.step(pieces[-1], state)
     return torch.cat(pieces, dim=1)
 
 
@@ -69,7 +64,6 @@ def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
 
 
 def _require_finite(logits: Tensor, position: int | None = None) -> None:
-    """Raise ValueError for NaN or infinity, saying at which position and in which row of the batch."""
     broken = ~torch.isfinite(logits).all(-1)
     if bool(broken.any()):
         where = "" if position is None else f" at position {position}"

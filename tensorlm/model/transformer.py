@@ -178,10 +178,7 @@ class TensorTransformer(nn.Module):
         return x + self.smear.to(x.dtype) * torch.cat([first, x[:, :-1]], 1)
 
     def embed(self, tokens: Tensor, dtype: torch.dtype | None = None, previous: Tensor | None = None) -> Tensor:
-        """Input rows (batch, time, width): token row (+ bigram row), at unit RMS if input_norm is "rows".
-
-        `previous` (batch, 1) is the token before the first one; without it the bigram row has the number vocab_size.
-        """
+        """Input rows (batch, time, width): token row (+ bigram row), at unit RMS if input_norm is "rows"."""
         self._check_tokens(tokens, dtype)
         x = F.embedding(tokens, self.embedding)
         if self.config.bigram == "table":
@@ -193,7 +190,6 @@ class TensorTransformer(nn.Module):
         return (x * self.input_scale).to(dtype or x.dtype)
 
     def unembed(self, x: Tensor) -> Tensor:
-        """Logits from the residual stream."""
         x = self.head_site(x)
         if self.config.head == "tied":
             return F.linear(x / math.sqrt(self.config.width), self.embedding.to(x.dtype))
@@ -257,14 +253,21 @@ class TensorTransformer(nn.Module):
         """Named parameters by kind of optimiser: matrix (hidden, 2-D), embedding, bigram, head, scalar."""
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {group: [] for group in GROUPS}
         for name, parameter in self.named_parameters():
-            groups[_group_of(name, parameter)].append((name, parameter))
+            if name in ("embedding", "bigram", "head"):
+                group = name
+            elif name.split(".")[-1] in ("toeplitz", "smear", "shortcut", "value_mix", "gain"):
+                group = "scalar"
+            elif parameter.ndim == 2:
+                group = "matrix"
+            else:
+                raise ValueError(f"no optimiser group for parameter {name!r} of shape {tuple(parameter.shape)}")
+            groups[group].append((name, parameter))
         return groups
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
     def empty_state(self) -> ModelState:
-        """What the model carries before the first token of a text, for `step`."""
         return ModelState([AttentionState() for _ in self.blocks])
 
     def step(self, token: Tensor, state: ModelState) -> Tensor:
@@ -303,14 +306,3 @@ def _fold_attention(old, new, scale: Tensor) -> None:
         rows = site.factor().reshape(site.factor().shape[0], -1).expand(old.heads, old.head_dim)
         weight.mul_(rows.reshape(-1, 1).to(weight))
     new.v.mul_(scale)
-
-
-def _group_of(name: str, parameter: nn.Parameter) -> str:
-    if name in ("embedding", "bigram", "head"):
-        return name
-    last = name.split(".")[-1]
-    if last in ("toeplitz", "smear", "shortcut", "value_mix", "gain"):
-        return "scalar"
-    if parameter.ndim == 2:
-        return "matrix"
-    raise ValueError(f"no optimiser group for parameter {name!r} of shape {tuple(parameter.shape)}")

@@ -24,7 +24,7 @@ as_tensor = functools.partial(torch.as_tensor, dtype=DTYPE)
 
 
 class NotAnswered(Exception):
-    """The learner's function is still a stub: it gave `None` or `...` back."""
+    """The learner's function is still a stub."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,6 @@ def _watched(answer: Any) -> Any:
 
 
 def random(*shape: int, seed: int) -> Tensor:
-    """A standard normal float64 tensor of this shape, the same for the same seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
 
 
@@ -109,7 +108,6 @@ def random_layer(seed: int, out: int = 4, hidden: int = 5, width: int = 4) -> tu
 
 
 def apply(factors: Sequence[Tensor], x: Tensor) -> Tensor:
-    """f(x) = D[(Lx) * (Rx)] of a vector or of rows."""
     D, L, R = factors
     return ((x @ L.mT) * (x @ R.mT)) @ D.mT
 
@@ -126,7 +124,6 @@ def random_form(*eigenvalues: float, seed: int) -> Tensor:
 
 
 def as_factors(answer: Any) -> list[Tensor]:
-    """Three factors as tensors. Raises AssertionError unless there are three."""
     assert isinstance(answer, tuple | list) and len(answer) == 3, "Give the three factors as a tuple (D, L, R)."
     return [as_tensor(answered(factor)) for factor in answer]
 

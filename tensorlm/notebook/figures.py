@@ -68,7 +68,6 @@ def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (),
 
 
 def show(fig: Figure) -> None:
-    """Display `fig` once and close it."""
     require_instance("fig", fig, Figure)
     display(fig)
     plt.close(fig)

@@ -34,7 +34,6 @@ class Line:
 
     @property
     def wrapped(self) -> list[str]:
-        """The label in pieces that leave room for the bars, broken at arrows where that can be."""
         letters = round((WORDS - INDENT * self.depth) / LETTER)
         steps = [step.replace(" ", GLUE) if len(step) <= letters - 2 else step for step in self.label.split(ARROW)]
         glued = (GLUE + ARROW[1:]).join(steps)

@@ -186,7 +186,6 @@ def odt_sweep() -> Figure:
 
 def _factors(x: float, y: float, index: str = "", copy: str = "",
              spread: float = 0.85) -> tuple[dict[str, Point], list[Any], dict[str, str]]:
-    """Nodes, wires and kinds of one layer in CP form, D at (x, y) and L and R below."""
     D, L, R, dot = (f"{letter}{index}{copy}" for letter in ("D", "L", "R", "dot"))
     nodes = {D: (x, y), dot: (x, y - 0.95), L: (x - spread, y - 1.75), R: (x + spread, y - 1.75)}
     return nodes, [(D, dot, "h"), (L, dot), (R, dot)], {dot: "dot"}

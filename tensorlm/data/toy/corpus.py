@@ -5,8 +5,6 @@ row of the table of distributions. Documents of one seed form an endless stream:
 batch_size + r`, and a longer context continues the same documents.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -80,12 +78,10 @@ class ToyBatch:
 
     @property
     def rules(self) -> torch.Tensor:
-        """The rule of each position as an index into RULES, (documents, length - 1)."""
         return torch.from_numpy(self.language.row_rules)[self.rows]
 
     @property
     def targets(self) -> torch.Tensor:
-        """The exact next-word distributions, (documents, length - 1, 54) float64."""
         return torch.from_numpy(self.language.distributions)[self.rows]
 
     @property
@@ -96,7 +92,7 @@ class ToyBatch:
     def text(self, document: int = 0) -> str:
         return " ".join(WORDS[i] for i in self.tokens[document])
 
-    def pick(self, documents: slice | torch.Tensor) -> ToyBatch:
+    def pick(self, documents: slice | torch.Tensor) -> "ToyBatch":
         return ToyBatch(self.language, self.tokens[documents], self.rows[documents])
 
 
@@ -157,7 +153,6 @@ class ToyData:
 
     @property
     def sha256(self) -> str:
-        """Hash of the words, the knobs of the language and the number of validation documents."""
         return hashlib.sha256(f"{self.language.sha256} {self.valid_documents}".encode()).hexdigest()
 
     def annotated_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> ToyBatch:
@@ -167,7 +162,6 @@ class ToyData:
         return self._documents(numbers, context + 1, seed, TRAIN)
 
     def train_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> torch.Tensor:
-        """The tokens of `annotated_batch`, (batch_size, context + 1) int64."""
         return self.annotated_batch(step, batch_size, context, seed, rows).tokens
 
     def valid_batch(self, context: int) -> ToyBatch:
@@ -176,11 +170,9 @@ class ToyData:
         return self._documents(np.arange(self.valid_documents), context + 1, 0, VALID)
 
     def valid_windows(self, context: int) -> torch.Tensor:
-        """The tokens of `valid_batch`, (valid_documents, context + 1) int64."""
         return self.valid_batch(context).tokens
 
     def _documents(self, numbers: np.ndarray, length: int, seed: int, split: int) -> ToyBatch:
-        """Documents of a stream by number, from the blocks that hold them."""
         blocks, places = np.divmod(numbers, BLOCK)
         picked = [_block(self.language, length, seed, split, int(b)).pick(torch.from_numpy(places[blocks == b]))
                   for b in np.unique(blocks)]

@@ -23,8 +23,6 @@ for every position the target distribution, its entropy (the Bayes floor) and th
     stop, article, start                                                 (glue: ".", "a" and "the", the place)
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
@@ -108,7 +106,6 @@ class ToyLanguage:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of words and knobs: two languages with the same hash are the same."""
         return hashlib.sha256(json.dumps([WORDS, asdict(self)]).encode()).hexdigest()
 
     @cached_property
@@ -122,17 +119,14 @@ class ToyLanguage:
 
     @cached_property
     def row_rules(self) -> np.ndarray:
-        """The rule of each distribution as an index into RULES, (36,)."""
         return np.array([RULES.index(rule) for rule, _ in self._rows()])
 
     @cached_property
     def entropies(self) -> np.ndarray:
-        """Entropy of each distribution in nats, (36,)."""
         p = self.distributions
         return -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
 
     def _rows(self) -> list[tuple[str, dict[str, float]]]:
-        """Every distribution with its rule, in the order of BLOCKS."""
         clause = {"the": 1 - self.p_name, **_uniform(NAMES, self.p_name)}
         opening = {"(": self.p_open, **{word: (1 - self.p_open) * p for word, p in clause.items()}}
         after_noun = [{"near": self.p_near, verb: 1 - self.p_near} for verb in ("is", "are")]

@@ -7,8 +7,6 @@
 What differs stands at one position, so that a vector from one kind to the other can be injected there and nowhere else.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,7 +126,6 @@ class _Draws:
         return np.array([INDEX[word] for word in words])[(self.uniform() * len(words)).astype(np.int64)]
 
     def from_table(self, table, rows: np.ndarray, words) -> np.ndarray:
-        """A word for each row, by its probabilities."""
         bounds = np.array(table).cumsum(-1)[rows]
         return np.array([INDEX[word] for word in words])[(self.uniform()[:, None] * bounds[:, -1:] >= bounds).sum(-1)]
 

@@ -163,7 +163,6 @@ def paper(ink: Any) -> np.ndarray:
 
 
 def _cells(name: str, ink: list[int]) -> str:
-    """The pad: one stop of the Tab key, whose active cell the arrow keys move."""
     words = []
     for place, value in enumerate(ink):
         (row, column), grey = divmod(place, SIDE), paper(value)
@@ -173,7 +172,6 @@ def _cells(name: str, ink: list[int]) -> str:
 
 
 def _logits(data: Data, shown: Shown) -> str:
-    """One row a class; the buttons before the names choose the class to explain."""
     rows = []
     for c, label in enumerate(data["labels"]):
         marks = ' data-top' * (label == shown["predicted"]) + ' data-chosen' * (label == shown["chosen"])
@@ -198,7 +196,6 @@ def _why(data: Data, shown: Shown) -> str:
 
 
 def _number(data: Data, shown: Mapping[str, Any], key: str) -> str:
-    """A number; a logit or a part of it has a sign, and a bar before it."""
     kind, value = kind_of(key), shown[key]
     signed = kind in ("logit", "part")
     words, look = page.rounded(value, data["decimals"][kind], signed), "tlm-number" if signed else "tlm-detail"

@@ -110,7 +110,6 @@ def range_input(key: str, label: str, low: float, high: float, step: float, star
 
 
 def control(name: str, each: Data) -> str:
-    """Label, native range input (arrow keys, Home, End) and its announced value."""
     places, key, label = each["decimals"], escape(each["key"]), escape(each["label"])
     low, last, start = (exact(each[part], places) for part in ("low", "last", "start"))
     shown = f"{each['start']:.{places}f}"
@@ -121,14 +120,12 @@ def control(name: str, each: Data) -> str:
 
 
 def choice(name: str, key: str, data_key: str, label: str, options: Sequence[str]) -> str:
-    """A labelled native list; where no script runs its first option stands there."""
     inner = "".join(f'<option value="{i}"{" selected" * (i == 0)}>{escape(words)}</option>' for i, words in enumerate(options))
     return (f'<div class="tlm-choice"><label for="tlm-{name}-{key}">{escape(label)}</label>'
             f'<select id="tlm-{name}-{key}" data-choice="{data_key}" autocomplete="off">{inner}</select></div>')
 
 
 def chosen_options(chosen: Any, counts: Sequence[int]) -> list[int]:
-    """The numbers of the options that lists of `counts` options stand at."""
     fits = isinstance(chosen, Sequence) and len(chosen) == len(counts)
     require(fits, "chosen", chosen, f"{len(counts)} numbers, one a list")
     return [require_whole("chosen", number, 0, count - 1) for number, count in zip(chosen, counts)]
@@ -186,7 +183,6 @@ def stacked_bars(entries: Iterable[tuple[str, str, str]], shown: Mapping[str, fl
 
 
 def span(start: float, end: float, reach: float) -> tuple[float, float]:
-    """Left edge and width, in percent, of a bar from `start` to `end` on a scale from `-reach` to `reach`."""
     left, right = (50 + 50 * max(-1.0, min(1.0, place / reach)) for place in (min(start, end), max(start, end)))
     return left, right - left
 
@@ -220,7 +216,6 @@ class Plot:
         return "".join(parts)
 
     def axes(self, heights: Sequence[float] | None = None, zero: str = "#6a6a6a") -> str:
-        """A light grid with round numbers in the margin, a line at `zero` in its colour, and the name of the input."""
         parts = []
         for tick in ticks(self.low, self.high):
             x = self.x(tick)
@@ -268,12 +263,10 @@ def exact(number: float, places: int = 0) -> str:
 
 
 def decimals(number: float) -> int:
-    """How many digits stand behind the point when all are written."""
     return max(0, -int(Decimal(repr(float(number))).normalize().as_tuple().exponent))
 
 
 def numbered(**groups: Any) -> dict[str, Any]:
-    """Flat keys: the name of the group and the number of the entry, from 1; None stays."""
     flat = {f"{name}{i}": entry for name, entries in groups.items() for i, entry in enumerate(entries, 1)}
     return {key: None if entry is None else float(entry) for key, entry in flat.items()}
 

@@ -106,7 +106,6 @@ def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) 
 
 
 def _box(data: Data, y: tuple[float, float] | None) -> dict[str, Any]:
-    """The drawing area of the curves: where it lies in the picture, its ranges, and the curves' heights at even steps."""
     low, high = data["inputs"][0]["low"], data["inputs"][0]["high"]
     columns = [evaluate(data, [a]) for a in np.linspace(low, high, POINTS)]
     heights = [[None if column[key] is None else float(f"{column[key]:.6g}") for column in columns] for key in columns[0]]
@@ -150,7 +149,6 @@ def text(value: float | None) -> str:
 
 
 def _row(label: Any, start: Shown, bounds: Data, *keys: str, before: str = "") -> str:
-    """A row with a bar and a number for each key; keys of one letter share a bound."""
     cells = (page.bar(key, start[key], bound := bounds[key.strip("0123456789")[-1]], f' data-bound="{page.exact(bound)}"')
              + page.cell(key, text(start[key])) for key in keys)
     return f'<tr><th scope="row">{label}</th>{before}{"".join(cells)}</tr>'
@@ -189,7 +187,6 @@ def _polynomial(data: Data, start: Shown) -> str:
 
 
 def _samples(data: Data) -> str:
-    """A few points, computed in Python: the start, and each input at five even places while the others stay."""
     starts = [each["start"] for each in data["inputs"]]
     points = [starts] + [starts[:i] + [float(a)] + starts[i + 1:] for i, each in enumerate(data["inputs"])
                          for a in np.linspace(each["low"], each["high"], 5)]

@@ -73,7 +73,6 @@ def html(widget: Widget) -> str:
 
 
 def _looks(data: Data) -> list[tuple[str, str, str, str]]:
-    """Key, name, colour and dashes of every part and of the sum."""
     labels = [escape(part["label"]) for part in data["parts"]]
     keys = [f"p{i}" for i in range(1, len(labels) + 1)]
     return [*zip(keys, labels, COLOURS, page.DASHES[1:]), ("sum", escape(data["total"]), palette["black"], "")]
@@ -97,7 +96,6 @@ def _parts(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
 
 
 def _samples(data: Data) -> str:
-    """All options of the last list at five even strengths, the other lists at their first option."""
     first, (*others, last) = data["inputs"][0], data["choices"]
     rows = []
     for option, words in enumerate(last["options"]):

@@ -106,7 +106,6 @@ def html(widget: Widget) -> str:
 
 
 def _words(data: Data, here: Mapping[str, float]) -> str:
-    """The probabilities as curves over the strength, and in a table with as many rows as the longest prompt needs."""
     first, words, hidden = data["inputs"][0], data["prompts"][0]["words"], ' hidden=""'
     plot = Plot(first["low"], first["high"], first["label"], -0.02, 1.02)
     columns = [evaluate(data, float(a), (0, 0)) for a in np.linspace(first["low"], first["high"], POINTS)]
@@ -133,7 +132,6 @@ def _paths(data: Data, here: Mapping[str, float]) -> str:
 
 
 def _samples(data: Data) -> str:
-    """The first prompt at five even strengths, for every vector."""
     first, prompt, rows = data["inputs"][0], data["prompts"][0], []
     written = lambda key, value: page.rounded(value, 3) if key[0] == "w" else page.rounded(value, signed=True)
     for number, vector in enumerate(data["vectors"]):

@@ -19,11 +19,7 @@ DENSE_LIMIT = 2**30  # bytes of the largest dense tensor that is built without a
 
 
 def unfit(name: str, value: Any, wanted: str) -> ValueError:
-    """The error of a value that does not fit; arrays and tensors are named by their shape.
-
-    >>> unfit("fig", np.ones((2, 3)), "a matplotlib Figure")
-    ValueError('fig must be a matplotlib Figure, got ndarray of shape (2, 3)')
-    """
+    """The error of a value that does not fit; arrays and tensors are named by their shape."""
     shape = getattr(value, "shape", None)
     try:
         got = f"{type(value).__name__} of shape {tuple(shape)}" if isinstance(shape, tuple) else reprlib.repr(value)
@@ -44,12 +40,7 @@ def require(fits: Any, name: str, value: Any, wanted: str) -> None:
 
 
 def require_instance(name: str, value: Any, kind: type) -> None:
-    """Raise TypeError unless `value` is a `kind`.
-
-    >>> require_instance("x", 3, Tensor)
-    Traceback (most recent call last):
-    TypeError: x must be a Tensor, got int
-    """
+    """Raise TypeError unless `value` is a `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 

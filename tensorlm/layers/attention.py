@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +21,8 @@ ROW_SCALES = {"none": 0.0, "sqrt": 0.5, "mean": 1.0}
 ROPE_BASE = 10_000.0
 
 
-class Heads(NamedTuple):
-    """What the heads of one layer multiply: queries and keys (one or two branches) and values, each (batch, heads, time, head_dim)."""
-
-    queries: list[Tensor]
-    keys: list[Tensor]
-    values: Tensor
-    last_keys: list[Tensor]  # before the key offset, which the next token takes half of
+# Queries, keys (each of one branch or two), values, and keys before the offset: (batch, heads, time, head_dim).
+Heads = tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]
 
 
 class Attention(nn.Module):
@@ -114,19 +108,17 @@ class Attention(nn.Module):
         parts = flat.view(*x.shape[:2], -1, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         queries, keys, values = list(parts[:count]), list(parts[count:-1]), parts[-1]
         if self.qk_norm != "none":
-            normed = self._normed([*queries, *keys])
+            if self.qk_norm == "joint" and count == 2:
+                normed = [*joint_norm(*queries), *joint_norm(*keys)]
+            else:
+                normed = [norm(part) for norm, part in zip(self.qk_norms, (*queries, *keys))]
             queries, keys = [query * scale for query in normed[:count]], normed[count:]
         if "rope" in self.positions.features:
             queries, keys = ([self.positions.rotate(part, start) for part in parts] for parts in (queries, keys))
         unshifted = keys
         if "key_offset" in self.positions.features:
             keys = [self.positions.offset(key, last) for key, last in itertools.zip_longest(keys, last_keys or [])]
-        return Heads(queries, keys, values, unshifted)
-
-    def _normed(self, parts: list[Tensor]) -> list[Tensor]:
-        if self.qk_norm == "joint" and self.kind == "bilinear":
-            return [*joint_norm(*parts[:2]), *joint_norm(*parts[2:])]
-        return [norm(part) for norm, part in zip(self.qk_norms, parts)]
+        return queries, keys, values, unshifted
 
     def mix_values(self, values: Tensor, first_values: Tensor | None) -> Tensor:
         if first_values is None:

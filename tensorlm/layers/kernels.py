@@ -97,9 +97,11 @@ class _Call:
         self.inputs = (queries[0], queries[-1], keys[0], keys[-1], values, *constants)
         self.sizes = (*queries[0].stride()[:3], *keys[0].stride()[:3], *values.stride()[:3], heads, time,
                       0 if table is None else table.shape[1])
+        # tf32: float32 rounded to 19 bits, where torch is allowed to
+        exact = "interpreted" if triton.knobs.runtime.interpret else "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
         self.constants = dict(HEAD_DIM=head_dim, VALUE_DIM=value_dim, D=max(MIN_DOT, triton.next_power_of_2(head_dim)),
                               V=max(MIN_DOT, triton.next_power_of_2(value_dim)), ROWS=side, TWO=len(queries) == 2,
-                              TABLE=table is not None, EXACT=_precision(), FADED_AT=FADED, num_warps=4, num_stages=2)
+                              TABLE=table is not None, EXACT=exact, FADED_AT=FADED, num_warps=4, num_stages=2)
         self.grid = (triton.cdiv(time, side), batch * heads)
 
 
@@ -107,13 +109,6 @@ def tile_rows(size: int, itemsize: int, capability: tuple[int, int] | None) -> i
     """Rows of a tile, for heads of `size` numbers of `itemsize` bytes, on a card of this compute capability."""
     room = SMALL_TILE_BYTES if capability is not None and capability < (8, 0) else TILE_BYTES
     return max(MIN_DOT, min(64, room // (size * itemsize)))
-
-
-def _precision() -> str:
-    """How the matrix units take float32: as it is, or rounded to 19 bits where torch is allowed to."""
-    if triton.knobs.runtime.interpret:
-        return "interpreted"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
 @triton.jit

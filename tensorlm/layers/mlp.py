@@ -217,12 +217,7 @@ class SymmetricMLP(MLP):
 
     @classmethod
     def from_tensor(cls, tensor: Tensor) -> "SymmetricMLP":
-        """The layer with the function of T (out, width, width), of which it keeps the symmetric part.
-
-        >>> layer = SymmetricMLP.from_tensor(torch.tensor([[[3.0, 8.0], [0.0, 2.0]]]))
-        >>> round(layer(torch.tensor([5.0, -1.0])).item(), 4)  # 3 * 25 - 8 * 5 + 2
-        37.0
-        """
+        """The layer with the function of T (out, width, width), of which it keeps the symmetric part."""
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise TypeError(f"tensor must be a floating point tensor, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
         require(tensor.ndim == 3 and tensor.shape[1] == tensor.shape[2] and tensor.numel(), "tensor", tensor,

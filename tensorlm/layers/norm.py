@@ -163,10 +163,6 @@ def joint_norm(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
     With N = (|q1|^2 + |q2|^2) / 2 the score (q1.k1)(q2.k2) becomes head_dim^2 (q1.k1)(q2.k2) / (N_q N_k), a ratio of
     polynomials of size at most head_dim^2, where two separate norms leave square roots.
-
-    >>> q, p = joint_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0]))
-    >>> round(float((q**2).sum() + (p**2).sum()), 5)        # features of both branches: a mean square of one
-    4.0
     """
     scale = torch.rsqrt(0.5 * (first.square().mean(-1, keepdim=True) + second.square().mean(-1, keepdim=True)) + EPS)
     return first * scale, second * scale

@@ -214,8 +214,7 @@ def row_blocks(queries: Branches, keys: Branches, values: Tensor, pattern: Patte
 def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, chunk: int = CHUNK) -> Tensor:
     """Chunk by chunk: all pairs within a chunk, and a state S = sum_j exp(-m (s - j)) phi(k_j) v_j for the keys before it.
 
-    S has `feature_count` x value_dim numbers a head. The share of a table reaches back over its window only, so there pairs
-    are taken one by one. Every exponent is at most 0, so no decay is too strong. Raises TypeError in half precision.
+    The share of a table reaches back over its window only, so there pairs are taken one by one. TypeError in half precision.
     """
     require_counts(chunk=chunk)
     if values.dtype not in DTYPES:
@@ -227,10 +226,7 @@ def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Patter
 
 
 def fused(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
-    """One kernel on a GPU: nothing of time x time numbers is stored, forward or backward (`tensorlm.layers.kernels`).
-
-    Needs the package `triton`, which comes with torch's CUDA builds. Raises ValueError that names what is missing.
-    """
+    """One kernel on a GPU, nothing of time x time numbers is stored; ValueError names what is missing for it."""
     if obstacle := fused_obstacle(queries[0], values, pattern):
         raise ValueError(f"algorithm 'fused' needs {obstacle}")
     from tensorlm.layers.kernels import fused_attention
@@ -345,8 +341,7 @@ def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> None:
-    if not isinstance(pattern, Pattern):
-        raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
+    require_instance("pattern", pattern, Pattern)
     if not isinstance(values, Tensor) or not values.is_floating_point():
         raise TypeError(f"values must be a floating-point tensor, got {getattr(values, 'dtype', type(values).__name__)}")
     for name, branches in (("queries", queries), ("keys", keys)):

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from tensorlm.checks import require_instance, require_number, require_one_of
 from tensorlm.layers import build_mlp
 from tensorlm.layers.attention import BRANCHES, attention_parameters
 from tensorlm.layers.norm import TOKEN_KINDS
-from tensorlm.model.config import ModelConfig
-from tensorlm.model.degree import Degree, degree_of
+from tensorlm.model.config import Degree, ModelConfig, degree_of
 from tensorlm.tensors.rational import remaining_root
 
 KINDS = ("polynomial", "rational", "neither")
@@ -22,10 +22,7 @@ SCORE_READS = {  # how often a score reads a normed query or key
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model, summed over its `count` occurrences; shares are of the whole model, from 0 to 1.
-
-    `multiply_adds` are per token; `degree` is the degree in what the part reads, None where it is no polynomial.
-    """
+    """One part, summed over its `count` occurrences; `multiply_adds` are per token, `degree` that in what the part reads."""
 
     name: str
     kind: str
@@ -55,8 +52,7 @@ class Compositionality:
         return sum(part.multiply_adds for part in self.parts)
 
     def shares(self, kind: str) -> tuple[float, float]:
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        require_one_of("kind", kind, KINDS)
         mine = [part for part in self.parts if part.kind == kind]
         return sum(part.parameter_share for part in mine), sum(part.work_share for part in mine)
 
@@ -100,10 +96,8 @@ def compositionality(config: ModelConfig, anneal_fraction: float = 0.0) -> Compo
     >>> print(compositionality(ModelConfig())["norm before MLP"].why)
     read twice, so the root is squared away: x + f(norm x) is of degree 3 over 2
     """
-    if not isinstance(config, ModelConfig):
-        raise TypeError(f"config must be a ModelConfig, got {type(config).__name__}")
-    if not isinstance(anneal_fraction, int | float) or not 0.0 <= anneal_fraction <= 1.0:
-        raise ValueError(f"anneal_fraction must be a number in [0, 1], got {anneal_fraction!r}")
+    require_instance("config", config, ModelConfig)
+    require_number("anneal_fraction", anneal_fraction, 0.0, most=1.0)
     parts = [*_input_parts(config, anneal_fraction), *_attention_parts(config, anneal_fraction),
              *_mlp_parts(config, anneal_fraction), *_output_parts(config, anneal_fraction)]
     parameters, work = sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from tensorlm.layers import EPS, Attention, Norm, build_mlp, init_weights
 from tensorlm.layers.mlp import MLP
 from tensorlm.layers.state import AttentionState, attention_step
-from tensorlm.model.config import ModelConfig
-from tensorlm.model.degree import Degree, degree_of
+from tensorlm.model.config import Degree, ModelConfig, degree_of
 from tensorlm.model.generation import ModelState, generate
 
 HEAD_PENALTY = 0.1  # weight of the final site in the norm-constancy penalty, the others have 1
@@ -226,8 +225,7 @@ class TensorTransformer(nn.Module):
     def fold_norms(self) -> "TensorTransformer":
         """A copy with norm and qk_norm "none" and the same logits: the matrices that read a site take its constant over.
 
-        The first site's goes into `input_scale`, a q or k site's into the rows of its head. Raises ValueError unless every
-        site is a constant at evaluation, and for a tied head.
+        Raises ValueError unless every site is a constant at evaluation, and for a tied head.
         """
         if unsettled := sorted({site.kind for site in self.norm_sites() if not site.is_constant}):
             raise ValueError("only constant norm sites can be folded: train with norm='anneal' until the fraction is 1 "

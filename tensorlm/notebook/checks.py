@@ -1,8 +1,4 @@
-"""Exercises that check themselves, and checks that are themselves checked.
-
-An `Exercise` carries known wrong answers; a test demands that each is rejected, and that the printed solution is accepted.
-Those of chapter 2 stand in `exercises/ch02.py`.
-"""
+"""Exercises that check themselves: a test has known wrong answers rejected, and the printed solution accepted."""
 
 import functools
 import importlib

@@ -27,15 +27,11 @@ Shapes = Mapping[str, tuple[complex, str]]           # place and kind of each no
 
 def draw(ax: Axes, nodes: Mapping[str, Point], wires: Iterable[Sequence[Any]] = (), legs: Iterable[Sequence[Any]] = (),
          kinds: Mapping[str, str] | None = None) -> None:
-    """Draw the network of `nodes` (name to position) on `ax`.
+    """Draw the network of `nodes` (name to position) on `ax`; a node shows its name up to the first space.
 
     A wire is (start, end, index="", bend=0.0, dashed=False), a leg, which is a free index, (node, direction, index="",
     dashed=False) with a name of `DIRECTIONS` or degrees. `kinds` gives a node the shape "circle" (the default), "box",
-    "isometry" or "dot". A node shows its name up to the first space. Raises KeyError for an unknown name.
-
-    >>> fig, ax = canvas(4, 2)
-    >>> draw(ax, {"A": (1, 1), "B": (2.5, 1)}, [("A", "B", "k")], [("A", "left", "i"), ("B", "right", "j")])
-    >>> plt.close(fig)
+    "isometry" or "dot". Raises KeyError for an unknown name.
     """
     ax.set_axis_off()
     ax.set_aspect("equal")

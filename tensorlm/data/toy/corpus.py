@@ -66,10 +66,9 @@ class Registers:
 
 @dataclass(frozen=True)
 class ToyBatch:
-    """Documents with all that is known of them: `tokens` (documents, length) int64, `rows` (documents, length - 1) int64.
+    """Documents with all that is known of them: `tokens` (documents, length), `rows` (documents, length - 1), int64.
 
-    Position t belongs to the prediction of `tokens[:, t + 1]`, so rows, rules and targets align with `model(tokens[:,
-    :-1])`.
+    Position t of rows, rules and targets belongs to the prediction of `tokens[:, t + 1]`.
     """
 
     language: ToyLanguage
@@ -97,14 +96,7 @@ class ToyBatch:
 
 
 def sample_documents(language: ToyLanguage, documents: int, length: int, seed: int, stream: tuple[int, ...] = ()) -> ToyBatch:
-    """Draw documents of `length` words, a pure function of the arguments; `stream` tells apart sets of one seed.
-
-    Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions.
-
-    >>> batch = sample_documents(BOOK_LANGUAGE, documents=2, length=20, seed=0)
-    >>> batch.text(1)
-    '<doc> farm the girls are tall . the bird is new . ( ( dave pilot and carol king likes'
-    """
+    """Documents of `length` words, a pure function of the arguments; `stream` tells apart sets of one seed."""
     require_counts(documents=documents)
     require_whole("length", length, 2)
     require_whole("seed", seed)
@@ -198,16 +190,10 @@ def kl_by_rule(logits: torch.Tensor, batch: ToyBatch) -> dict[str, float]:
     """Excess loss of a model by rule: mean KL(target || model) in nats, and over all positions under `"all"`.
 
     `logits` (documents, length - 1, 54) are those of `model(batch.tokens[:, :-1])`, normalised or not. Rules that do not
-    occur are left out. `"all"` is expected loss minus Bayes floor, without sampling noise in the targets. ValueError for
-    another shape.
-
-    >>> batch = sample_documents(BOOK_LANGUAGE, documents=64, length=65, seed=0)
-    >>> kl_by_rule(batch.targets.log(), batch)["all"] < 1e-12          # the truth itself has no excess
-    True
+    occur are left out. ValueError for another shape.
     """
     if logits.shape != (*batch.rows.shape, len(WORDS)):
-        raise ValueError(f"logits: shape {tuple(logits.shape)}, must be {(*batch.rows.shape, len(WORDS))}, "
-                         "those of model(batch.tokens[:, :-1])")
+        raise ValueError(f"logits must have shape {(*batch.rows.shape, len(WORDS))}, got {tuple(logits.shape)}")
     rules, targets = batch.rules, batch.targets
     log_q = torch.log_softmax(logits.detach().double().cpu(), dim=-1)
     cross = -torch.where(targets > 0, targets * log_q, 0.0).sum(-1)

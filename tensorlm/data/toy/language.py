@@ -152,11 +152,7 @@ class ToyLanguage:
 
     @cached_property
     def inverse(self) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse of all cumulative distributions at once: ascending bounds `row + cdf`, and the word below each.
-
-        The word of a draw u in [0, 1) from a row is the one below the first bound above `row + u`, exactly: draws have 47
-        bits.
-        """
+        """Ascending bounds `row + cdf` and the word below each, exact for draws of 47 bits."""
         row, word = np.nonzero(self.distributions)
         bounds = row + np.concatenate([np.minimum(p[p > 0].cumsum(), 1.0) for p in self.distributions])
         last = np.append(row[1:] != row[:-1], True)

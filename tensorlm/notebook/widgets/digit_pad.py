@@ -60,8 +60,8 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
 def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
     """What a page with `data` shows for an image of 64 numbers from 0 to 1 when it explains the class number `chosen`.
 
-    `chosen=None` explains the predicted class, or the first one. Keys: `predicted` (a label; None where all logits agree),
-    `chosen`, `logit0` .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .., `rest`, `total`.
+    `chosen=None` explains the predicted class. Keys: `predicted` (a label; None where all logits agree), `chosen`, `logit0`
+    .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .., `rest`, `total`.
     """
     x = (_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
     D, L, R, values, vectors = (np.array(data[key]) for key in ("D", "L", "R", "values", "vectors"))

@@ -90,10 +90,7 @@ def asset(file: str) -> str:
 
 
 def range_input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
-    """The data of a range input, whose start must be `low` plus whole steps; `decimals` shown tell one step from the next.
-
-    Browsers add steps in decimal: a step whose multiple would miss `high` by rounding is cut after 15 digits.
-    """
+    """The data of a range input; a step whose multiple misses `high` by rounding is cut, as browsers add in decimal."""
     require_instance("variable", label, str)
     fits = all(map(is_finite, (low, high, step))) and low < high and step > 0 and high - low < 1e15 * step
     require(fits, f"range of {key}", (low, high, step), "finite (low, high, step), low < high, below 1e15 steps")
@@ -239,11 +236,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def precise(value: float, digits: int = 7) -> str:
-    """JavaScript's `toPrecision`: plain from 1e-6 to below 1e7 (with 7 digits), halves away from zero.
-
-    >>> precise(1.5e-05), precise(12345678.0), precise(2**-11, 3)
-    ('0.00001500000', '1.234568e+7', '0.000488')
-    """
+    """JavaScript's `toPrecision`: plain from 1e-6 to below 1e7 (with 7 digits), halves away from zero."""
     size = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal(abs(value))
     power = size.adjusted() if size else 0
     words = f"{size:.{digits - 1 - power}f}" if -7 < power < digits else f"{size.scaleb(-power):.{digits - 1}f}e{power:+d}"

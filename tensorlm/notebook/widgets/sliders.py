@@ -1,7 +1,4 @@
-"""Sliders that need no kernel: the page evaluates the real function, since here the function is a polynomial.
-
-`evaluate` is the same computation in Python, so that a browser test can compare what the page shows with what it must show.
-"""
+"""Sliders that need no kernel: the page evaluates the polynomial itself, and `evaluate` is the same in Python."""
 
 import re
 from collections.abc import Mapping, Sequence

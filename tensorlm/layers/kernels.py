@@ -97,8 +97,8 @@ class _Call:
         self.inputs = (queries[0], queries[-1], keys[0], keys[-1], values, *constants)
         self.sizes = (*queries[0].stride()[:3], *keys[0].stride()[:3], *values.stride()[:3], heads, time,
                       0 if table is None else table.shape[1])
-        # tf32: float32 rounded to 19 bits, where torch is allowed to
-        exact = "interpreted" if triton.knobs.runtime.interpret else "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        exact = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # float32 rounded to 19 bits, or as it is
+        exact = "interpreted" if triton.knobs.runtime.interpret else exact
         self.constants = dict(HEAD_DIM=head_dim, VALUE_DIM=value_dim, D=max(MIN_DOT, triton.next_power_of_2(head_dim)),
                               V=max(MIN_DOT, triton.next_power_of_2(value_dim)), ROWS=side, TWO=len(queries) == 2,
                               TABLE=table is not None, EXACT=exact, FADED_AT=FADED, num_warps=4, num_stages=2)

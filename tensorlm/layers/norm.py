@@ -87,7 +87,7 @@ class Norm(nn.Module):
             self.penalty = (ratio - 1).square().mean() if self._has_moved else None
         if self._is_constant:
             return x * self.constant_scale(x)
-        a = self.fraction if torch.compiler.is_compiling() else self.anneal_fraction  # a number would be a graph of its own each step
+        a = self.fraction if torch.compiler.is_compiling() else self.anneal_fraction  # a number: a graph each step
         return x * torch.exp(-(1 - a) * log_r - a * log_c).to(x.dtype)
 
     def constant_scale(self, x: Tensor) -> Tensor:
@@ -98,7 +98,8 @@ class Norm(nn.Module):
     def factor(self) -> Tensor:
         """What the site multiplies by at evaluation: (groups,), (groups, features), (1,) or (features,); else ValueError."""
         if not self.is_constant:
-            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {self.anneal_fraction:.2f}) multiplies by no constant")
+            a = self.anneal_fraction
+            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {a:.2f}) multiplies by no constant")
         if self.kind == "none":
             return torch.ones(1)
         return self.gain.detach() if self.kind in ("scale", "channel") else torch.exp(-self.log_constant)

@@ -42,15 +42,6 @@ class Compositionality:
     parts: tuple[Part, ...]
     degree: Degree
 
-    @property
-    def parameters(self) -> int:
-        return sum(part.parameters for part in self.parts)
-
-    @property
-    def multiply_adds(self) -> float:
-        """Multiply-adds per token of a sequence of `context` tokens."""
-        return sum(part.multiply_adds for part in self.parts)
-
     def shares(self, kind: str) -> tuple[float, float]:
         require_one_of("kind", kind, KINDS)
         mine = [part for part in self.parts if part.kind == kind]
@@ -136,8 +127,8 @@ def _attention_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     parameters = attention_parameters(kind, width)
     softmax = kind == "softmax"
     why = "exponentials, divided by their sum" if softmax else "degree 2 in the query's token, 3 in the keys'"
-    yield Part("attention", "neither" if softmax else "polynomial", why, layers, parameters * layers, (parameters + pairs) * layers,
-               None if softmax else 5)
+    yield Part("attention", "neither" if softmax else "polynomial", why, layers, parameters * layers,
+               (parameters + pairs) * layers, None if softmax else 5)
     if config.value_residual == "learned" and layers > 1:
         yield Part("value residual", "polynomial", "linear: values of the first layer mixed in", layers - 1, 2 * (layers - 1),
                    2 * width * (layers - 1), 1)

@@ -79,8 +79,9 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
         rest, colour = line.kind == "rest", palette[COLOURS[line.kind]]
         for place, piece in enumerate(line.wrapped):
             ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, piece, ha="left", parse_math=False, **TEXT)
-        ax.barh(row, scale * share, left=zero, height=0.62, facecolor="white" if rest else tint(colour, 0.6), edgecolor=colour,
-                linewidth=0.9, linestyle=":" if rest else "-", hatch="////" if scale * share < 0 else None, zorder=2)
+        face, hatch = "white" if rest else tint(colour, 0.6), "////" if scale * share < 0 else None
+        ax.barh(row, scale * share, left=zero, height=0.62, facecolor=face, edgecolor=colour, linewidth=0.9,
+                linestyle=":" if rest else "-", hatch=hatch, zorder=2)
         ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", ha="right", **TEXT)
     return fig
 

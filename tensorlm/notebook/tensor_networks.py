@@ -93,7 +93,9 @@ def _line(ax: Axes, points: list[complex], dashed: bool, gid: str) -> None:
 def _shape(ax: Axes, name: str, place: complex, kind: str) -> None:
     size, x, y, colour = SIZES[kind], place.real, place.imag, palette.get(COLOURS.get(name[:1], ""), "#5a5a5a")
     look: dict[str, Any] = {"facecolor": tint(colour), "edgecolor": colour, "linewidth": 1.6, "zorder": 3, "gid": f"node {name}"}
-    if kind != "dot":
+    if kind == "dot":
+        look |= {"facecolor": "black", "edgecolor": "black"}
+    else:
         say(ax, x, y - (0.16 * size if kind == "isometry" else 0.02), f"${name.split(' ')[0]}$")
     if kind == "isometry":
         corners = [(x - size, y - 0.7 * size), (x + size, y - 0.7 * size), (x, y + size)]
@@ -102,7 +104,7 @@ def _shape(ax: Axes, name: str, place: complex, kind: str) -> None:
         corner, side = (x - size + 0.06, y - size + 0.06), 2 * size - 0.12
         ax.add_patch(patches.FancyBboxPatch(corner, side, side, boxstyle="round,pad=0.06", **look))
     else:
-        ax.add_patch(patches.Circle((x, y), size, **look | ({"facecolor": "black", "edgecolor": "black"} if kind == "dot" else {})))
+        ax.add_patch(patches.Circle((x, y), size, **look))
 
 
 def layer() -> Figure:

@@ -140,7 +140,7 @@ class ToyLanguage:
             ("agree", after_noun),
             ("adjective", [_weighted(ADJECTIVES, row) for row in self.adjective_table]),    # by is/are
             ("first", [_uniform(TITLES)]),
-            ("induction", again),                                                     # by the title bound
+            ("induction", again),                                                       # by the title bound
             ("suppression", [_uniform(_without(NAMES, name)) for name in NAMES]),       # by the name before
             ("bigram", after_title),                                                    # by the title
             ("article", [{"a": 1.0}, {"the": 1.0}]),                                    # after a verb, after near

@@ -46,7 +46,8 @@ def next_words(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> t
     """The exact distribution of the word after each document: (documents, length) -> (documents, 54); else ValueError."""
     documents = np.asarray(tokens)
     if documents.ndim != 2 or documents.shape[1] < 1 or documents.dtype.kind not in "iu" or (documents[:, 0] != INDEX["<doc>"]).any():
-        raise ValueError(f"tokens must be whole numbers (documents, length) after <doc>, got {documents.dtype} {documents.shape}")
+        got = f"{documents.dtype} {documents.shape}"
+        raise ValueError(f"tokens must be whole numbers (documents, length), <doc> first, got {got}")
     if documents.size and not (0 <= documents.min() and documents.max() < len(WORDS)):
         raise ValueError(f"tokens: from {documents.min()} to {documents.max()}, must lie from 0 to {len(WORDS) - 1}")
     registers = Registers(language, len(documents))

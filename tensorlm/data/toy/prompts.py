@@ -49,7 +49,7 @@ def next_words(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> t
         got = f"{documents.dtype} {documents.shape}"
         raise ValueError(f"tokens must be whole numbers (documents, length), <doc> first, got {got}")
     if documents.size and not (0 <= documents.min() and documents.max() < len(WORDS)):
-        raise ValueError(f"tokens: from {documents.min()} to {documents.max()}, must lie from 0 to {len(WORDS) - 1}")
+        raise ValueError(f"tokens must lie from 0 to {len(WORDS) - 1}, got {documents.min()} to {documents.max()}")
     registers = Registers(language, len(documents))
     for t, words in enumerate(documents.T):
         if t:

@@ -19,11 +19,7 @@ DENSE_LIMIT = 2**30  # bytes of the largest dense tensor that is built without a
 
 
 def unfit(name: str, value: Any, wanted: str) -> ValueError:
-    """The error of a value that does not fit; arrays and tensors are named by their shape.
-
-    >>> unfit("fig", np.ones((2, 3)), "a matplotlib Figure")
-    ValueError('fig must be a matplotlib Figure, got ndarray of shape (2, 3)')
-    """
+    """The error of a value that does not fit; arrays and tensors are named by their shape."""
     shape = getattr(value, "shape", None)
     try:
         got = f"{type(value).__name__} of shape {tuple(shape)}" if isinstance(shape, tuple) else reprlib.repr(value)
@@ -44,12 +40,7 @@ def require(fits: Any, name: str, value: Any, wanted: str) -> None:
 
 
 def require_instance(name: str, value: Any, kind: type) -> None:
-    """Raise TypeError unless `value` is a `kind`.
-
-    >>> require_instance("x", 3, Tensor)
-    Traceback (most recent call last):
-    TypeError: x must be a Tensor, got int
-    """
+    """Raise TypeError unless `value` is a `kind`."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
 
@@ -95,12 +86,7 @@ def require_whole(name: str, value: Any, least: int = 0, most: int | None = None
 
 
 def require_counts(**values: int) -> None:
-    """Raise ValueError unless every value is a whole number of at least 1.
-
-    >>> require_counts(width=8, hidden=0)
-    Traceback (most recent call last):
-    ValueError: hidden must be a whole number of at least 1, got 0
-    """
+    """Raise ValueError unless every value is a whole number of at least 1."""
     for name, value in values.items():
         require_whole(name, value, 1)
 
@@ -120,24 +106,14 @@ def require_number(name: str, value: Any, least: float = -math.inf, above: float
 
 
 def require_interval(interval: Any, name: str = "interval") -> tuple[float, float]:
-    """(low, high) as floats; raises ValueError unless they are finite and low < high.
-
-    >>> require_interval((1, 1))
-    Traceback (most recent call last):
-    ValueError: interval must be two finite numbers (low, high) with low < high, got (1, 1)
-    """
+    """(low, high) as floats; raises ValueError unless they are finite and low < high."""
     fits = isinstance(interval, tuple | list) and len(interval) == 2 and all(map(is_finite, interval)) and interval[0] < interval[1]
     require(fits, name, interval, "two finite numbers (low, high) with low < high")
     return float(interval[0]), float(interval[1])
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Finite numbers, in lists, an array or a tensor, as a float64 array. Text, complex and ragged entries raise ValueError.
-
-    >>> as_array([[1.0], [1.0, 2.0]], "D")
-    Traceback (most recent call last):
-    ValueError: D must be real numbers, in an array or in lists of equal lengths, got [[1.0], [1.0, 2.0]]
-    """
+    """Finite numbers, in lists, an array or a tensor, as a float64 array. Other entries raise ValueError."""
     wanted = "real numbers, in an array or in lists of equal lengths"
     try:
         if isinstance(values, Tensor):
@@ -154,12 +130,7 @@ def as_array(values: Any, name: str) -> np.ndarray:
 
 
 def require_same_kind(**tensors: Any) -> None:
-    """Raise TypeError unless all are dense tensors of one dtype, float32 or float64; ValueError unless on one device.
-
-    >>> require_same_kind(D=torch.ones(2), x=torch.ones(2, dtype=torch.float64))
-    Traceback (most recent call last):
-    TypeError: x must be torch.float32 like D, got torch.float64
-    """
+    """Raise TypeError unless all are dense tensors of one dtype, float32 or float64; ValueError unless on one device."""
     first, reference = next(iter(tensors.items()))
     for name, value in tensors.items():
         require_instance(name, value, Tensor)
@@ -174,45 +145,24 @@ def require_same_kind(**tensors: Any) -> None:
 
 
 def require_matrix(name: str, value: Any) -> None:
-    """Raise unless `value` is a non-empty float32 or float64 matrix.
-
-    >>> require_matrix("D", torch.ones(3))
-    Traceback (most recent call last):
-    ValueError: D must be a matrix with at least 1 row and 1 column, got shape (3,)
-    """
     require_same_kind(**{name: value})
     if value.ndim != 2 or value.numel() == 0:
         raise ValueError(f"{name} must be a matrix with at least 1 row and 1 column, got shape {tuple(value.shape)}")
 
 
 def require_finite(name: str, value: Tensor) -> None:
-    """Raise ValueError if an entry is NaN or infinite.
-
-    >>> require_finite("D", torch.tensor([1.0, float("nan")]))
-    Traceback (most recent call last):
-    ValueError: D must be finite, got 1 of 2 entries NaN or infinite
-    """
     bad = value.numel() - int(torch.isfinite(value).sum())
     if bad:
         raise ValueError(f"{name} must be finite, got {bad} of {value.numel()} entries NaN or infinite")
 
 
 def require_last_axis(name: str, value: Tensor, size: int) -> None:
-    """Raise ValueError unless the last axis has `size` entries.
-
-    >>> require_last_axis("x", torch.ones(2, 3), 4)
-    Traceback (most recent call last):
-    ValueError: x must have 4 entries in its last axis, got shape (2, 3)
-    """
     if value.ndim < 1 or value.shape[-1] != size:
         raise ValueError(f"{name} must have {size} entries in its last axis, got shape {tuple(value.shape)}")
 
 
 def require_rows(x: Any, width: int | None, name: str = "x") -> None:
-    """Raise TypeError unless `x` holds floating-point numbers, ValueError unless its last axis has `width` of them (if given).
-
-    Whole numbers would turn weights into whole numbers, most of them 0, without a word.
-    """
+    """Raise TypeError unless `x` holds floating-point numbers, ValueError unless its last axis has `width` of them."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name} must be a tensor of floating-point numbers, got {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim < 1 or (width is not None and x.shape[-1] != width):
@@ -220,12 +170,6 @@ def require_rows(x: Any, width: int | None, name: str = "x") -> None:
 
 
 def require_broadcast(**tensors: Tensor) -> None:
-    """Raise ValueError unless the shapes broadcast.
-
-    >>> require_broadcast(u=torch.ones(2, 4), v=torch.ones(3, 4))
-    Traceback (most recent call last):
-    ValueError: u and v must have shapes that broadcast, got (2, 4) and (3, 4)
-    """
     shapes = [tuple(value.shape) for value in tensors.values()]
     try:
         torch.broadcast_shapes(*shapes)
@@ -234,12 +178,7 @@ def require_broadcast(**tensors: Tensor) -> None:
 
 
 def require_affordable(shape: tuple[int, ...], dtype: torch.dtype, instead: str, limit: float = DENSE_LIMIT) -> None:
-    """Raise ValueError if a dense tensor of this shape takes more than `limit` bytes; `instead` names the other way.
-
-    >>> require_affordable((128,) * 5, torch.float64, instead="hosvd")
-    Traceback (most recent call last):
-    ValueError: a dense tensor of shape (128, 128, 128, 128, 128) would need 256.0 GiB, more than the limit of 1.0 GiB; use hosvd
-    """
+    """Raise ValueError if a dense tensor of this shape takes more than `limit` bytes; `instead` names the other way."""
     require(isinstance(limit, int | float) and limit >= 0, "limit", limit, "a number of bytes of at least 0")
     need = math.prod(shape) * dtype.itemsize
     if need > limit:
@@ -248,11 +187,7 @@ def require_affordable(shape: tuple[int, ...], dtype: torch.dtype, instead: str,
 
 
 def in_bytes(count: float) -> str:
-    """A number of bytes in the largest unit that leaves at least one.
-
-    >>> in_bytes(0), in_bytes(1536), in_bytes(2**40)
-    ('0 B', '1.5 KiB', '1.0 TiB')
-    """
+    """A number of bytes in the largest unit that leaves at least one."""
     for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if count >= 2**power:
             return f"{count / 2**power:.1f} {unit}"

@@ -10,9 +10,10 @@ import torch
 from tensorlm.data import load
 from tensorlm.data.toy import ToyData
 from tensorlm.data.toy.corpus import kl_by_rule, sample_documents
-from tensorlm.data.toy.language import BOOK_LANGUAGE, PLANTED, RULES, WORDS, ToyLanguage
+from tensorlm.data.toy.language import BOOK_LANGUAGE, RULES, WORDS, ToyLanguage
 from tensorlm.data.toy.prompts import next_words
 
+PLANTED = ("agree0", "agree", "bigram", "adjective", "first", "induction", "suppression", "skip", "bracket")
 PLACE_WORDS = "sea farm zoo wood".split()
 NAME_WORDS = "alice bob carol dave".split()
 TITLE_WORDS = "baker king nurse pilot poet thief".split()
@@ -148,9 +149,8 @@ def test_the_floor_is_the_mean_surprisal(large):
 
 
 def test_every_planted_rule_decides_at_least_four_percent(large):
-    shares = large.shares()
-    assert sum(shares.values()) == pytest.approx(1) and set(PLANTED) < set(RULES)
-    assert min(shares[rule] for rule in PLANTED) > 0.045
+    planted = [RULES.index(rule) for rule in PLANTED]
+    assert torch.bincount(large.rules.flatten())[planted].min() / large.rows.numel() > 0.045
 
 
 def test_brackets_reach_the_depth_limit_and_no_further(large):
@@ -178,7 +178,7 @@ def test_kl_is_expected_loss_minus_floor(large):
     logits = torch.randn(64, 63, 54, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected_loss = -(batch.targets * logits.log_softmax(-1)).sum(-1).mean().item()
     assert kl_by_rule(logits, batch)["all"] == pytest.approx(expected_loss - batch.floor, abs=1e-10)
-    with pytest.raises(ValueError, match=r"shape \(64, 64, 54\), must be \(64, 63, 54\)"):
+    with pytest.raises(ValueError, match=r"logits must have shape \(64, 63, 54\), got \(64, 64, 54\)"):
         kl_by_rule(torch.zeros(64, 64, 54), batch)
 
 
@@ -255,7 +255,7 @@ def test_errors_name_the_argument(arguments, name):
 
 @pytest.mark.parametrize("tokens", [torch.tensor([[0, 54]]), torch.tensor([[0, -1]]), torch.tensor([[0.0, 1.0]])])
 def test_what_comes_next_is_asked_of_words_alone(tokens):
-    with pytest.raises(ValueError, match="tokens: "):
+    with pytest.raises(ValueError, match="tokens must "):
         next_words(tokens)
 
 

@@ -33,6 +33,10 @@ def named(fig, kind: str) -> list[str]:
     return [gid.partition(" ")[2] for gid in gids if gid.startswith(f"{kind} ")]
 
 
+def drawn(ax, kind: str) -> list[Patch]:
+    return [patch for patch in ax.patches if patch.get_gid().startswith(f"{kind} ")]
+
+
 def boxes(fig):
     """Extents in pixels of all words, and of all shapes with their names."""
     renderer = fig.canvas.get_renderer()
@@ -59,30 +63,30 @@ def collisions(fig) -> list[tuple[str, str]]:
 
 def test_order_is_the_number_of_open_lines(ax):
     legs = [("A", "up"), ("C", 45, "j"), ("C", "down", "l")]
-    drawing = tensor_networks.draw(ax, PAIR | {"C": (3.0, 0.0)}, [("A", "B"), ("B", "C", "k")], legs)
-    assert len(drawing.legs) == 3 and len(drawing.wires) == 2 and set(drawing.nodes) == set("ABC")
-    assert [text.get_text() for text in drawing.words] == ["$k$", "$j$", "$l$", "$A$", "$B$", "$C$"]
+    tensor_networks.draw(ax, PAIR | {"C": (3.0, 0.0)}, [("A", "B"), ("B", "C", "k")], legs)
+    assert len(drawn(ax, "leg")) == 3 and len(drawn(ax, "wire")) == 2 and set(named(ax, "node")) == set("ABC")
+    assert [text.get_text() for text in ax.texts] == ["$k$", "$j$", "$l$", "$A$", "$B$", "$C$"]
 
 
 def test_lines_end_where_they_should(ax):
-    drawing = tensor_networks.draw(ax, {"A": (2.0, 1.0), "B": (3.5, 1.0)}, [("A", "B")], [("B", "up")])
-    assert drawing.wires[0].get_path().vertices[[0, -1]].tolist() == [[2.0, 1.0], [3.5, 1.0]]
-    start, end = drawing.legs[0].get_path().vertices[[0, -1]]
+    tensor_networks.draw(ax, {"A": (2.0, 1.0), "B": (3.5, 1.0)}, [("A", "B")], [("B", "up")])
+    assert drawn(ax, "wire")[0].get_path().vertices[[0, -1]].tolist() == [[2.0, 1.0], [3.5, 1.0]]
+    start, end = drawn(ax, "leg")[0].get_path().vertices[[0, -1]]
     assert start.tolist() == [3.5, 1.0] and end[0] == pytest.approx(3.5) and end[1] > 1.5
 
 
 def test_a_bent_wire_passes_beside_a_straight_one(ax):
-    straight, bent = tensor_networks.draw(ax, PAIR, [("A", "B"), ("A", "B", "", 0.4)]).wires
-    heights = [line.get_path().to_polygons(closed_only=False)[0][:, 1] for line in (straight, bent)]
+    tensor_networks.draw(ax, PAIR, [("A", "B"), ("A", "B", "", 0.4)])
+    heights = [line.get_path().to_polygons(closed_only=False)[0][:, 1] for line in drawn(ax, "wire")]
     assert abs(heights[0]).max() == 0 and heights[1].max() == pytest.approx(0.4, abs=0.1)
 
 
 def test_names_and_kinds(ax):
     kinds = {"A": "box", "dot": "dot", "V'": "isometry"}
-    drawing = tensor_networks.draw(ax, {"A": (0, 0), "A 2": (1, 0), "dot": (2, 0), "V'": (3, 0)}, kinds=kinds)
-    assert [text.get_text() for text in drawing.words] == ["$A$", "$A$", "$V'$"]
-    assert [type(shape).__name__ for shape in drawing.nodes.values()] == ["FancyBboxPatch", "Circle", "Circle", "Polygon"]
-    apex = drawing.nodes["V'"].get_xy()
+    tensor_networks.draw(ax, {"A": (0, 0), "A 2": (1, 0), "dot": (2, 0), "V'": (3, 0)}, kinds=kinds)
+    assert [text.get_text() for text in ax.texts] == ["$A$", "$A$", "$V'$"]
+    assert [type(shape).__name__ for shape in drawn(ax, "node")] == ["FancyBboxPatch", "Circle", "Circle", "Polygon"]
+    apex = drawn(ax, "node")[-1].get_xy()
     assert max(apex, key=lambda point: point[1])[0] == 3.0
 
 
@@ -99,9 +103,9 @@ def test_letters_stand_out_from_every_shape():
         return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear))
 
     fig, ax = tensor_networks.canvas(20, 2)
-    shapes = tensor_networks.draw(ax, {name: (i, 1) for i, name in enumerate("DLRTQKVOUCx")}).nodes.values()
+    tensor_networks.draw(ax, {name: (i, 1) for i, name in enumerate("DLRTQKVOUCx")})
     letters = brightness((0x1A / 255,) * 3)
-    assert min((brightness(shape.get_facecolor()[:3]) + 0.05) / (letters + 0.05) for shape in shapes) > 7
+    assert min((brightness(shape.get_facecolor()[:3]) + 0.05) / (letters + 0.05) for shape in drawn(ax, "node")) > 7
 
 
 @each
@@ -135,11 +139,15 @@ def test_ready_figures_are_the_same_every_time(build):
     ("layer", [3, 3, 1]), ("two_layers", [5, 5]), ("attention_head", [6, 2]), ("odt_sweep", [5, 5, 5, 5]),
 ])
 def test_ready_figures_have_the_orders_of_their_tensors(name, orders, monkeypatch):
-    drawn, draw = [], tensor_networks.draw
-    monkeypatch.setattr(tensor_networks, "draw", lambda *args, **kwargs: drawn.append(draw(*args, **kwargs)) or drawn[-1])
-    fig = READY[name]()
-    assert [len(drawing.legs) for drawing in drawn] == orders
-    assert len(named(fig, "leg")) == sum(orders) and len(named(fig, "node")) == sum(len(drawing.nodes) for drawing in drawn)
+    legs, draw = [], tensor_networks.draw
+
+    def counted(ax, *args, **kwargs):
+        before = len(drawn(ax, "leg"))
+        draw(ax, *args, **kwargs)
+        legs.append(len(drawn(ax, "leg")) - before)
+
+    monkeypatch.setattr(tensor_networks, "draw", counted)
+    assert len(named(READY[name](), "leg")) == sum(orders) and legs == orders
 
 
 def test_one_tree_is_the_folded_form_of_the_other():

@@ -1,10 +1,8 @@
 """Deterministic batches: which window of the text stands in which row, as a pure function of (seed, step).
 
-A corpus is a tuple of *parts* (one array of tokens, or several shards). A window is `context + 1` consecutive
-tokens of one part: the first `context` are inputs, the last `context` are targets. Consecutive windows start
-`context` apart, so each target belongs to one window. An epoch shifts all windows by one random offset a part and
-visits them in a random order, each exactly once; epochs follow one another without a gap, so that row `r` of step
-`s` is window number `s * batch_size + r` of one endless stream, whatever was drawn before.
+A corpus is a tuple of *parts* (arrays of tokens). A window is `context + 1` consecutive tokens of one part: the first
+`context` are inputs, the last `context` targets; windows start `context` apart. An epoch shifts all windows by one random
+offset a part and visits each once, in random order; row `r` of step `s` is number `s * batch_size + r` of endless epochs.
 """
 
 from collections.abc import Sequence
@@ -19,25 +17,13 @@ CACHED_EPOCHS = 4
 
 
 def window_count(length: int, context: int) -> int:
-    """Number of windows of one epoch in a part of `length` tokens, the same for every offset below `context`.
-
-    >>> window_count(1000, 64)      # offset 63 still leaves room for 14 windows and their last target
-    14
-    """
+    """Number of windows of one epoch in a part of `length` tokens, the same for every offset below `context`."""
     return max(0, (length - context) // context)
 
 
 @lru_cache(maxsize=CACHED_EPOCHS)
 def epoch_order(lengths: tuple[int, ...], context: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The shuffled windows of one epoch: arrays `part` and `start`, each of shape (windows,).
-
-    Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions; ties of the sort keys are
-    broken by position (stable sort). The last few epochs stay cached, so a batch costs one gather.
-
-    >>> part, start = epoch_order((1000,), 64, seed=0, epoch=0)
-    >>> len(start), sorted(set(np.diff(np.sort(start)).tolist()))
-    (14, [64])
-    """
+    """The shuffled windows of one epoch: `part` and `start` (windows,), from PCG64's raw stream, which stays the same."""
     raw = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(epoch,))).random_raw
     offsets = raw(len(lengths)) % np.uint64(context)
     counts = [window_count(length, context) for length in lengths]
@@ -53,16 +39,8 @@ def train_batch(parts: Sequence[np.ndarray], step: int, batch_size: int, context
                 rows: slice | None = None) -> torch.Tensor:
     """Rows of the batch of one step, (rows, context + 1) int64: inputs `[:, :-1]`, targets `[:, 1:]`.
 
-    `rows` picks rows of the *global* batch: rank r of n takes `slice(r, None, n)` or a contiguous slice, and
-    the ranks together see exactly the batch that one process would see. Raises ValueError naming the argument that is
-    out of range, or a text too short for one window.
-
-    >>> batch = train_batch([np.arange(1000, dtype=np.uint16)], step=3, batch_size=4, context=8, seed=0)
-    >>> batch.shape, bool((batch[:, 1:] - batch[:, :-1] == 1).all())
-    (torch.Size([4, 9]), True)
-    >>> half = train_batch([np.arange(1000, dtype=np.uint16)], 3, 4, 8, seed=0, rows=slice(2, 4))
-    >>> torch.equal(half, batch[2:])
-    True
+    `rows` picks rows of the *global* batch: rank r of n takes `slice(r, None, n)` or a contiguous slice. Raises ValueError
+    naming the argument that is out of range, or a text too short for one window.
     """
     check_batch(step, batch_size, context, seed)
     numbers = step * batch_size + np.arange(batch_size, dtype=np.int64)[rows or slice(None)]
@@ -88,14 +66,7 @@ def check_batch(step: int, batch_size: int, context: int, seed: int) -> None:
 
 
 def all_windows(parts: Sequence[np.ndarray], context: int) -> torch.Tensor:
-    """Every window of every part, not shifted and in order: (n, context + 1) int64, n = sum of (length - 1) // context.
-
-    Each target of the text is in exactly one window; only the last `(length - 1) % context` targets of a part are
-    left over. Raises ValueError where that leaves nothing.
-
-    >>> all_windows([np.arange(10, dtype=np.uint16)], 4).tolist()
-    [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]
-    """
+    """Every window of every part, in order: (n, context + 1) int64, n = sum of (length - 1) // context, at least 1."""
     require_counts(context=context)
     views = [np.lib.stride_tricks.sliding_window_view(p, context + 1)[::context] for p in parts if len(p) > context]
     if not views:

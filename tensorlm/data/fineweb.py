@@ -1,9 +1,8 @@
 """FineWeb in GPT-2 tokens, fetched from the Hugging Face hub once, in shards of 100M tokens (200 MB).
 
-Files are those of the speedrun (`kjj0/fineweb10B-gpt2`; the text is FineWeb, Penedo et al., 2024, arXiv
-2406.17557). What is fetched lies in the cache folder: a partial download is kept and resumed, by another process too;
-a complete one is checked against the SHA-256 that the hub states and against its own header before it gets its name;
-and each later opening checks the file against the digest noted then, without the network.
+Files are those of the speedrun (`kjj0/fineweb10B-gpt2`; FineWeb: Penedo et al., 2024, arXiv 2406.17557). A partial download
+is kept and resumed; a complete one is checked against the SHA-256 that the hub states and its own header before it gets its
+name; later openings check it against the digest noted then, without the network.
 """
 
 import re
@@ -26,10 +25,9 @@ def load_fineweb(shards: int = 1, valid_tokens: int = SPEEDRUN_VALID_TOKENS, cac
                  endpoint: str | None = None) -> TokenData:
     """The first `shards` training shards (of 103) and the first `valid_tokens` of the validation shard.
 
-    `cache`: the folder, else `fineweb` in the package's cache folder. `endpoint`: another address of the hub
-    (else the hub's own settings count). Raises ModuleNotFoundError with the install line, ConnectionError where a
-    file cannot be fetched (run again: what arrived is kept), ValueError for a file that is not what the hub says it
-    is.
+    `cache`: the folder, else `fineweb` in the package's cache folder. `endpoint`: another address of the hub. Raises
+    ModuleNotFoundError with the install line, ConnectionError where a file cannot be fetched (run again: what arrived is
+    kept), ValueError for a file that is not what the hub says it is.
     """
     require_whole("shards", shards, 1, TRAIN_SHARDS)
     require_counts(valid_tokens=valid_tokens)
@@ -41,10 +39,7 @@ def load_fineweb(shards: int = 1, valid_tokens: int = SPEEDRUN_VALID_TOKENS, cac
 
 
 def fetch(name: str, folder: Path, endpoint: str | None = None) -> str:
-    """Make sure that `folder` holds the file, whole and checked; returns its SHA-256.
-
-    One process fetches, others wait for it. A cached file that was damaged since is fetched again, with a warning.
-    """
+    """Make sure that `folder` holds the file, whole and checked; returns its SHA-256. One process fetches, others wait."""
     path = folder / name
     digest = intact(path)
     if digest is None:
@@ -69,13 +64,16 @@ def intact(path: Path) -> str | None:
 
 
 def digest_note(path: Path) -> Path:
-    """Where the SHA-256 of a fetched file is noted."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def download(path: Path, endpoint: str | None) -> str:
     """Fetch one file, going on where an earlier attempt stopped; returns its SHA-256 once it is in place."""
-    hub = _hub()
+    try:
+        import huggingface_hub as hub
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("fineweb: is fetched with huggingface_hub, which is missing; "
+                                  "pip install huggingface_hub") from None
     try:
         url = hub.hf_hub_url(REPOSITORY, path.name, repo_type="dataset", endpoint=endpoint)
         facts = hub.get_hf_file_metadata(url, endpoint=endpoint)
@@ -92,24 +90,19 @@ def download(path: Path, endpoint: str | None) -> str:
 
 
 def _append(partial: Path, url: str, size: int | None) -> None:
-    """Fetch what a partial file still lacks."""
     from huggingface_hub.file_download import http_get
 
     have = partial.stat().st_size if partial.exists() else 0
     if size is not None and have > size:
         partial.unlink()
         have = 0
-    if have == size:
-        return
-    with open(partial, "ab") as file:
-        http_get(url, file, resume_size=have, expected_size=size, displayed_filename=partial.name)
+    if have != size:
+        with open(partial, "ab") as file:
+            http_get(url, file, resume_size=have, expected_size=size, displayed_filename=partial.name)
 
 
 def verify(partial: Path, facts) -> str:
-    """SHA-256 of a complete download, which is deleted and refused where it is not what the hub says, or no shard.
-
-    The hub's ETag of a large file is its SHA-256; where it states something else, length and header decide.
-    """
+    """SHA-256 of a complete download, which is deleted and refused where it is not what the hub says, or no shard."""
     digest = sha256_of_file(partial)
     try:
         if IS_SHA256.fullmatch(facts.etag or "") and digest != facts.etag:
@@ -119,12 +112,3 @@ def verify(partial: Path, facts) -> str:
         partial.unlink()
         raise ValueError(f"fineweb: a corrupted download was refused and deleted, run again ({error})") from None
     return digest
-
-
-def _hub():
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("fineweb: is fetched with huggingface_hub, which is missing; "
-                                  "pip install huggingface_hub") from None
-    return huggingface_hub

@@ -1,8 +1,7 @@
 """Token files of the speedrun: a header of 256 little-endian int32, then the tokens as little-endian uint16.
 
-Header: [0] = 20240520, [1] = version 1, [2] = number of tokens, the rest 0 (the format of llm.c and modded-nanogpt).
-Files are memory-mapped, so a corpus may be far larger than memory; header and length are checked whenever one is
-opened.
+Header: [0] = 20240520, [1] = version 1, [2] = number of tokens, the rest 0 (the format of llm.c and modded-nanogpt). Files
+are memory-mapped; header and length are checked whenever one is opened.
 """
 
 import hashlib
@@ -23,10 +22,7 @@ Files = str | Path | Iterable[str | Path]
 
 
 def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
-    """Write a shard; it appears at `path` complete or not at all.
-
-    Raises ValueError for an empty or not one-dimensional sequence and for an id that does not fit in 16 bits.
-    """
+    """Write a shard; it appears at `path` complete or not at all. ValueError for what are no 16-bit ids in one sequence."""
     ids = as_uint16(tokens)
     if ids.ndim != 1 or not 0 < len(ids) < 2**31:
         raise ValueError(f"tokens: shape {ids.shape}, must be one-dimensional with 1 to {2**31 - 1} tokens")
@@ -36,20 +32,9 @@ def write_shard(path: str | Path, tokens: Sequence[int] | np.ndarray) -> None:
 
 
 def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:
-    """The tokens of a shard, memory-mapped and read-only.
+    """The tokens of a shard, memory-mapped and read-only; with `vocab_size` the file is read through for ids outside it.
 
-    Raises FileNotFoundError, and ValueError saying what is wrong: the magic number, the version, a file shorter or
-    longer than its header says, or (where `vocab_size` is given, which reads the file through) an id outside 0 ..
-    vocab_size - 1.
-
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.bin"
-    >>> write_shard(path, [3, 1, 4, 1, 5])
-    >>> read_shard(path).tolist(), path.stat().st_size
-    ([3, 1, 4, 1, 5], 1034)
-    >>> read_shard(path, vocab_size=5)
-    Traceback (most recent call last):
-    ValueError: a.bin: token id 5 at position 4 is outside the 5 entries of the tokenizer
+    Raises FileNotFoundError, and ValueError saying what is wrong.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -74,17 +59,13 @@ def read_shard(path: str | Path, vocab_size: int | None = None) -> np.ndarray:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_shards(name: str, train: Files, valid: Files, tokenizer: str = "gpt2", vocab_size: int | None = None,
                 valid_tokens: int | None = None, digests: Sequence[str] | None = None) -> TokenData:
-    """A corpus called `name` over shard files; `digests`: their SHA-256 in order, where they are known already.
-
-    Its hash covers the training files, the validation files and, where `valid_tokens` is given, that number.
-    """
+    """A corpus over shard files; `digests` are their SHA-256 in order, where they are known already."""
     train, valid = _paths(train), _paths(valid)
     require_counts(valid_tokens=1 if valid_tokens is None else valid_tokens)
     for split, paths in (("train", train), ("valid", valid)):
@@ -95,22 +76,20 @@ def open_shards(name: str, train: Files, valid: Files, tokenizer: str = "gpt2", 
         raise ValueError(f"vocab_size=None: must be given for tokenizer={tokenizer!r}, whose table is not at hand")
     digests = digests or [sha256_of_file(path) for path in train + valid]
     identity = ["".join(digests[:len(train)]), "".join(digests[len(train):]), str(valid_tokens or "")]
-    return TokenData(
-        name=name, tokenizer=codec.id if codec else tokenizer, vocab_size=entries,
-        sha256=hashlib.sha256("/".join(identity).encode()).hexdigest(),
-        train=tuple(read_shard(path, entries) for path in train),
-        valid=_first([read_shard(path, entries) for path in valid], valid_tokens), codec=codec,
-    )
+    digest = hashlib.sha256("/".join(identity).encode()).hexdigest()
+    parts, held_out = (tuple(read_shard(path, entries) for path in paths) for paths in (train, valid))
+    held_out = _first(held_out, valid_tokens)
+    return TokenData(name, codec.id if codec else tokenizer, entries, digest, parts, held_out, codec=codec)
 
 
 def _paths(files: Files) -> list[Path]:
     return [Path(file) for file in ([files] if isinstance(files, (str, Path)) else files)]
 
 
-def _first(parts: list[np.ndarray], count: int | None) -> tuple[np.ndarray, ...]:
+def _first(parts: tuple[np.ndarray, ...], count: int | None) -> tuple[np.ndarray, ...]:
     """The first `count` tokens of the parts (all for None)."""
     if count is None:
-        return tuple(parts)
+        return parts
     kept = []
     for part in parts:
         kept.append(part[:count])
@@ -118,12 +97,11 @@ def _first(parts: list[np.ndarray], count: int | None) -> tuple[np.ndarray, ...]
     return tuple(part for part in kept if len(part))
 
 
-def load_shards(train: str | Path | Iterable[str | Path], valid: str | Path | Iterable[str | Path], tokenizer: str = "gpt2",
-                vocab_size: int | None = None, valid_tokens: int | None = None) -> TokenData:
+def load_shards(train: Files, valid: Files, tokenizer: str = "gpt2", vocab_size: int | None = None,
+                valid_tokens: int | None = None) -> TokenData:
     """Your own shard files (one or several a split) as a corpus, memory-mapped.
 
-    The format does not record its tokenizer: `tokenizer` names it ("gpt2", "bpe4096", "bpe1024", or a name of
-    yours, which needs `vocab_size`), and every id is checked against the number of entries. `valid_tokens` keeps
-    only the first so many validation tokens (at least 1). Raises as `read_shard` does.
+    `tokenizer` names theirs ("gpt2", "bpe4096", "bpe1024", or a name of yours, which needs `vocab_size`). `valid_tokens`
+    keeps only the first so many validation tokens. Raises as `read_shard` does.
     """
     return open_shards("shards", train, valid, tokenizer, vocab_size, valid_tokens)

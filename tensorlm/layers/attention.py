@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +21,8 @@ ROW_SCALES = {"none": 0.0, "sqrt": 0.5, "mean": 1.0}
 ROPE_BASE = 10_000.0
 
 
-class Heads(NamedTuple):
-    """What the heads of one layer multiply: queries and keys (one or two branches) and values, each (batch, heads, time, head_dim)."""
-
-    queries: list[Tensor]
-    keys: list[Tensor]
-    values: Tensor
-    last_keys: list[Tensor]  # before the key offset, which the next token takes half of
+# Queries, keys (each of one branch or two), values, and keys before the offset: (batch, heads, time, head_dim).
+Heads = tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]
 
 
 class Attention(nn.Module):
@@ -42,11 +36,10 @@ class Attention(nn.Module):
     | squared | sum_j c_ij s_ij^2 v_j | 5 |
     | softmax | sum_j softmax_j(s_ij + log-constants) v_j | none |
 
-    Each score is scaled before the product, so that half precision does not overflow. The mask multiplies: nothing is
-    set to minus infinity, and keys do not compete. `qk_norm` puts a norm site on every q and k of a head; "joint" norms both
-    branches of a query (or of a key) together, which keeps the scores rational, and is "rms" where there is one branch.
-    Parameters: 4 width^2, or 6 width^2 for bilinear. `forward` returns (output, values); `values` (batch, heads,
-    time, head_dim) of the first layer may be mixed into later ones (value residual, arXiv 2410.17897).
+    Scores are scaled before the product, so that half precision does not overflow; the mask multiplies, and keys do not
+    compete. `qk_norm` puts a norm site on every q and k of a head; "joint" norms both branches of a query (or key) together,
+    which keeps scores rational, and is "rms" where there is one branch. `forward` returns (output, values); `values` (batch,
+    heads, time, head_dim) of the first layer may be mixed into later ones (value residual, arXiv 2410.17897).
 
     >>> layer = Attention("bilinear", width=32, head_dim=16, context=8)
     >>> x = torch.randn(1, 8, 32)
@@ -92,7 +85,7 @@ class Attention(nn.Module):
         return self.merge_heads(z), values
 
     def recorded(self, x: Tensor, first_values: Tensor | None = None) -> tuple[Tensor, Tensor, tuple]:
-        """`forward` by the whole table of weights: output, values, and (queries, keys, mixed values, weights) as they met."""
+        """`forward` by the whole table of weights: output, values, (queries, keys, mixed values, weights)."""
         queries, keys, values, _ = self.prepare(x)
         if self.kind == "squared":
             queries, keys = queries * 2, keys * 2
@@ -101,43 +94,33 @@ class Attention(nn.Module):
         return self.merge_heads(weights @ mixed), values, (tuple(queries), tuple(keys), mixed, weights)
 
     def prepare(self, x: Tensor, start: int = 0, last_keys: list[Tensor] | None = None) -> Heads:
-        """Queries (scaled, normed, rotated), keys (normed, rotated, offset) and values of x (batch, time, width).
-
-        `start` is the position of the first token, `last_keys` the keys before the offset of the position before it.
-        Raises TypeError or ValueError for another x.
-        """
+        """Queries, keys and values of x from position `start` on; `last_keys` are those before it, unshifted."""
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 3 or x.shape[-1] != self.width or x.shape[1] == 0:
             require_rows(x, self.width)
             raise ValueError(f"x must have shape (batch, time, {self.width}) with time at least 1, got {tuple(x.shape)}")
         count, scale = len(self.query_names), self.head_dim**-0.5
-        queries, keys, values = self._project(x, 1.0 if self.qk_norm != "none" else scale)
+        first = 1.0 if self.qk_norm != "none" else scale
+        if count == 2:
+            matrices: tuple[Tensor, ...] = (self.q1 * first, self.q2 * first, self.k1, self.k2, self.v)
+        else:
+            matrices = (self.q * first, self.k, self.v)
+        flat = F.linear(x, torch.cat(matrices).to(x.dtype))
+        parts = flat.view(*x.shape[:2], -1, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys, values = list(parts[:count]), list(parts[count:-1]), parts[-1]
         if self.qk_norm != "none":
-            normed = self._normed([*queries, *keys])
+            if self.qk_norm == "joint" and count == 2:
+                normed = [*joint_norm(*queries), *joint_norm(*keys)]
+            else:
+                normed = [norm(part) for norm, part in zip(self.qk_norms, (*queries, *keys))]
             queries, keys = [query * scale for query in normed[:count]], normed[count:]
         if "rope" in self.positions.features:
             queries, keys = ([self.positions.rotate(part, start) for part in parts] for parts in (queries, keys))
         unshifted = keys
         if "key_offset" in self.positions.features:
             keys = [self.positions.offset(key, last) for key, last in itertools.zip_longest(keys, last_keys or [])]
-        return Heads(queries, keys, values, unshifted)
-
-    def _project(self, x: Tensor, scale: float) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Queries times `scale`, keys and values, by one product of matrices."""
-        count = len(self.query_names)
-        if count == 2:
-            flat = F.linear(x, torch.cat((self.q1 * scale, self.q2 * scale, self.k1, self.k2, self.v)).to(x.dtype))
-        else:
-            flat = F.linear(x, torch.cat((self.q * scale, self.k, self.v)).to(x.dtype))
-        parts = flat.view(*x.shape[:2], -1, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        return list(parts[:count]), list(parts[count:-1]), parts[-1]
-
-    def _normed(self, parts: list[Tensor]) -> list[Tensor]:
-        if self.qk_norm == "joint" and self.kind == "bilinear":
-            return [*joint_norm(*parts[:2]), *joint_norm(*parts[2:])]
-        return [norm(part) for norm, part in zip(self.qk_norms, parts)]
+        return queries, keys, values, unshifted
 
     def mix_values(self, values: Tensor, first_values: Tensor | None) -> Tensor:
-        """The value residual: a learned mix with the values of the first layer, which must fit."""
         if first_values is None:
             return values
         require_rows(first_values, self.head_dim, "first_values")
@@ -152,7 +135,7 @@ class Attention(nn.Module):
         return F.linear(z.transpose(1, 2).flatten(-2), self.o.to(z.dtype))
 
     def weights(self, queries: list[Tensor], keys: list[Tensor]) -> Tensor:
-        """What values are summed with: c_ij times the product of both scores, or the softmax: (batch, heads, time, time)."""
+        """What values are summed with: c_ij times the scores, or the softmax: (batch, heads, time, time)."""
         time, like = keys[0].shape[-2], keys[0]
         if self.kind == "softmax":
             return torch.softmax(queries[0] @ keys[0].mT + self.positions.bias(time, like.dtype, like.device), dim=-1)
@@ -172,11 +155,7 @@ class Attention(nn.Module):
 
 
 def attention_parameters(kind: str, width: int) -> int:
-    """Matrix parameters of one attention layer: 4 width^2, or 6 width^2 with two branches.
-
-    >>> attention_parameters("bilinear", 64) / 64**2
-    6.0
-    """
+    """Matrix parameters of one attention layer: 4 width^2, or 6 width^2 with two branches."""
     return (2 * BRANCHES[kind] + 2) * width * width
 
 
@@ -222,7 +201,6 @@ class Positions(nn.Module):
         return self._slopes if like is None else self._slopes.to(like)
 
     def pattern(self) -> Pattern:
-        """The constants of polynomial attention, with what has been computed of them so far; checked once, which waits for a GPU."""
         if torch.compiler.is_compiling():  # without a guard on what is kept
             return Pattern(self._slopes, self.row_power, self.toeplitz)
         if self._pattern is None or self._pattern.table is not self.toeplitz:
@@ -235,7 +213,7 @@ class Positions(nn.Module):
         return super()._apply(function, recurse)
 
     def __getstate__(self):
-        """For copies: without the constants kept, which are made again (and cannot be copied if made inside `torch.func`)."""
+        """For copies: the constants are made again (made inside `torch.func` they cannot be copied)."""
         return {**self.__dict__, "_constants": {}, "_pattern": None}
 
     def mask(self, count: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Tensor:
@@ -282,10 +260,7 @@ class Positions(nn.Module):
         return torch.stack([angles.cos(), angles.sin()])
 
     def offset(self, keys: Tensor, before: Tensor | None = None) -> Tensor:
-        """Take the second half of each key (..., time, head_dim) from the position before (no-op without key_offset).
-
-        `before` is the unshifted key of the position before the first one, (..., 1, head_dim); None means zeros.
-        """
+        """The second half of each key (..., time, head_dim) from the position before, `before` for the first."""
         require_rows(keys, self.head_dim, "keys")
         if "key_offset" not in self.features:
             return keys

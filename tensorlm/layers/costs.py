@@ -16,11 +16,7 @@ MAX_SIZE = 1 << 40
 
 
 def feature_count(head_dim: int, branches: int) -> int:
-    """Features of a head whose inner product is the score: d^2 for two branches, d (d + 1) / 2 for a square.
-
-    >>> feature_count(16, branches=2), feature_count(16, branches=1)
-    (256, 136)
-    """
+    """Features of a head whose inner product is the score: d^2 for two branches, d (d + 1) / 2 for a square."""
     _require(head_dim=head_dim, branches=branches)
     return head_dim**2 if branches == 2 else head_dim * (head_dim + 1) // 2
 
@@ -28,29 +24,31 @@ def feature_count(head_dim: int, branches: int) -> int:
 def multiply_adds(algorithm: str, time: int, head_dim: int, branches: int, window: int = 0) -> int:
     """Multiply-adds of one head over `time` tokens, with a table of `window` ages (0: no table).
 
-    A pair of query and key costs (branches + 1) d + 1: its scores, their product with the pattern, the values.
-    quadratic: time^2 pairs. row_blocks: blocks of 64 queries, each with the keys up to its end, about half as many.
-    recurrent: only the pairs of a chunk of 128 (and of the window before it), and for each token 2 F d for writing into
-    and reading from the state and 2 F for its features, F = `feature_count`; a first chunk reads nothing, a last one
-    writes nothing. Without a table that is linear in time.
+    A pair of query and key costs (branches + 1) d + 1: its scores, their product with the pattern, the values. quadratic:
+    time^2 pairs. row_blocks: blocks of 64 queries, each with the keys up to its end, about half as many. recurrent: the
+    pairs of a chunk of 128 (and of the window before it), and for each token 2 F d for writing into and reading from the
+    state and 2 F for its features, F = `feature_count`; a first chunk reads nothing, a last one writes nothing.
 
     >>> round(multiply_adds("row_blocks", 8192, 16, 2) / multiply_adds("recurrent", 8192, 16, 2), 1)
     13.6
     """
     require_one_of("algorithm", algorithm, ALGORITHMS)
     _require(time=time, head_dim=head_dim, branches=branches)
-    pairs = _pairs(algorithm, time, require_whole("window", window)) * ((branches + 1) * head_dim + 1)
+    require_whole("window", window)
+    block, back = (BLOCK, time) if algorithm == "row_blocks" else (CHUNK, chunks_back(window) * CHUNK)
+    ends = ((start, min(start + block, time)) for start in range(0, time, block))
+    met = sum((end - start) * (end - max(0, start - back)) for start, end in ends) if algorithm != "quadratic" else time**2
+    pairs = met * ((branches + 1) * head_dim + 1)
     through_state = max(0, time - CHUNK) if algorithm == "recurrent" else 0
     return pairs + through_state * 2 * feature_count(head_dim, branches) * (head_dim + 1)
 
 
 @lru_cache(maxsize=256)
 def choose(time: int, head_dim: int, branches: int, window: int = 0, fused: bool = False) -> str:
-    """The algorithm that should take the least time: multiply-adds times the time of one, `TIME_PER_MULTIPLY_ADD`.
+    """The algorithm that should take the least time: multiply-adds times `TIME_PER_MULTIPLY_ADD`.
 
-    `fused` says that the fused kernel can be had: it multiplies the pairs that row blocks multiply, at `FUSED_TIME` each.
-    A sequence of up to 64 tokens is one block, so its whole pattern at once saves the blocks' bookkeeping. A table over
-    the whole sequence leaves nothing for the recurrent state to save.
+    `fused`: the fused kernel can be had; it multiplies the pairs that row blocks multiply, at `FUSED_TIME` each. Up to 64
+    tokens are one block. A table over the whole sequence leaves nothing for the recurrent state to save.
 
     >>> choose(64, 16, 2), choose(256, 16, 2), choose(8192, 16, 2), choose(8192, 16, 2, window=8192)
     ('quadratic', 'row_blocks', 'recurrent', 'row_blocks')
@@ -68,8 +66,8 @@ def working_memory(algorithm: str, time: int, head_dim: int, branches: int, wind
     """Bytes that a forward pass needs at its peak beside its arguments and its result, gradients not kept.
 
     quadratic and row_blocks: branches + 1 arrays of scores of all heads and sequences and the pattern of all heads, of
-    time^2 and of 64 time numbers each. recurrent: the pattern of one chunk for all of them, and whatever is largest of
-    the scores of a chunk, its features beside two states of F d numbers, and the chunks' outputs before they are joined.
+    time^2 and of 64 time numbers each. recurrent: the pattern of one chunk, and the largest of the scores of a chunk, its
+    features beside two states of F d numbers, and the chunks' outputs before they are joined.
 
     >>> working_memory("quadratic", 8192, 16, 2, heads=4) / 2**20, working_memory("recurrent", 8192, 16, 2, heads=4) / 2**20
     (4096.0, 2.3125)
@@ -86,21 +84,8 @@ def working_memory(algorithm: str, time: int, head_dim: int, branches: int, wind
 
 
 def chunks_back(window: int, chunk: int = CHUNK) -> int:
-    """Chunks before its own that a query reaches into through a table of `window` ages.
-
-    >>> chunks_back(0), chunks_back(1), chunks_back(64), chunks_back(130)
-    (0, 0, 1, 2)
-    """
+    """Chunks before its own that a query reaches into through a table of `window` ages."""
     return max(0, -(-(window - 1) // chunk))
-
-
-def _pairs(algorithm: str, time: int, window: int) -> int:
-    """Pairs of queries and keys that are multiplied, those above the diagonal of a block included."""
-    if algorithm == "quadratic":
-        return time * time
-    block, back = (BLOCK, time) if algorithm == "row_blocks" else (CHUNK, chunks_back(window) * CHUNK)
-    starts = range(0, time, block)
-    return sum((min(start + block, time) - start) * (min(start + block, time) - max(0, start - back)) for start in starts)
 
 
 def _require(**sizes: int) -> None:

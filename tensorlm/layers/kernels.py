@@ -30,9 +30,8 @@ def fused_attention(queries: list[Tensor], keys: list[Tensor], values: Tensor, s
                     table: Tensor | None) -> Tensor:
     """z (batch, heads, time, value_dim), from one or two queries and keys (batch, heads, time, head_dim).
 
-    slopes (heads,), row_scale (heads, time) and table (heads, window) or None are those of a `Pattern`, in float32. Gradients reach
-    queries, keys, values and table, once: a second derivative raises torch's own error. An operator of its own, so that
-    `torch.compile` takes it as it is.
+    slopes (heads,), row_scale (heads, time) and table (heads, window) or None are those of a `Pattern`, in float32.
+    Gradients reach queries, keys, values and table, once. An operator of its own, so that `torch.compile` takes it as it is.
     """
     call = _Call(queries, keys, values, slopes, row_scale, table)
     z = torch.empty(values.shape, dtype=values.dtype, device=values.device)
@@ -43,7 +42,6 @@ def fused_attention(queries: list[Tensor], keys: list[Tensor], values: Tensor, s
 @torch.library.custom_op("tensorlm::fused_attention_backward", mutates_args=())
 def _gradients(gradient: Tensor, queries: list[Tensor], keys: list[Tensor], values: Tensor, slopes: Tensor, row_scale: Tensor,
                table: Tensor | None) -> list[Tensor]:
-    """Of all queries, all keys, the values, and the table if there is one."""
     made = _empty_gradients(gradient, queries, keys, values, slopes, row_scale, table)
     call, gradient = _Call(queries, keys, values, slopes, row_scale, table), gradient.contiguous()
     count, side = len(queries), call.constants["ROWS"]
@@ -90,8 +88,6 @@ def _alike(tensors) -> list[Tensor]:
 
 
 class _Call:
-    """The arguments that the three kernels share."""
-
     def __init__(self, queries, keys, values, slopes, row_scale, table):
         queries, keys, values = _alike(queries), _alike(keys), _alike([values])[0]
         batch, heads, time, head_dim = queries[0].shape
@@ -101,26 +97,18 @@ class _Call:
         self.inputs = (queries[0], queries[-1], keys[0], keys[-1], values, *constants)
         self.sizes = (*queries[0].stride()[:3], *keys[0].stride()[:3], *values.stride()[:3], heads, time,
                       0 if table is None else table.shape[1])
+        exact = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # float32 rounded to 19 bits, or as it is
+        exact = "interpreted" if triton.knobs.runtime.interpret else exact
         self.constants = dict(HEAD_DIM=head_dim, VALUE_DIM=value_dim, D=max(MIN_DOT, triton.next_power_of_2(head_dim)),
                               V=max(MIN_DOT, triton.next_power_of_2(value_dim)), ROWS=side, TWO=len(queries) == 2,
-                              TABLE=table is not None, EXACT=_precision(), FADED_AT=FADED, num_warps=4, num_stages=2)
+                              TABLE=table is not None, EXACT=exact, FADED_AT=FADED, num_warps=4, num_stages=2)
         self.grid = (triton.cdiv(time, side), batch * heads)
 
 
 def tile_rows(size: int, itemsize: int, capability: tuple[int, int] | None) -> int:
-    """Rows of a tile, for heads of `size` numbers of `itemsize` bytes, on a card of this compute capability.
-
-    tile_rows(64, 2, (9, 0)), tile_rows(64, 2, (7, 5)) is (64, 32).
-    """
+    """Rows of a tile, for heads of `size` numbers of `itemsize` bytes, on a card of this compute capability."""
     room = SMALL_TILE_BYTES if capability is not None and capability < (8, 0) else TILE_BYTES
     return max(MIN_DOT, min(64, room // (size * itemsize)))
-
-
-def _precision() -> str:
-    """How the matrix units take float32: as it is, or rounded to 19 bits where torch is allowed to."""
-    if triton.knobs.runtime.interpret:
-        return "interpreted"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
 
 
 @triton.jit

@@ -1,8 +1,7 @@
 """Multi-layer perceptrons with one interface: twelve kinds, from ReLU to the full third-order tensor.
 
-Every MLP answers for itself: `degree` (of the polynomial map, None where it is none), `reads` (how often a factor a > 0 of
-the input comes out, None where it does not as a power), `products` (elementwise products a token), `encoders()`, `cp()`.
-None has a bias: a bias breaks the scaling law f(ax) = a^degree f(x) (chapter 02).
+Each knows its `degree` (None: no polynomial), `reads` (how often a factor a > 0 of the input comes out, None: not as a
+power), `products` (elementwise products a token), `encoders()` and `cp()`. A bias would break f(ax) = a^degree f(x).
 """
 
 import math
@@ -41,7 +40,7 @@ GATED_KINDS = {
 
 
 class MLP(nn.Module):
-    """What all kinds share. Shapes: x (..., width) -> (..., out). Raises ValueError for sizes below 1 and unknown kinds."""
+    """What all kinds share: x (..., width) -> (..., out). Raises ValueError for sizes below 1 and unknown kinds."""
 
     D: nn.Parameter
     activation: Callable[[Tensor], Tensor]
@@ -58,16 +57,14 @@ class MLP(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def check(self, x: Tensor) -> None:
-        """Raise TypeError or ValueError unless x is (..., width) in floating-point numbers."""
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-1:] != (self.width,):
             require_rows(x, self.width)
 
     def encoders(self) -> list[Tensor]:
-        """Matrices (hidden, width) with f(x) = D[(E_1 x) * ... * (E_k x)]; ValueError where the map is no such product."""
+        """Matrices (hidden, width) with f(x) = D[(E_1 x) * ... * (E_k x)]; ValueError where there are none."""
         raise ValueError(f"an MLP of kind {self.kind!r} is no product of encoders: its activation is no power")
 
     def decoder(self) -> Tensor:
-        """D (out, hidden) of that product."""
         return self.D
 
     def cp(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,14 +83,10 @@ class MLP(nn.Module):
 
 
 class EncoderMLP(MLP):
-    """One encoder and an elementwise map: f(x) = D act(E x).
+    """One encoder and an elementwise map: f(x) = D act(E x), E (hidden, width), D (out, hidden).
 
-    Kinds: relu, relu2 (Primer, arXiv 2109.08668), gelu, square. Only `square` is a polynomial (degree 2): it is the
-    bilinear layer with L = R. E (hidden, width), D (out, hidden).
-
-    >>> layer = EncoderMLP("square", width=4, hidden=8)
-    >>> layer.degree, layer.parameter_count
-    (2, 64)
+    Kinds: relu, relu2 (Primer, arXiv 2109.08668), gelu, square. Only `square` is a polynomial, the bilinear layer with L =
+    R.
     """
 
     def __init__(self, kind: str, width: int, hidden: int, out: int | None = None):
@@ -113,10 +106,9 @@ class EncoderMLP(MLP):
 
 
 class GatedMLP(MLP):
-    """Two encoders multiplied: f(x) = D[act(L x) * (R x)] (Shazeer 2020, arXiv 2002.05202).
+    """Two encoders multiplied: f(x) = D[act(L x) * (R x)] (Shazeer 2020, arXiv 2002.05202), L, R (hidden, width).
 
-    Kinds: bilinear (act is the identity, degree 2), swiglu, geglu, reglu, glu (no polynomials). L, R (hidden, width),
-    D (out, hidden).
+    Kinds: bilinear (act is the identity, degree 2), swiglu, geglu, reglu, glu (no polynomials).
 
     >>> layer = GatedMLP("bilinear", width=3, hidden=5)
     >>> x = torch.randn(2, 3)
@@ -143,13 +135,7 @@ class GatedMLP(MLP):
 
 
 class ProductMLP(MLP):
-    """k encoders multiplied: f(x) = D[(E_1 x) * ... * (E_k x)], a polynomial of degree k.
-
-    Each E_n (hidden, width), D (out, hidden). k = 2 is the bilinear layer.
-
-    >>> ProductMLP(width=4, hidden=8, encoders=3).degree
-    3
-    """
+    """k encoders (hidden, width) multiplied: f(x) = D[(E_1 x) * ... * (E_k x)], a polynomial of degree k."""
 
     def __init__(self, width: int, hidden: int, out: int | None = None, encoders: int = 3):
         require_counts(encoders=encoders)
@@ -170,14 +156,10 @@ class ProductMLP(MLP):
 
 
 class FullTensorMLP(MLP):
-    """The third-order tensor itself: f(x)_o = sum_ij T_oij x_i x_j, degree 2.
+    """The third-order tensor itself: f(x)_o = sum_ij T_oij x_i x_j, degree 2, stored as a matrix (out, width * width).
 
-    `T` is stored as a matrix (out, width * width), so that optimisers of matrices apply. Memory grows with
-    out * width^2: at width 128 it is 21 times the bilinear layer of hidden width 2 * width.
-
-    >>> layer = FullTensorMLP(width=4)
-    >>> layer(torch.ones(1, 4)).shape, layer.parameter_count
-    (torch.Size([1, 4]), 64)
+    >>> FullTensorMLP(width=4).parameter_count
+    64
     """
 
     def __init__(self, width: int, out: int | None = None):
@@ -205,10 +187,8 @@ class FullTensorMLP(MLP):
 class SymmetricMLP(MLP):
     """The symmetric third-order tensor as weights: f(x)_o = sum_ij S_oij x_i x_j with S_oij = S_oji, degree 2.
 
-    `S` is a matrix (out, width (width + 1) / 2): one row an output, one column a product of two inputs, so Muon
-    orthogonalises that flattening. The products are x_i x_j for i < j and x_i^2 / sqrt(2); on Gaussian inputs each has
-    variance one. Turning the input turns the stored rows, so neither initialisation nor Muon prefers an axis (a plain
-    x_i^2 would). Entries start as N(0, 1 / columns): an input of unit RMS gives outputs of variance width / (width + 1).
+    `S` is a matrix (out, width (width + 1) / 2), one column a product: x_i x_j for i < j, and x_i^2 / sqrt(2). On Gaussian
+    inputs each has variance one, so neither initialisation nor Muon prefers an axis. Entries start as N(0, 1 / columns).
 
     >>> layer = SymmetricMLP(width=4, out=3)
     >>> layer(torch.ones(1, 4)).shape, layer.parameter_count
@@ -229,13 +209,7 @@ class SymmetricMLP(MLP):
         return F.linear(torch.cat([squares, *apart], dim=-1), self.S.to(x.dtype))
 
     def tensor(self) -> Tensor:
-        """S_oij as a dense tensor (out, width, width); gradients flow through it.
-
-        >>> layer = SymmetricMLP(width=2, out=1)
-        >>> _ = layer.S.data.copy_(torch.tensor([[0.0, 0.0, 1.0]]))  # x1 x2
-        >>> layer.tensor()[0].tolist()
-        [[0.0, 0.5], [0.5, 0.0]]
-        """
+        """S_oij as a dense tensor (out, width, width); gradients flow through it."""
         rows, columns, factor = _upper_places(self.width, self.S)
         half = self.S.new_zeros(self.out, self.width, self.width)
         half[:, rows, columns] = self.S * factor
@@ -243,14 +217,7 @@ class SymmetricMLP(MLP):
 
     @classmethod
     def from_tensor(cls, tensor: Tensor) -> "SymmetricMLP":
-        """The layer with the function of T (out, width, width), of which it keeps the symmetric part.
-
-        Raises ValueError for another shape, TypeError for what is no tensor of floating point numbers.
-
-        >>> layer = SymmetricMLP.from_tensor(torch.tensor([[[3.0, 8.0], [0.0, 2.0]]]))
-        >>> round(layer(torch.tensor([5.0, -1.0])).item(), 4)  # 3 * 25 - 8 * 5 + 2
-        37.0
-        """
+        """The layer with the function of T (out, width, width), of which it keeps the symmetric part."""
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise TypeError(f"tensor must be a floating point tensor, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
         require(tensor.ndim == 3 and tensor.shape[1] == tensor.shape[2] and tensor.numel(), "tensor", tensor,
@@ -307,11 +274,7 @@ def build_mlp(kind: str, width: int, hidden: int | None = None, out: int | None 
 
 
 def mlp_parameters(kind: str, width: int, hidden: int, out: int | None = None, encoders: int = 3) -> int:
-    """Number of parameters: hidden * (encoders * width + out); of the tensor out * width^2, or out * width (width + 1) / 2.
-
-    >>> mlp_parameters("bilinear", width=64, hidden=128), mlp_parameters("full", width=64, hidden=0)
-    (24576, 262144)
-    """
+    """Number of parameters: hidden * (encoders * width + out); of a tensor out * width^2, or out * width (width + 1) / 2."""
     with torch.device("meta"):
         return build_mlp(kind, width, None if kind in TENSOR_KINDS else hidden, out, encoders).parameter_count
 
@@ -319,8 +282,7 @@ def mlp_parameters(kind: str, width: int, hidden: int, out: int | None = None, e
 def matched_hidden(kind: str, width: int, parameters: int, encoders: int = 3) -> int:
     """The hidden width whose parameter count is nearest to `parameters`, rounded to a multiple of 8 (above 8).
 
-    This is the book's rule for matching layers in size. For square layers of 8 width^2 parameters it
-    gives 4 width for one encoder and 8 width / 3 for two.
+    The book's rule for matching layers in size: 8 width^2 parameters give 4 width for one encoder, 8 width / 3 for two.
 
     >>> matched_hidden("relu", 64, 8 * 64**2), matched_hidden("bilinear", 64, 6 * 64**2)
     (256, 128)

@@ -27,18 +27,16 @@ class Norm(nn.Module):
     | scale, channel | g x, one g; g * x, one g a feature | yes |
     | none | x | yes |
 
-    c is the running geometric mean of r over training tokens. It moves once per optimiser step, in `update`, from the
-    statistics that all forward passes of that step have gathered; so micro-batches and data-parallel ranks give the
-    constant that one large batch gives. It is frozen when a = 1. `penalty` of the last forward pass is
-    mean((r^2 / c^2 - 1)^2): it keeps r near c, which is what makes the replacement harmless. The running value of
-    "batch" moves in the same way; its training statistics are those of one forward pass (Ioffe & Szegedy,
-    arXiv 1502.03167, without mean, gain and bias).
+    c is the running geometric mean of r over training tokens, frozen when a = 1. It moves once per optimiser step, in
+    `update`, from what all forward passes of that step have gathered, so micro-batches and ranks give the constant of one
+    large batch. `penalty` of the last forward pass is mean((r^2 / c^2 - 1)^2): it keeps r near c. The running value of
+    "batch" moves in the same way; its training statistics are those of one forward pass (arXiv 1502.03167, without mean,
+    gain and bias).
 
-    Shapes: x (..., features). `groups` > 1 (heads): x (batch, groups, time, features), one constant a group.
-    `features` is needed for batch and channel. Raises ValueError for an unknown kind or missing features.
+    Shapes: x (..., features); `groups` > 1 (heads): x (batch, groups, time, features), one constant a group. `features` is
+    needed for batch and channel. Raises ValueError for an unknown kind or missing features.
 
-    >>> site = Norm("rms")
-    >>> site(torch.full((1, 4), 3.0))
+    >>> Norm("rms")(torch.full((1, 4), 3.0))
     tensor([[1.0000, 1.0000, 1.0000, 1.0000]])
     """
 
@@ -54,7 +52,8 @@ class Norm(nn.Module):
         self.kind, self.groups, self.features, self.penalty_weight = kind, groups, features, penalty_weight
         self.penalty: Tensor | None = None
         self._gathered: Tensor | None = None  # the sum of the statistics of each pass, and behind it the number of passes
-        self._fraction, self._is_constant, self._has_moved = 0.0, False, False
+        # a as a number: reading the buffer would wait for the device
+        self.anneal_fraction, self._is_constant, self._has_moved = 0.0, False, False
         if kind in ("scale", "channel"):
             self.gain = nn.Parameter(torch.ones(features or 1 if kind == "channel" else 1))
         if kind in ("anneal", "batch"):
@@ -71,16 +70,13 @@ class Norm(nn.Module):
         if self.kind in TOKEN_KINDS:
             return F.rms_norm(x, x.shape[-1:], eps=EPS)
         if self.kind == "batch" and self.training:
-            return self._over_batch(x)
+            axes = [axis for axis in range(x.ndim - 1) if self.groups == 1 or axis != 1]
+            log_b = _log_rms(x, axes).view(self.groups, -1)
+            self._gather(log_b.detach())
+            return x * torch.exp(-self._aligned(log_b)).to(x.dtype)
         if self.kind == "anneal" and (self.training or not self._is_constant):
             return self._annealed(x)
         return x if self.kind == "none" else x * self.constant_scale(x)
-
-    def _over_batch(self, x: Tensor) -> Tensor:
-        axes = [axis for axis in range(x.ndim - 1) if self.groups == 1 or axis != 1]
-        log_b = _log_rms(x, axes).view(self.groups, -1)
-        self._gather(log_b.detach())
-        return x * torch.exp(-self._aligned(log_b)).to(x.dtype)
 
     def _annealed(self, x: Tensor) -> Tensor:
         log_r = _log_rms(x, [-1], keepdim=True)
@@ -91,22 +87,19 @@ class Norm(nn.Module):
             self.penalty = (ratio - 1).square().mean() if self._has_moved else None
         if self._is_constant:
             return x * self.constant_scale(x)
-        a = self.fraction if torch.compiler.is_compiling() else self._fraction  # a number would be a graph of its own each step
+        a = self.fraction if torch.compiler.is_compiling() else self.anneal_fraction  # a number: a graph each step
         return x * torch.exp(-(1 - a) * log_r - a * log_c).to(x.dtype)
 
     def constant_scale(self, x: Tensor) -> Tensor:
-        """1 / c, 1 / b or g in the dtype of x, shaped to multiply it."""
         if self.kind in ("scale", "channel"):
             return self.gain.to(x.dtype)
         return torch.exp(-self._aligned(self.log_constant)).to(x.dtype)
 
     def factor(self) -> Tensor:
-        """What the site multiplies its input with at evaluation: (groups,), (groups, features), (1,) or (features,).
-
-        A number 1 for kind "none"; ValueError where there is no such constant.
-        """
+        """What the site multiplies by at evaluation: (groups,), (groups, features), (1,) or (features,); else ValueError."""
         if not self.is_constant:
-            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {self._fraction:.2f}) multiplies by no constant")
+            a = self.anneal_fraction
+            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {a:.2f}) multiplies by no constant")
         if self.kind == "none":
             return torch.ones(1)
         return self.gain.detach() if self.kind in ("scale", "channel") else torch.exp(-self.log_constant)
@@ -116,21 +109,16 @@ class Norm(nn.Module):
         """Whether evaluation multiplies by a constant: not for a norm of each token, nor while a < 1."""
         return self.kind not in TOKEN_KINDS and (self.kind != "anneal" or self._is_constant)
 
-    @property
-    def anneal_fraction(self) -> float:
-        """a, the share of the constant, as a number: reading the buffer would wait for the device."""
-        return self._fraction
-
     def set_fraction(self, a: float) -> None:
         """Set a, the share of the constant: 0 is a per-token norm, 1 is a constant."""
         a = require_number("anneal fraction", a, 0.0, most=1.0)
-        if self.kind == "anneal" and a != self._fraction:
-            self._fraction, self._is_constant = a, a == 1.0
+        if self.kind == "anneal" and a != self.anneal_fraction:
+            self.anneal_fraction, self._is_constant = a, a == 1.0
             self.fraction.fill_(a)
 
     @torch.no_grad()
     def update(self, reduce=None) -> None:
-        """Move the constants by what the forward passes since the last call have seen; `reduce` averages over ranks."""
+        """Move the constants by what was seen since the last call; `reduce` averages over ranks."""
         if self._gathered is None:
             return
         mean = (self._gathered[:-1] / self._gathered[-1]).view(self.log_constant.shape)
@@ -148,7 +136,6 @@ class Norm(nn.Module):
         return {**self.__dict__, "penalty": None, "_gathered": None}
 
     def _gather(self, statistics: Tensor) -> None:
-        """Add what one forward pass has seen; a sum, so that a loop that never calls `update` stays small."""
         new = F.pad(statistics.flatten(), (0, 1), value=1.0)
         self._gathered = new if self._gathered is None else self._gathered + new
 
@@ -162,8 +149,8 @@ class Norm(nn.Module):
         if self.kind in ("anneal", "batch"):
             self._has_moved = bool(self.steps)
         if self.kind == "anneal":
-            self._fraction = float(self.fraction)
-            self._is_constant = self._fraction == 1.0
+            self.anneal_fraction = float(self.fraction)
+            self._is_constant = self.anneal_fraction == 1.0
 
 
 def _log_rms(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
@@ -175,12 +162,8 @@ def _log_rms(x: Tensor, axes: list[int], keepdim: bool = False) -> Tensor:
 def joint_norm(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Both branches of a query (or key) divided by the root of their mean square together: two tensors (..., features).
 
-    With N = (|q1|^2 + |q2|^2) / 2 the score (q1.k1)(q2.k2) becomes head_dim^2 (q1.k1)(q2.k2) / (N_q N_k): a ratio of polynomials,
-    where two separate norms leave square roots; its size is at most head_dim^2, by Cauchy and Schwarz and |q1| |q2| <= N.
-
-    >>> q, p = joint_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0]))
-    >>> round(float((q**2).sum() + (p**2).sum()), 5)        # features of both branches: a mean square of one
-    4.0
+    With N = (|q1|^2 + |q2|^2) / 2 the score (q1.k1)(q2.k2) becomes head_dim^2 (q1.k1)(q2.k2) / (N_q N_k), a ratio of
+    polynomials of size at most head_dim^2, where two separate norms leave square roots.
     """
     scale = torch.rsqrt(0.5 * (first.square().mean(-1, keepdim=True) + second.square().mean(-1, keepdim=True)) + EPS)
     return first * scale, second * scale

@@ -5,9 +5,8 @@ With one branch (q, k) or two (q1, k1), (q2, k2), and the constants c of a `Patt
     squared   z_i = sum_{j <= i} c_ij (q_i . k_j)^2 v_j,
     bilinear  z_i = sum_{j <= i} c_ij (q1_i . k1_j)(q2_i . k2_j) v_j.
 
-Queries and keys come scaled and rotated; both are linear maps. The score is an inner product of features, so a sum over
-all past keys can be carried as a state of d^2 x d numbers (linear attention: Katharopoulos et al. arXiv 2006.16236; in
-chunks: Hua et al. arXiv 2202.10447, section 3).
+The score is an inner product of features, so a sum over all past keys can be carried as a state of d^2 x d numbers (linear
+attention: Katharopoulos et al. arXiv 2006.16236; in chunks: Hua et al. arXiv 2202.10447, section 3).
 """
 
 import importlib.util
@@ -35,13 +34,12 @@ class Pattern:
         c_h[i, j] = exp(-m_h (i - j)) (1 + t_h[i - j]) / r_h[i]^power   for j <= i, and 0 for j > i,
         r_h[i] = sum of exp(-m_h n) over n = 0 .. i.
 
-    `slopes` (heads,) are the m_h >= 0: 0 is the plain causal mask. `row_power` 0, 1/2 or 1 leaves rows as they are, keeps
-    sums of independent values at unit size, or takes means. `table` (heads, window), if there is one, holds t_h; beyond
-    the window t is 0. Gradients reach `slopes` and `table`. Constants are computed in float64 on the device of `slopes`.
-    With a dictionary as `kept`, constants stay in it from call to call. Raises TypeError or ValueError for what does not fit.
+    `slopes` (heads,) are the m_h >= 0; `row_power` 0, 1/2 or 1 leaves rows as they are, keeps sums of independent values at
+    unit size, or takes means; `table` (heads, window) holds t_h, 0 beyond it. Gradients reach `slopes` and `table`.
+    Constants are computed in float64, and stay in the dictionary `kept` if there is one. Raises TypeError or ValueError for
+    what does not fit.
 
-    >>> pattern = Pattern(torch.tensor([0.0]), row_power=1.0)
-    >>> pattern.rows(0, 3, torch.empty(()))
+    >>> Pattern(torch.tensor([0.0]), row_power=1.0).rows(0, 3, torch.empty(()))
     tensor([[[1.0000, 0.0000, 0.0000],
              [0.5000, 0.5000, 0.0000],
              [0.3333, 0.3333, 0.3333]]])
@@ -85,16 +83,10 @@ class Pattern:
         return self._kept("row scale", count, like, lambda: self.fading(count).cumsum(-1).pow(-self.row_power))
 
     def rates(self, like: Tensor) -> Tensor:
-        """The slopes in dtype and on device of `like`: (heads,)."""
         return self._kept("rates", self.heads, like, lambda: self.slopes)
 
     def rows(self, start: int, end: int, like: Tensor) -> Tensor:
-        """c_h[i, j] for start <= i < end and j < end: (heads, end - start, end), in dtype and on device of `like`.
-
-        >>> Pattern(torch.tensor([0.0]), 0.0, table=torch.tensor([[0.5, 0.25]])).rows(1, 3, torch.empty(()))
-        tensor([[[1.2500, 1.5000, 0.0000],
-                 [1.0000, 1.2500, 1.5000]]])
-        """
+        """c_h[i, j] for start <= i < end and j < end: (heads, end - start, end), in dtype and on device of `like`."""
         if not 0 <= start < end:
             raise ValueError(f"rows need 0 <= start < end, got start={start}, end={end}")
         rows = self._kept("rows", (start, end), like, lambda: self._constant_rows(start, end, like))
@@ -106,10 +98,7 @@ class Pattern:
         return rows * _in_blocks(start, end, lambda first, last: skew(one_plus[:, :last], first, last).to(like.dtype))
 
     def band(self, rows: int, reach: int, like: Tensor) -> Tensor:
-        """The last rows of c_h over `reach` positions, without row scale: (heads, rows, reach), that is exp(-m n)(1 + t[n]).
-
-        Rows further up are the same, further to the left: without row scale c_h is a Toeplitz matrix.
-        """
+        """The last rows of c_h over `reach` positions, without row scale; rows above are the same, further to the left."""
         weights = self._kept("fading", reach, like, lambda: self.fading(reach))
         if self.table is not None:
             weights = weights * self._one_plus_table(reach, like).to(like.dtype)
@@ -148,12 +137,7 @@ class Pattern:
 
 
 def keep_last(store: dict, kind: str, size, dtype: torch.dtype, device: torch.device | None, build: Callable[[], Tensor]) -> Tensor:
-    """`build()` in `dtype` on `device`, kept in `store` until another size, dtype or device of that kind is asked for.
-
-    >>> store = {}
-    >>> keep_last(store, "zeros", 2, torch.float32, None, lambda: torch.zeros(2)) is store["zeros"][1]
-    True
-    """
+    """`build()` in `dtype` on `device`, kept in `store` until another size, dtype or device of that kind is asked for."""
     if torch.compiler.is_compiling():  # a compiled graph has no guards on what is kept: it builds its own
         return build().to(device=device, dtype=dtype)
     key = (size, dtype, device)
@@ -164,10 +148,7 @@ def keep_last(store: dict, kind: str, size, dtype: torch.dtype, device: torch.de
 
 
 def skew(vector: Tensor, start: int, end: int) -> Tensor:
-    """Rows start .. end - 1 of the lower triangular Toeplitz matrix M[i, j] = vector[i - j].
-
-    Shapes: vector (heads, end) -> (heads, end - start, end). Each row is the reversed vector, one step further on, so
-    that all rows are one strided view of a repeated row.
+    """Rows start .. end - 1 of the Toeplitz matrix M[i, j] = vector[i - j]: (heads, end) -> (heads, end - start, end).
 
     >>> skew(torch.tensor([[1.0, 2.0, 3.0]]), 1, 3)
     tensor([[[2., 1., 0.],
@@ -186,12 +167,11 @@ def _in_blocks(start: int, end: int, build: Callable[[int, int], Tensor]) -> Ten
 
 
 def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, algorithm: str = "auto") -> Tensor:
-    """Polynomial attention by the named algorithm: "quadratic", "row_blocks", "recurrent", "fused", or "auto" for the cheapest.
+    """Polynomial attention by the algorithm "quadratic", "row_blocks", "recurrent", "fused", or "auto" for the cheapest.
 
-    Shapes: queries and keys one or two tensors (..., heads, time, head_dim), values (..., heads, time, value_dim) ->
-    (..., heads, time, value_dim). All are one function, gradients included: they differ in rounding, in time and
-    in memory (`choose`, `multiply_adds`, `working_memory`). In half precision "auto" leaves the recurrent one out, since
-    it adds up a state over all tokens. Raises TypeError or ValueError naming the argument, its value and what fits.
+    Shapes: queries and keys one or two tensors (..., heads, time, head_dim), values (..., heads, time, value_dim) -> like
+    values. All are one function, gradients included; they differ in rounding, time and memory (`choose`). In half precision
+    "auto" leaves the recurrent one out. Raises TypeError or ValueError naming the argument.
 
     >>> x = torch.eye(2).view(1, 2, 2)
     >>> attend([x], [x], x, Pattern(torch.tensor([0.0]), row_power=0.0))
@@ -212,10 +192,7 @@ def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, 
 
 
 def quadratic(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
-    """The whole pattern of scores at once: time^2 of them, half of which the mask sets to zero.
-
-    Arguments of this and the next three are those of `attend`, which checks them.
-    """
+    """The whole pattern of scores at once, half of which the mask sets to zero; arguments as in `attend`, unchecked."""
     return _product(queries, keys, pattern.rows(0, values.shape[-2], values)) @ values
 
 
@@ -237,9 +214,7 @@ def row_blocks(queries: Branches, keys: Branches, values: Tensor, pattern: Patte
 def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, chunk: int = CHUNK) -> Tensor:
     """Chunk by chunk: all pairs within a chunk, and a state S = sum_j exp(-m (s - j)) phi(k_j) v_j for the keys before it.
 
-    S has `feature_count` x value_dim numbers a head, whatever the time. The share of a table reaches back over its
-    window only, so there pairs are taken one by one. Every exponent is at most 0, so no decay is too strong.
-    Raises TypeError in half precision.
+    The share of a table reaches back over its window only, so there pairs are taken one by one. TypeError in half precision.
     """
     require_counts(chunk=chunk)
     if values.dtype not in DTYPES:
@@ -251,10 +226,7 @@ def recurrent(queries: Branches, keys: Branches, values: Tensor, pattern: Patter
 
 
 def fused(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> Tensor:
-    """One kernel on a GPU: nothing of time x time numbers is stored, forward or backward (`tensorlm.layers.kernels`).
-
-    Needs the package `triton`, which comes with torch's CUDA builds. Raises ValueError that names what is missing.
-    """
+    """One kernel on a GPU, nothing of time x time numbers is stored; ValueError names what is missing for it."""
     if obstacle := fused_obstacle(queries[0], values, pattern):
         raise ValueError(f"algorithm 'fused' needs {obstacle}")
     from tensorlm.layers.kernels import fused_attention
@@ -267,12 +239,7 @@ def fused(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -
 
 
 def fused_obstacle(query: Tensor, values: Tensor, pattern: Pattern) -> str:
-    """What the fused kernel lacks for these arguments, in words; empty if it can be had.
-
-    >>> q = torch.ones(1, 2, 16, dtype=torch.float64)
-    >>> fused_obstacle(q, q, Pattern(torch.zeros(1)))
-    'float32, bfloat16 or float16, got torch.float64'
-    """
+    """What the fused kernel lacks for these arguments, in words; empty if it can be had."""
     if values.dtype not in FUSED_DTYPES:
         return f"float32, bfloat16 or float16, got {values.dtype}"
     if max(query.shape[-1], values.shape[-1]) > FUSED_SIZE:
@@ -285,15 +252,14 @@ def fused_obstacle(query: Tensor, values: Tensor, pattern: Pattern) -> str:
 
 
 def _as_batch(x: Tensor) -> Tensor:
-    """(..., heads, time, size) as (batch, heads, time, size)."""
     return x[None] if x.ndim == 3 else x.flatten(0, -4)
 
 
 def features(*branches: Tensor) -> Tensor:
     """phi, with phi(q) . phi(k) = (q1 . k1)(q2 . k2) for two branches, (q . k)^2 for one.
 
-    Shapes: one or two tensors (..., d) -> (..., d^2) for two branches, all products of their entries; (..., d (d + 1) / 2)
-    for one, each unordered pair once, times sqrt(2) where the two differ.
+    Two tensors (..., d) -> (..., d^2), all products of their entries; one -> (..., d (d + 1) / 2), each unordered pair once,
+    times sqrt(2) where the two differ.
 
     >>> q, k = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
     >>> features(q) @ features(k), features(q, q) @ features(k, k)
@@ -375,9 +341,7 @@ def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> None:
-    """Raise TypeError or ValueError unless the arguments of `attend` fit each other."""
-    if not isinstance(pattern, Pattern):
-        raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
+    require_instance("pattern", pattern, Pattern)
     if not isinstance(values, Tensor) or not values.is_floating_point():
         raise TypeError(f"values must be a floating-point tensor, got {getattr(values, 'dtype', type(values).__name__)}")
     for name, branches in (("queries", queries), ("keys", keys)):

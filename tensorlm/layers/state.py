@@ -1,9 +1,7 @@
 """Attention one token at a time, in memory that does not grow with the text.
 
-A polynomial score is an inner product of products: (q1.k1)(q2.k2) = <q1 x q2, k1 x k2>, so the sum over all past keys
-is a state S = sum_j (k1_j x k2_j) v_j that a decay multiplies at each step. Only the learned Toeplitz table needs the
-keys one by one, and only those of the last `context` tokens. Softmax has no such state: it keeps a window of keys and
-values.
+A polynomial score is <q1 x q2, k1 x k2>, so the sum over all past keys is a state S = sum_j (k1_j x k2_j) v_j that a decay
+multiplies at each step. A learned Toeplitz table, and softmax, need a window of the last `context` keys and values.
 """
 
 from dataclasses import dataclass, field
@@ -28,14 +26,14 @@ class AttentionState:
 
 
 def attention_step(layer: Attention, x: Tensor, state: AttentionState, first_values: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """One token through one attention layer: x (batch, 1, width) -> (output, values), changing `state`.
-
-    Equal to the last position of `layer(all tokens so far)`; for softmax, while they fit into the window.
-    """
+    """One token x (batch, 1, width) -> (output, values), the last ones of `layer(all tokens so far)`; changes `state`."""
     queries, keys, values, last_keys = layer.prepare(x, state.position, state.last_keys)
     mixed = layer.mix_values(values, first_values)
-    step = _softmax_step if layer.kind == "softmax" else _product_step
-    z = step(layer, queries, keys, mixed, state)
+    if layer.kind == "softmax":
+        window, log_decay, table = _push(layer, keys, mixed, state)
+        z = torch.softmax(queries[0] @ state.window_keys[0].mT + log_decay + table, dim=-1) @ window
+    else:
+        z = _product_step(layer, queries, keys, mixed, state)
     state.last_keys, state.position = last_keys, state.position + 1
     return layer.merge_heads(z), values
 
@@ -51,11 +49,6 @@ def _product_step(layer: Attention, queries: list[Tensor], keys: list[Tensor], v
         first, *others = (query @ key.mT for query, key in zip(queries, state.window_keys))
         z = z + (first * (others[0] if others else first) * log_decay.exp() * table) @ window
     return z * state.row_sums.pow(-layer.positions.row_power)
-
-
-def _softmax_step(layer: Attention, queries: list[Tensor], keys: list[Tensor], values: Tensor, state: AttentionState) -> Tensor:
-    window, log_decay, table = _push(layer, keys, values, state)
-    return torch.softmax(queries[0] @ state.window_keys[0].mT + log_decay + table, dim=-1) @ window
 
 
 def _push(layer: Attention, keys: list[Tensor], values: Tensor, state: AttentionState) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,22 +5,24 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from tensorlm.checks import require_instance, require_number, require_one_of
 from tensorlm.layers import build_mlp
 from tensorlm.layers.attention import BRANCHES, attention_parameters
 from tensorlm.layers.norm import TOKEN_KINDS
-from tensorlm.model.config import ModelConfig
-from tensorlm.model.degree import Degree, degree_of
+from tensorlm.model.config import Degree, ModelConfig, degree_of
 from tensorlm.tensors.rational import remaining_root
 
 KINDS = ("polynomial", "rational", "neither")
+SCORE_READS = {  # how often a score reads a normed query or key
+    "softmax": (None, "inside an exponential"),
+    "squared": (2, "the squared score reads it twice"),
+    "bilinear": (1, "each score reads its own query and key once"),
+}
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a model, summed over its `count` occurrences. Shares are those of the whole model, from 0 to 1.
-
-    `multiply_adds` are per token; `degree` is the degree in what the part reads, None where it is no polynomial.
-    """
+    """One part, summed over its `count` occurrences; `multiply_adds` are per token, `degree` that in what the part reads."""
 
     name: str
     kind: str
@@ -40,25 +42,12 @@ class Compositionality:
     parts: tuple[Part, ...]
     degree: Degree
 
-    @property
-    def parameters(self) -> int:
-        """All parameters: equal to `TensorTransformer.parameter_count()`."""
-        return sum(part.parameters for part in self.parts)
-
-    @property
-    def multiply_adds(self) -> float:
-        """Multiply-adds per token of a sequence of `context` tokens."""
-        return sum(part.multiply_adds for part in self.parts)
-
     def shares(self, kind: str) -> tuple[float, float]:
-        """Shares of the parameters and of the multiply-adds that parts of this kind have."""
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+        require_one_of("kind", kind, KINDS)
         mine = [part for part in self.parts if part.kind == kind]
         return sum(part.parameter_share for part in mine), sum(part.work_share for part in mine)
 
     def __getitem__(self, name: str) -> Part:
-        """The part of this name; KeyError names those there are."""
         for part in self.parts:
             if part.name == name:
                 return part
@@ -78,12 +67,11 @@ class Compositionality:
 def compositionality(config: ModelConfig, anneal_fraction: float = 0.0) -> Compositionality:
     """Sort the parts of a model at evaluation; `anneal_fraction` is a of the annealed sites, constants at 1 only.
 
-    A part is a polynomial in what it reads, or a ratio of polynomials, or neither. A norm's kind depends on its reader:
-    read an even number of times its square root is squared away (`tensorlm.tensors.remaining_root`). The model has a
-    degree exactly when every part is a polynomial.
+    A part is a polynomial in what it reads, or a ratio of polynomials, or neither. A norm's kind depends on its reader: read
+    an even number of times its square root is squared away (`tensorlm.tensors.remaining_root`).
 
-    Multiply-adds per token count products of numbers (the elementwise work on one pair of query and key as one, sums and
-    look-ups as none) for sequences of T = `context` tokens, each token with (T + 1) / 2 keys on average:
+    Multiply-adds per token count products of numbers (the elementwise work on a pair of query and key as one) for sequences
+    of T = `context` tokens, each token with (T + 1) / 2 keys on average:
 
     | part | multiply-adds per token |
     | --- | --- |
@@ -93,18 +81,14 @@ def compositionality(config: ModelConfig, anneal_fraction: float = 0.0) -> Compo
     | norm site; row norm; shortcut; value residual; smear | 2d each, smear d; QK-norm 4 b d |
     | head | vocabulary x d |
 
-    Raises ValueError for a fraction outside [0, 1], TypeError for anything but a ModelConfig.
-
     >>> table = compositionality(ModelConfig(norm="anneal"), anneal_fraction=1.0)
     >>> table.shares("polynomial"), int(table.degree)
     ((1.0, 1.0), 100)
     >>> print(compositionality(ModelConfig())["norm before MLP"].why)
     read twice, so the root is squared away: x + f(norm x) is of degree 3 over 2
     """
-    if not isinstance(config, ModelConfig):
-        raise TypeError(f"config must be a ModelConfig, got {type(config).__name__}")
-    if not isinstance(anneal_fraction, int | float) or not 0.0 <= anneal_fraction <= 1.0:
-        raise ValueError(f"anneal_fraction must be a number in [0, 1], got {anneal_fraction!r}")
+    require_instance("config", config, ModelConfig)
+    require_number("anneal_fraction", anneal_fraction, 0.0, most=1.0)
     parts = [*_input_parts(config, anneal_fraction), *_attention_parts(config, anneal_fraction),
              *_mlp_parts(config, anneal_fraction), *_output_parts(config, anneal_fraction)]
     parameters, work = sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)
@@ -133,15 +117,18 @@ def _attention_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     reads, reader = (None, "inside an exponential") if kind == "softmax" else (3, "keys and values of a token read it 3 times")
     yield from _norm_site("norm before attention", config, fraction, layers - 1, reads, reader)
     if config.qk_norm != "none":
-        reads, reader = _score_reads(kind, config.qk_norm)
+        joint = kind == "bilinear" and config.qk_norm == "joint"
+        reads, reader = (2, "both scores of a pair share one length") if joint else SCORE_READS[kind]
         yield _norm("QK-norm", config.qk_norm, fraction, layers, reads, reader, 4 * branches * width)
     table = config.heads * config.context * layers if "toeplitz" in config.positions else 0
     turning = 4 * branches * width * layers if "rope" in config.positions else 0
     yield Part("positions", "polynomial", f"constants ({', '.join(('mask', *config.positions))})", layers, table, turning, 1)
     pairs = config.heads * (config.context + 1) / 2 * ((branches + 1) * config.head_dim + 1)
     parameters = attention_parameters(kind, width)
-    yield Part("attention", "neither" if kind == "softmax" else "polynomial", _ATTENTION_REASONS[kind], layers, parameters * layers,
-               (parameters + pairs) * layers, None if kind == "softmax" else 5)
+    softmax = kind == "softmax"
+    why = "exponentials, divided by their sum" if softmax else "degree 2 in the query's token, 3 in the keys'"
+    yield Part("attention", "neither" if softmax else "polynomial", why, layers, parameters * layers,
+               (parameters + pairs) * layers, None if softmax else 5)
     if config.value_residual == "learned" and layers > 1:
         yield Part("value residual", "polynomial", "linear: values of the first layer mixed in", layers - 1, 2 * (layers - 1),
                    2 * width * (layers - 1), 1)
@@ -175,21 +162,6 @@ def _output_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     tied = config.head == "tied"
     yield Part("head", "polynomial", "linear" + (", with the matrix of the input table" if tied else ""), 1,
                0 if tied else config.vocab_size * width, config.vocab_size * width, 1)
-
-
-_ATTENTION_REASONS = {
-    "softmax": "exponentials, divided by their sum",
-    "squared": "degree 2 in the query's token, 3 in the keys'",
-    "bilinear": "degree 2 in the query's token, 3 in the keys'",
-}
-
-
-def _score_reads(attention: str, qk_norm: str) -> tuple[int | None, str]:
-    """How often a score reads a normed query or key."""
-    if (attention, qk_norm) == ("bilinear", "joint"):
-        return 2, "both scores of a pair share one length"
-    return {"softmax": (None, "inside an exponential"), "squared": (2, "the squared score reads it twice"),
-            "bilinear": (1, "each score reads its own query and key once")}[attention]
 
 
 def _norm_site(name: str, config: ModelConfig, fraction: float, count: int, reads: int | None, reader: str,

@@ -1,4 +1,4 @@
-"""What a model is: a frozen configuration, checked when it is made, and named presets."""
+"""What a model is: a frozen configuration, checked when it is made, named presets, and the polynomial degree."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from tensorlm.checks import require, require_counts, require_one_of
 from tensorlm.layers.attention import ATTENTION_KINDS, POSITIONS, ROW_SCALES, attention_parameters
 from tensorlm.layers.init import OUTPUT_INITS
-from tensorlm.layers.mlp import MLP_KINDS, TENSOR_KINDS, matched_hidden
-from tensorlm.layers.norm import NORM_KINDS, QK_NORM_KINDS
+from tensorlm.layers.mlp import MLP_KINDS, TENSOR_KINDS, build_mlp, matched_hidden
+from tensorlm.layers.norm import NORM_KINDS, QK_NORM_KINDS, TOKEN_KINDS
 
 BLOCK_PARAMETERS = 12  # of every block, in units of width^2, whatever its kinds
 BIGRAM_LIMIT = 1 << 26  # numbers in a full bigram table
@@ -105,14 +105,13 @@ class ModelConfig:
 
     @property
     def hidden(self) -> int:
-        """The MLP's hidden width: as given, or matched so that attention and MLP share 12 width^2 parameters."""
+        """The MLP's hidden width: as given, or so that attention and MLP share 12 width^2 parameters."""
         if self.mlp_hidden is not None or self.mlp in (*TENSOR_KINDS, "none"):
             return self.mlp_hidden or 0
         spent = 0 if self.attention == "none" else attention_parameters(self.attention, self.width)
         return matched_hidden(self.mlp, self.width, BLOCK_PARAMETERS * self.width**2 - spent, self.encoders)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-safe dictionary."""
         return {**asdict(self), "positions": list(self.positions)}
 
     @classmethod
@@ -147,3 +146,50 @@ def _require_known(values: dict[str, Any]) -> None:
     known = sorted(field.name for field in fields(ModelConfig))
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"unknown ModelConfig fields {unknown}; known: {known}")
+
+
+@dataclass(frozen=True)
+class Degree:
+    """The degree of the logits in the input rows (None: no polynomial), and how it comes about or what stands against it."""
+
+    value: int | None
+    reason: str
+
+    def __int__(self) -> int:
+        if self.value is None:
+            raise ValueError(f"this model has no polynomial degree: {self.reason}")
+        return self.value
+
+    def __str__(self) -> str:
+        return f"no polynomial: {self.reason}" if self.value is None else f"degree {self.value:,}: {self.reason}"
+
+
+def degree_of(config: ModelConfig, anneal_fraction: float = 0.0) -> Degree:
+    """The degree at evaluation; `anneal_fraction` is a of the annealed sites, constants at 1 only.
+
+    >>> print(degree_of(ModelConfig(norm="none")))
+    degree 100: 2 layers, each of attention (degree 5) and bilinear MLP (degree 2): 10^2
+    """
+    obstacle = _obstacle(config, anneal_fraction)
+    if obstacle:
+        return Degree(None, obstacle)
+    attention = 1 if config.attention == "none" else 5
+    mlp = 1 if config.mlp == "none" else build_mlp(config.mlp, 1, 1, encoders=config.encoders).degree or 1
+    value = (attention * mlp) ** config.layers
+    reason = (f"{config.layers} layers, each of attention (degree {attention}) and {config.mlp} MLP (degree {mlp}): "
+              f"{attention * mlp}^{config.layers}")
+    return Degree(value, reason)
+
+
+def _obstacle(config: ModelConfig, fraction: float) -> str:
+    if config.attention == "softmax":
+        return "softmax attention takes exponentials and divides; choose attention='bilinear' or 'squared'"
+    if config.mlp != "none" and build_mlp(config.mlp, 1, 1).degree is None:
+        return f"the {config.mlp} MLP is no polynomial; choose mlp='bilinear', 'square', 'product', 'full' or 'symmetric'"
+    for field in ("norm",) if config.attention == "none" else ("norm", "qk_norm"):
+        kind = getattr(config, field)
+        if kind in TOKEN_KINDS:
+            return f"{field}={kind!r} divides by each token's root mean square; choose {field}='anneal' or 'none'"
+        if kind == "anneal" and fraction < 1.0:
+            return f"{field}='anneal' is still {1 - fraction:.0%} a per-token norm; it is a constant once training ends"
+    return ""

@@ -24,39 +24,30 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
     """Continue `prompt` (batch, time) by `count` sampled tokens: (batch, time + count).
 
     `temperature` 0 takes the most likely token; `top_k` keeps exactly k of the most likely, of equal ones the first.
-    With bilinear or squared attention the memory a token needs is constant (a recurrent state, plus the last `context` keys when
-    there is a Toeplitz table) and the logits equal those of the full forward pass; softmax attention keeps a window of `context` keys.
-    Raises ValueError on an empty prompt, a negative count or temperature, a top_k below 1, and logits that are not finite.
+    Bilinear and squared attention give the logits of the full forward pass, from a recurrent state and, with a Toeplitz
+    table, the last `context` keys; softmax attention keeps a window of `context` keys. Raises ValueError on an empty prompt,
+    a negative count or temperature, a top_k below 1, and logits that are not finite.
     """
     _check(model, prompt, count, temperature, top_k)
     was_training = model.training
     model.eval()
+    state, pieces = model.empty_state(), [prompt]
     try:
-        return _continue(model, prompt, count, temperature, top_k, generator)
+        for index in range(prompt.shape[1]):
+            logits = model.step(prompt[:, index : index + 1], state)
+        for index in range(count):
+            _require_finite(logits, prompt.shape[1] + index - 1)
+            pieces.append(sample(logits, temperature, top_k, generator))
+            if index < count - 1:
+                logits = model.step(pieces[-1], state)
     finally:
         model.train(was_training)
-
-
-def _continue(model, prompt: Tensor, count: int, temperature: float, top_k: int | None,
-              generator: torch.Generator | None) -> Tensor:
-    state, pieces = model.empty_state(), [prompt]
-    for index in range(prompt.shape[1]):
-        logits = model.step(prompt[:, index : index + 1], state)
-    for index in range(count):
-        _require_finite(logits, prompt.shape[1] + index - 1)
-        pieces.append(sample(logits, temperature, top_k, generator))
-        if index < count - 1:
-            logits = model.step(pieces[-1], state)
     return torch.cat(pieces, dim=1)
 
 
 def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
            generator: torch.Generator | None = None) -> Tensor:
-    """One token a row of `logits` (batch, vocab_size): (batch, 1). Raises ValueError where they are not finite.
-
-    >>> sample(torch.tensor([[0.0, 5.0, 1.0]]), temperature=0.0)
-    tensor([[1]])
-    """
+    """One token a row of `logits` (batch, vocab_size): (batch, 1). Raises ValueError where they are not finite."""
     _require_finite(logits)
     if temperature == 0.0:
         return logits.argmax(-1, keepdim=True)
@@ -69,7 +60,6 @@ def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
 
 
 def _require_finite(logits: Tensor, position: int | None = None) -> None:
-    """Raise ValueError for NaN or infinity, saying at which position of the text and in which row of the batch."""
     broken = ~torch.isfinite(logits).all(-1)
     if bool(broken.any()):
         where = "" if position is None else f" at position {position}"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,9 +12,7 @@ from torch import Tensor, nn
 from tensorlm.layers import EPS, Attention, Norm, build_mlp, init_weights
 from tensorlm.layers.mlp import MLP
 from tensorlm.layers.state import AttentionState, attention_step
-from tensorlm.model.config import ModelConfig
-from tensorlm.model.degree import Degree, degree_of
-from tensorlm.model.folding import fold_norms
+from tensorlm.model.config import Degree, ModelConfig, degree_of
 from tensorlm.model.generation import ModelState, generate
 
 HEAD_PENALTY = 0.1  # weight of the final site in the norm-constancy penalty, the others have 1
@@ -23,8 +22,8 @@ GROUPS = ("matrix", "embedding", "bigram", "head", "scalar")
 class Stream(NamedTuple):
     """The residual stream where a block reads it, with what later blocks read again; made by `TensorTransformer.run`.
 
-    x and x0 (batch, time, width): the stream and the input rows; `first_values`: those of the first attention (None before it);
-    `blocks`: what each block computed, if it was recorded.
+    x and x0 (batch, time, width): the stream and the input rows; `first_values`: those of the first attention; `blocks`:
+    what each block computed, if it was recorded.
     """
 
     x: Tensor
@@ -36,9 +35,9 @@ class Stream(NamedTuple):
 class BlockRun(NamedTuple):
     """The activations of one block: streams and outputs (batch, time, width); without attention the last four are empty.
 
-    queries and keys as they meet (of squared attention the same branch twice) and values mixed: (batch, heads, time, head_dim);
-    weights (batch, heads, time, time) are what values are summed with. The residual stream is resid_pre (after a shortcut),
-    resid_mid = resid_pre + attention, resid_post = resid_mid + mlp.
+    queries and keys as they meet (of squared attention the same branch twice) and values mixed: (batch, heads, time,
+    head_dim); weights (batch, heads, time, time) sum the values. resid_mid = resid_pre + attention, resid_post = resid_mid +
+    mlp.
     """
 
     resid_pre: Tensor
@@ -52,15 +51,11 @@ class BlockRun(NamedTuple):
 
     @property
     def resid_post(self) -> Tensor:
-        """The stream that leaves the block."""
         return self.resid_mid + self.mlp
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); either may be absent (None).
-
-    The first block reads the normed input directly, so its attention has no site of its own.
-    """
+    """x + attention(norm(x)), then x + mlp(norm(x)); either may be None. The first attention reads the normed input."""
 
     attention: Attention | None
     mlp: MLP | None
@@ -71,9 +66,8 @@ class Block(nn.Module):
         self.attention = self.mlp = self.shortcut = None
         if config.attention != "none":
             self.attention_norm = Norm("none" if first else config.norm, features=config.width)
-            self.attention = Attention(config.attention, config.width, config.head_dim, config.context,
-                                       config.positions, config.row_scale, config.qk_norm,
-                                       "none" if first else config.value_residual)
+            self.attention = Attention(config.attention, config.width, config.head_dim, config.context, config.positions,
+                                       config.row_scale, config.qk_norm, "none" if first else config.value_residual)
         if config.mlp != "none":
             self.mlp_norm = Norm(config.norm, features=config.width)
             self.mlp = build_mlp(config.mlp, config.width, config.hidden or None, encoders=config.encoders)
@@ -106,12 +100,10 @@ class Block(nn.Module):
 class TensorTransformer(nn.Module):
     """A causal language model built from a `ModelConfig`; the same configuration and seed give the same weights.
 
-    `model(tokens)` maps tokens (batch, time) to logits (batch, time, vocab_size). Parameters are float32 masters;
-    `dtype` is the precision of the activations (None: that of the parameters). `time` may exceed config.context.
-    Raises ValueError for tokens that are no whole numbers (batch, time) or lie on another device, and, on a CPU, for ids
-    outside 0 .. vocab_size - 1 (looking at them on a GPU would make the host wait).
-    With norm "anneal" (or "none"), no qk_norm "rms", attention bilinear or squared and a polynomial MLP, the logits at
-    evaluation are one polynomial in the input rows: `polynomial_degree()`.
+    `model(tokens)` maps tokens (batch, time) to logits (batch, time, vocab_size). Parameters are float32 masters; `dtype` is
+    the precision of the activations (None: that of the parameters). `time` may exceed config.context. Raises ValueError for
+    tokens that are no whole numbers (batch, time) or lie on another device, and, on a CPU, for ids outside 0 .. vocab_size -
+    1. The logits may be one polynomial in the input rows: `polynomial_degree()`.
 
     >>> model = TensorTransformer(ModelConfig(norm="none"), seed=0)
     >>> model(torch.zeros(1, 10, dtype=torch.long)).shape, int(model.polynomial_degree())
@@ -142,12 +134,12 @@ class TensorTransformer(nn.Module):
 
     def run(self, tokens: Tensor | Stream, start: int = 0, stop: int | None = None, add: dict[int, Tensor] | None = None,
             record: bool = False, state: ModelState | None = None, dtype: torch.dtype | None = None) -> Stream:
-        """The blocks from `start` to before `stop` (None: all), on token ids (batch, time) or on the stream that enters block `start`.
+        """The blocks from `start` to before `stop` (None: all), on token ids (batch, time) or the stream that enters them.
 
-        This is the only walk through the model: the forward pass, generation and steered runs are calls of it. `add` maps the
-        number of a block to rows (..., time, width) that are added to the stream as it enters that block (at `stop`: as it leaves);
-        at block 0 the input rows that shortcuts read again change with it. `record` keeps what each block computed in `blocks`.
-        `state` carries the past of a text that comes token by token (`tensorlm.model.generation`) and is changed.
+        The only walk through the model: forward pass, generation and steered runs call it. `add` maps the number of a block
+        to rows (..., time, width) added to the stream as it enters that block (at `stop`: as it leaves); at block 0 the
+        input rows that shortcuts read again change with it. `record` keeps what each block computed in `blocks`. `state`
+        carries the past of a text that comes token by token and is changed.
 
         >>> model = TensorTransformer(ModelConfig(norm="none"), seed=0)
         >>> stream = model.run(torch.zeros(1, 10, dtype=torch.long), record=True)
@@ -185,11 +177,7 @@ class TensorTransformer(nn.Module):
         return x + self.smear.to(x.dtype) * torch.cat([first, x[:, :-1]], 1)
 
     def embed(self, tokens: Tensor, dtype: torch.dtype | None = None, previous: Tensor | None = None) -> Tensor:
-        """Input rows (batch, time, width): token row (+ bigram row), at unit RMS if input_norm is "rows".
-
-        `previous` (batch, 1) is the token before the first one. Without it the first position takes the bigram row
-        of "no token before", which has the number vocab_size.
-        """
+        """Input rows (batch, time, width): token row (+ bigram row), at unit RMS if input_norm is "rows"."""
         self._check_tokens(tokens, dtype)
         x = F.embedding(tokens, self.embedding)
         if self.config.bigram == "table":
@@ -201,14 +189,13 @@ class TensorTransformer(nn.Module):
         return (x * self.input_scale).to(dtype or x.dtype)
 
     def unembed(self, x: Tensor) -> Tensor:
-        """Logits from the residual stream."""
         x = self.head_site(x)
         if self.config.head == "tied":
             return F.linear(x / math.sqrt(self.config.width), self.embedding.to(x.dtype))
         return F.linear(x, self.head.to(x.dtype))
 
     def head_matrix(self) -> Tensor:
-        """W of logits = W (stream before the head): (vocab_size, width). A constant norm before the head is in it, no other."""
+        """W of logits = W (stream before the head): (vocab_size, width), a constant norm before it included."""
         bare = self.embedding / math.sqrt(self.config.width) if self.config.head == "tied" else self.head
         return (bare * self.head_site.factor() if self.head_site.is_constant else bare).detach()
 
@@ -216,7 +203,7 @@ class TensorTransformer(nn.Module):
         return [module for module in self.modules() if isinstance(module, Norm)]
 
     def norm_penalty(self) -> Tensor:
-        """Sum over annealed sites of weight * mean((r^2 / c^2 - 1)^2) in the last forward pass; 0 without such sites."""
+        """Sum over annealed sites of weight * mean((r^2 / c^2 - 1)^2) in the last forward pass."""
         terms = [site.penalty_weight * site.penalty for site in self.norm_sites() if site.penalty is not None]
         return torch.stack(terms).sum() if terms else self.embedding.new_zeros(())
 
@@ -234,9 +221,27 @@ class TensorTransformer(nn.Module):
         """The smallest share of the constant in an annealed site; 1 without such sites."""
         return min((site.anneal_fraction for site in self.norm_sites() if site.kind == "anneal"), default=1.0)
 
+    @torch.no_grad()
     def fold_norms(self) -> "TensorTransformer":
-        """A model with norm "none" and the same logits: the constants are folded into the matrices that follow."""
-        return fold_norms(self)
+        """A copy with norm and qk_norm "none" and the same logits: the matrices that read a site take its constant over.
+
+        Raises ValueError unless every site is a constant at evaluation, and for a tied head.
+        """
+        if unsettled := sorted({site.kind for site in self.norm_sites() if not site.is_constant}):
+            raise ValueError("only constant norm sites can be folded: train with norm='anneal' until the fraction is 1 "
+                             f"(now {self.anneal_fraction():.2f}; sites of kinds {unsettled} are none)")
+        if self.config.head == "tied":
+            raise ValueError("fold_norms needs an untied head: a tied one shares its matrix with the input table")
+        folded = type(self)(replace(self.config, norm="none", qk_norm="none")).to(self.embedding)
+        folded.load_state_dict({name: tensor for name, tensor in self.state_dict().items() if name in folded.state_dict()})
+        folded.input_scale = self.input_scale * self.input_site.factor().squeeze()
+        for old, new in zip(self.blocks, folded.blocks):
+            if old.attention is not None:
+                _fold_attention(old.attention, new.attention, old.attention_norm.factor().squeeze())
+            if new.mlp is not None:
+                new.mlp.scale_input(old.mlp_norm.factor().squeeze())
+        folded.head.mul_(self.head_site.factor().squeeze())
+        return folded.train(self.training)
 
     def polynomial_degree(self) -> Degree:
         """The degree of the logits in the input rows at evaluation, or why there is none."""
@@ -246,24 +251,28 @@ class TensorTransformer(nn.Module):
         """Named parameters by kind of optimiser: matrix (hidden, 2-D), embedding, bigram, head, scalar."""
         groups: dict[str, list[tuple[str, nn.Parameter]]] = {group: [] for group in GROUPS}
         for name, parameter in self.named_parameters():
-            groups[_group_of(name, parameter)].append((name, parameter))
+            if name in ("embedding", "bigram", "head"):
+                group = name
+            elif name.split(".")[-1] in ("toeplitz", "smear", "shortcut", "value_mix", "gain"):
+                group = "scalar"
+            elif parameter.ndim == 2:
+                group = "matrix"
+            else:
+                raise ValueError(f"no optimiser group for parameter {name!r} of shape {tuple(parameter.shape)}")
+            groups[group].append((name, parameter))
         return groups
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
     def empty_state(self) -> ModelState:
-        """What the model carries before the first token of a text, for `step`."""
         return ModelState([AttentionState() for _ in self.blocks])
 
     def step(self, token: Tensor, state: ModelState) -> Tensor:
         """Logits (batch, vocab_size) after one more token (batch, 1); changes `state`."""
         return self.unembed(self.run(token, state=state).x)[:, -1]
 
-    def generate(self, prompt: Tensor, count: int, temperature: float = 1.0, top_k: int | None = None,
-                 generator: torch.Generator | None = None) -> Tensor:
-        """Continue `prompt` (batch, time) by `count` tokens; see `tensorlm.model.generation.generate`."""
-        return generate(self, prompt, count, temperature, top_k, generator)
+    generate = generate
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """A folded model's `input_scale` may be a number or one for each feature."""
@@ -287,12 +296,11 @@ class TensorTransformer(nn.Module):
                 raise ValueError(f"tokens must lie in 0 .. {self.config.vocab_size - 1}, the rows of the embedding; got {low} to {high}")
 
 
-def _group_of(name: str, parameter: nn.Parameter) -> str:
-    if name in ("embedding", "bigram", "head"):
-        return name
-    last = name.split(".")[-1]
-    if last in ("toeplitz", "smear", "shortcut", "value_mix", "gain"):
-        return "scalar"
-    if parameter.ndim == 2:
-        return "matrix"
-    raise ValueError(f"no optimiser group for parameter {name!r} of shape {tuple(parameter.shape)}")
+def _fold_attention(old, new, scale: Tensor) -> None:
+    """`scale` is a number or one for each column; the constants of q and k go into the rows."""
+    for name, site in zip((*old.query_names, *old.key_names), old.qk_norms):
+        weight = getattr(new, name)
+        weight.mul_(scale)
+        rows = site.factor().reshape(site.factor().shape[0], -1).expand(old.heads, old.head_dim)
+        weight.mul_(rows.reshape(-1, 1).to(weight))
+    new.v.mul_(scale)

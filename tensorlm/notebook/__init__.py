@@ -1,7 +1,4 @@
-"""What the chapters use beside the models: set-up, recorded numbers, exercise checks, figures, widgets, live views.
-
-Stands on torch, matplotlib and IPython; of ours it imports only the checks of arguments. Only notebooks import it.
-"""
+"""What the chapters use beside the models: set-up, recorded numbers, exercise checks, figures, widgets, live views."""
 
 from tensorlm.notebook import figures, path_figure, tensor_networks
 from tensorlm.notebook.checks import check

@@ -1,8 +1,4 @@
-"""Exercises that check themselves, and checks that are themselves checked.
-
-An `Exercise` carries known wrong answers; a test demands that each is rejected, and that the printed solution is accepted.
-Those of chapter 2 stand in `exercises/ch02.py`, and use what follows after `registry`.
-"""
+"""Exercises that check themselves: a test has known wrong answers rejected, and the printed solution accepted."""
 
 import functools
 import importlib
@@ -24,7 +20,7 @@ as_tensor = functools.partial(torch.as_tensor, dtype=DTYPE)
 
 
 class NotAnswered(Exception):
-    """The learner's function is still a stub: it gave `None` or `...` back."""
+    """The learner's function is still a stub."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,6 @@ def registry() -> dict[str, Exercise]:
 
 
 def answered(value: Any) -> Any:
-    """The value. Raises NotAnswered for `None` and `...`."""
     if value is None or value is Ellipsis:
         raise NotAnswered
     return value
@@ -100,7 +95,6 @@ def _watched(answer: Any) -> Any:
 
 
 def random(*shape: int, seed: int) -> Tensor:
-    """A standard normal float64 tensor of this shape, the same for the same seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
 
 
@@ -110,25 +104,22 @@ def random_layer(seed: int, out: int = 4, hidden: int = 5, width: int = 4) -> tu
 
 
 def apply(factors: Sequence[Tensor], x: Tensor) -> Tensor:
-    """f(x) = D[(Lx) * (Rx)] of a vector or of rows."""
     D, L, R = factors
     return ((x @ L.mT) * (x @ R.mT)) @ D.mT
 
 
 def third_order(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
-    """The tensor of a layer as it stands, T_oij = sum_k D_ok L_ki R_kj."""
+    """T_oij = sum_k D_ok L_ki R_kj, as it stands."""
     return torch.einsum("ok,ki,kj->oij", D, L, R)
 
 
 def random_form(*eigenvalues: float, seed: int) -> Tensor:
-    """A symmetric matrix with these eigenvalues."""
     basis = torch.linalg.qr(random(len(eigenvalues), len(eigenvalues), seed=seed)).Q
     Q = basis @ torch.diag(as_tensor(eigenvalues)) @ basis.mT
     return (Q + Q.mT) / 2
 
 
 def as_factors(answer: Any) -> list[Tensor]:
-    """Three factors as tensors. Raises AssertionError unless there are three."""
     assert isinstance(answer, tuple | list) and len(answer) == 3, "Give the three factors as a tuple (D, L, R)."
     return [as_tensor(answered(factor)) for factor in answer]
 

@@ -1,7 +1,7 @@
 """Figures that read the same in the light and the dark theme and to colour-blind eyes.
 
-White background always; one palette (Okabe and Ito's, black last); maps of signed values have zero in the middle. The alt
-text of a figure says its finding and stands in the metadata of the cell (`mystnb.image.alt`).
+White background always; one palette (Okabe and Ito's, black last). The alt text of a figure says its finding and stands in
+the metadata of the cell (`mystnb.image.alt`).
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def style() -> None:
 
 def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (), limit: float | None = None,
            size: float = 0.66) -> Figure:
-    """A table of small signed images (rows, columns, height, width), all on one scale: blue below zero, white at zero, red above.
+    """A table of small signed images (rows, columns, height, width) on one scale: blue below zero, white at zero, red above.
 
     `titles` stand over the columns, `names` before the rows; `limit` is the end of the scale (default: the largest absolute
     entry), `size` the width of an image in inches. Raises ValueError naming the argument.
@@ -68,7 +68,6 @@ def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (),
 
 
 def show(fig: Figure) -> None:
-    """Display `fig` once and close it, so that nothing is drawn a second time at the end of the cell."""
     require_instance("fig", fig, Figure)
     display(fig)
     plt.close(fig)

@@ -1,7 +1,4 @@
-"""Drawing of a trace: the tree from a read-out back to the steering vector as indented lines, each with a bar for its contribution.
-
-Takes plain data, nested dictionaries with `label`, `kind`, `value` and `children`, as a trace's `as_dict` gives them.
-"""
+"""Drawing of a trace: the tree from a read-out back to the steering vector as indented lines, each with a bar."""
 
 import math
 import textwrap
@@ -11,7 +8,6 @@ from itertools import accumulate
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tensorlm.checks import require, require_instance, require_number, require_one_of, require_whole
@@ -28,7 +24,7 @@ TEXT: dict[str, Any] = {"fontsize": 9, "va": "center", "color": "#1a1a1a"}
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the drawing: what it says, the kind of its last step, its contribution, depth, and the line of its parent."""
+    """What a line says, the kind of its last step, its contribution, depth, and the line of its parent."""
 
     label: str
     kind: str
@@ -38,7 +34,6 @@ class Line:
 
     @property
     def wrapped(self) -> list[str]:
-        """The label in pieces that leave room for the bars, broken at arrows, and elsewhere where a step is too long."""
         letters = round((WORDS - INDENT * self.depth) / LETTER)
         steps = [step.replace(" ", GLUE) if len(step) <= letters - 2 else step for step in self.label.split(ARROW)]
         glued = (GLUE + ARROW[1:]).join(steps)
@@ -47,7 +42,7 @@ class Line:
 
 
 def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -> Figure:
-    """A figure of a trace, from the read-out at the top to the vector.
+    """A figure of a trace, from the read-out at the top to the vector; `tree` is what a trace's `as_dict` gives.
 
     A step with one cause stands in one line with it, `mlp 1 ← attention 1`. Bars to the right push the way the whole does,
     bars to the left (hatched) push back; what was pruned is dotted. Raises ValueError for a node that does not fit.
@@ -81,7 +76,12 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
             elbow = left - 0.55 * INDENT
             heights = [rows[line.parent + 1] - 0.58, row, row]
             ax.plot([elbow, elbow, left - 0.02], heights, color="#9a9a9a", linewidth=0.8, zorder=1)
-        _draw_line(ax, line, row, zero, scale * share)
+        rest, colour = line.kind == "rest", palette[COLOURS[line.kind]]
+        for place, piece in enumerate(line.wrapped):
+            ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, piece, ha="left", parse_math=False, **TEXT)
+        face, hatch = "white" if rest else tint(colour, 0.6), "////" if scale * share < 0 else None
+        ax.barh(row, scale * share, left=zero, height=0.62, facecolor=face, edgecolor=colour, linewidth=0.9,
+                linestyle=":" if rest else "-", hatch=hatch, zorder=2)
         ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", ha="right", **TEXT)
     return fig
 
@@ -108,11 +108,3 @@ def _check(node: Any) -> None:
     require_one_of(name.format("kind"), node["kind"], COLOURS)
     require_number(name.format("value"), node["value"])
     require_instance(name.format("children"), node["children"], Sequence)
-
-
-def _draw_line(ax: Axes, line: Line, row: float, zero: float, length: float) -> None:
-    colour = palette[COLOURS[line.kind]]
-    for place, words in enumerate(line.wrapped):
-        ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, words, ha="left", parse_math=False, **TEXT)
-    ax.barh(row, length, left=zero, height=0.62, facecolor="white" if line.kind == "rest" else tint(colour, 0.6), edgecolor=colour,
-            linewidth=0.9, linestyle=":" if line.kind == "rest" else "-", hatch="////" if length < 0 else None, zorder=2)

@@ -1,7 +1,6 @@
 """What makes a chapter reproducible: what is fixed at its start, and recorded numbers that its prose may quote.
 
-`record("loss", 1.5871)` prints the line `loss = 1.587`. A sentence of the chapter then says `1.59<!--=loss-->`: the reader
-sees 1.59, and a test compares it with the stored line.
+`record("loss", 1.5871)` prints the line `loss = 1.587`. A sentence of the chapter then says `1.59<!--=loss-->`.
 """
 
 import random
@@ -21,8 +20,8 @@ LINE = re.compile(rf"({NAME.pattern}) = ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 def setup(threads: int = 1, seed: int = 0) -> torch.device:
     """Fix what a reader's machine would otherwise decide, and print one line that says what is left.
 
-    Sets torch threads, float32 as the default dtype, all seeds, and the figure style. Returns the device that a chapter may
-    use: the first GPU where there is one, else the CPU. Raises ValueError for a number of threads or a seed out of range.
+    Sets torch threads, float32 as the default dtype, all seeds, and the figure style. Returns the first GPU where there is
+    one, else the CPU. Raises ValueError for a number of threads or a seed out of range.
 
     >>> device = setup(threads=1, seed=0)    # doctest: +ELLIPSIS
     tensorlm ..., torch ..., numpy ..., 1 thread, float32, ...
@@ -46,8 +45,6 @@ def record(name: str, value: float, digits: int = 3) -> None:
 
     A nonzero value that would print as zero is printed in scientific form. Raises ValueError naming the argument.
 
-    >>> record("loss", 1.58749)
-    loss = 1.587
     >>> record("error", 2.345e-9, digits=1)
     error = 2.3e-09
     """

@@ -1,14 +1,12 @@
 """Tensor networks in the field's notation: a tensor is a shape, an index is a line, a line between two shapes is a sum.
 
-An open line is a free index, so the order of a network is the number of its open lines. A small black dot is the copy tensor
-(1 where all its indices are equal, 0 elsewhere); a triangle is an isometry, its apex on the side of the smaller space. After
-Penrose (1971), tensornetwork.org. Chapters show ready figures, `figures.show(tensor_networks.layer())`; `draw` makes more.
+An open line is a free index, so the order of a network is the number of its open lines. A small black dot is the copy
+tensor; a triangle is an isometry, its apex on the side of the smaller space. After Penrose (1971), tensornetwork.org.
 """
 
 import cmath
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,7 +14,6 @@ from matplotlib import patches
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.path import Path
-from matplotlib.text import Text
 
 from tensorlm.notebook.figures import palette, tint
 
@@ -28,38 +25,24 @@ Point = tuple[float, float]
 Shapes = Mapping[str, tuple[complex, str]]           # place and kind of each node
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """What was drawn: shapes by node, lines and words. There are as many legs as the tensor has indices."""
-
-    nodes: dict[str, patches.Patch]
-    wires: list[patches.PathPatch]
-    legs: list[patches.PathPatch]
-    words: list[Text]
-
-
 def draw(ax: Axes, nodes: Mapping[str, Point], wires: Iterable[Sequence[Any]] = (), legs: Iterable[Sequence[Any]] = (),
-         kinds: Mapping[str, str] | None = None) -> Drawing:
-    """Draw the network of `nodes` (name to position) on `ax`.
+         kinds: Mapping[str, str] | None = None) -> None:
+    """Draw the network of `nodes` (name to position) on `ax`; a node shows its name up to the first space.
 
     A wire is (start, end, index="", bend=0.0, dashed=False), a leg, which is a free index, (node, direction, index="",
     dashed=False) with a name of `DIRECTIONS` or degrees. `kinds` gives a node the shape "circle" (the default), "box",
-    "isometry" or "dot". A node shows its name up to the first space. Raises KeyError for an unknown name.
-
-    >>> _, ax = canvas(4, 2)
-    >>> len(draw(ax, {"A": (1, 1), "B": (2.5, 1)}, [("A", "B", "k")], [("A", "left", "i"), ("B", "right", "j")]).legs)
-    2
-    >>> plt.close("all")
+    "isometry" or "dot". Raises KeyError for an unknown name.
     """
     ax.set_axis_off()
     ax.set_aspect("equal")
-    words: list[Text] = []
     shapes = {name: (complex(*place), (kinds or {}).get(name, "circle")) for name, place in nodes.items()}
-    lines = [_wire(ax, shapes, words, *wire) for wire in wires]
-    ends = [_leg(ax, shapes, words, *leg) for leg in legs]
-    drawn = {name: _shape(ax, name, place, kind, words) for name, (place, kind) in shapes.items()}
+    for wire in wires:
+        _wire(ax, shapes, *wire)
+    for leg in legs:
+        _leg(ax, shapes, *leg)
+    for name, (place, kind) in shapes.items():
+        _shape(ax, name, place, kind)
     ax.autoscale_view()
-    return Drawing(drawn, lines, ends, words)
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -71,13 +54,12 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return fig, ax
 
 
-def say(ax: Axes, x: float, y: float, words: str, size: float = 14, va: str = "center") -> Text:
+def say(ax: Axes, x: float, y: float, words: str, size: float = 14, va: str = "center") -> None:
     """Words or a sign such as `"$=$"` between two networks, centred at (x, y), or hanging from there with `va="top"`."""
-    return ax.text(x, y, words, fontsize=size, ha="center", va=va, color="#1a1a1a", linespacing=1.35, zorder=5)
+    ax.text(x, y, words, fontsize=size, ha="center", va=va, color="#1a1a1a", linespacing=1.35, zorder=5)
 
 
-def _wire(ax: Axes, shapes: Shapes, words: list[Text], start: str, end: str, label: str = "", bend: float = 0.0,
-          dashed: bool = False) -> patches.PathPatch:
+def _wire(ax: Axes, shapes: Shapes, start: str, end: str, label: str = "", bend: float = 0.0, dashed: bool = False) -> None:
     """A line or a curve between two centres; its name stands on the outer side, to the right or above where there is none."""
     (first, kind), (last, other) = shapes[start], shapes[end]
     along = (last - first) / abs(last - first)
@@ -87,43 +69,42 @@ def _wire(ax: Axes, shapes: Shapes, words: list[Text], start: str, end: str, lab
         top = first + seen * along + bend * across
         outward = ((top - sum(place for place, _ in shapes.values()) / len(shapes)) * across.conjugate()).real
         top += math.copysign(0.21, outward if abs(outward) > 1e-6 else across.real + 1e-3 * across.imag) * across
-        words.append(say(ax, top.real, top.imag, f"${label}$", 12.5))
-    return _line(ax, [first, (first + last) / 2 + 2 * bend * across, last], dashed, f"wire {start} - {end}")
+        say(ax, top.real, top.imag, f"${label}$", 12.5)
+    _line(ax, [first, (first + last) / 2 + 2 * bend * across, last], dashed, f"wire {start} - {end}")
 
 
-def _leg(ax: Axes, shapes: Shapes, words: list[Text], node: str, direction: str | float, label: str = "",
-         dashed: bool = False) -> patches.PathPatch:
+def _leg(ax: Axes, shapes: Shapes, node: str, direction: str | float, label: str = "", dashed: bool = False) -> None:
     place, kind = shapes[node]
     along = cmath.rect(1, math.radians(DIRECTIONS[direction] if isinstance(direction, str) else direction))
     end = place + (SIZES[kind] + LEG) * along
     if label:
-        words.append(say(ax, (end + 0.2 * along).real, (end + 0.2 * along).imag, f"${label}$", 12.5))
-    return _line(ax, [place, end, end], dashed, f"leg {node} {direction}")
+        say(ax, (end + 0.2 * along).real, (end + 0.2 * along).imag, f"${label}$", 12.5)
+    _line(ax, [place, end, end], dashed, f"leg {node} {direction}")
 
 
-def _line(ax: Axes, points: list[complex], dashed: bool, gid: str) -> patches.PathPatch:
+def _line(ax: Axes, points: list[complex], dashed: bool, gid: str) -> None:
     look: dict[str, Any] = {"edgecolor": "#1a1a1a", "linewidth": 1.7, "capstyle": "round"}
     if dashed:
         look = {"edgecolor": "#6a6a6a", "linewidth": 1.3, "linestyle": (0, (3, 2)), "capstyle": "butt"}
     path = Path([(point.real, point.imag) for point in points], [Path.MOVETO, Path.CURVE3, Path.CURVE3])
-    line = patches.PathPatch(path, fill=False, zorder=1, gid=gid, **look)
-    ax.add_patch(line)
-    return line
+    ax.add_patch(patches.PathPatch(path, fill=False, zorder=1, gid=gid, **look))
 
 
-def _shape(ax: Axes, name: str, place: complex, kind: str, words: list[Text]) -> patches.Patch:
+def _shape(ax: Axes, name: str, place: complex, kind: str) -> None:
     size, x, y, colour = SIZES[kind], place.real, place.imag, palette.get(COLOURS.get(name[:1], ""), "#5a5a5a")
     look: dict[str, Any] = {"facecolor": tint(colour), "edgecolor": colour, "linewidth": 1.6, "zorder": 3, "gid": f"node {name}"}
     if kind == "dot":
-        return ax.add_patch(patches.Circle((x, y), size, **look | {"facecolor": "black", "edgecolor": "black"}))
-    words.append(say(ax, x, y - (0.16 * size if kind == "isometry" else 0.02), f"${name.split(' ')[0]}$"))
-    if kind == "circle":
-        return ax.add_patch(patches.Circle((x, y), size, **look))
+        look |= {"facecolor": "black", "edgecolor": "black"}
+    else:
+        say(ax, x, y - (0.16 * size if kind == "isometry" else 0.02), f"${name.split(' ')[0]}$")
     if kind == "isometry":
         corners = [(x - size, y - 0.7 * size), (x + size, y - 0.7 * size), (x, y + size)]
-        return ax.add_patch(patches.Polygon(corners, joinstyle="round", **look))
-    corner, side = (x - size + 0.06, y - size + 0.06), 2 * size - 0.12
-    return ax.add_patch(patches.FancyBboxPatch(corner, side, side, boxstyle="round,pad=0.06", **look))
+        ax.add_patch(patches.Polygon(corners, joinstyle="round", **look))
+    elif kind == "box":
+        corner, side = (x - size + 0.06, y - size + 0.06), 2 * size - 0.12
+        ax.add_patch(patches.FancyBboxPatch(corner, side, side, boxstyle="round,pad=0.06", **look))
+    else:
+        ax.add_patch(patches.Circle((x, y), size, **look))
 
 
 def layer() -> Figure:
@@ -203,7 +184,6 @@ def odt_sweep() -> Figure:
 
 def _factors(x: float, y: float, index: str = "", copy: str = "",
              spread: float = 0.85) -> tuple[dict[str, Point], list[Any], dict[str, str]]:
-    """Nodes, wires and kinds of one layer in CP form, D at (x, y) and L and R below."""
     D, L, R, dot = (f"{letter}{index}{copy}" for letter in ("D", "L", "R", "dot"))
     nodes = {D: (x, y), dot: (x, y - 0.95), L: (x - spread, y - 1.75), R: (x + spread, y - 1.75)}
     return nodes, [(D, dot, "h"), (L, dot), (R, dot)], {dot: "dot"}

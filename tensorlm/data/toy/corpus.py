@@ -1,12 +1,9 @@
 """Documents of the toy language, each position with its exact target and its rule, and the corpus made of them.
 
-All documents of a block advance together, one word at a time. The state of a document is a few registers, each a
-function of the words so far, that point at one row of the table of distributions (`tensorlm.data.toy.language`).
-Documents of one seed form an endless stream: row `r` of step `s` is document `s * batch_size + r`, and a longer
-context continues the same documents.
+All documents of a block advance together, one word at a time; the state of a document is a few registers that point at one
+row of the table of distributions. Documents of one seed form an endless stream: row `r` of step `s` is document `s *
+batch_size + r`, and a longer context continues the same documents.
 """
-
-from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
@@ -53,7 +50,6 @@ class Registers:
         return np.array(lang.FIRST_ROW)[self.mode] + within[self.mode, self.all]
 
     def read(self, words: np.ndarray) -> None:
-        """Take in one word of each document."""
         mode, order = self.language.mode_after[words], lang.ORDER_IN_CLASS[words]
         noun, title = mode == lang.AFTER_NOUN, mode == lang.AFTER_TITLE
         self.number = np.where(noun & (self.nouns == 0), order, self.number)
@@ -70,11 +66,9 @@ class Registers:
 
 @dataclass(frozen=True)
 class ToyBatch:
-    """Documents with all that is known of them.
+    """Documents with all that is known of them: `tokens` (documents, length), `rows` (documents, length - 1), int64.
 
-    `tokens` (documents, length) int64; `rows` (documents, length - 1) int64: position t belongs to the prediction
-    of `tokens[:, t + 1]` from `tokens[:, : t + 1]`, so rows, rules and targets align with `model(tokens[:,
-    :-1])`.
+    Position t of rows, rules and targets belongs to the prediction of `tokens[:, t + 1]`.
     """
 
     language: ToyLanguage
@@ -83,12 +77,10 @@ class ToyBatch:
 
     @property
     def rules(self) -> torch.Tensor:
-        """The rule of each position as an index into RULES, (documents, length - 1)."""
         return torch.from_numpy(self.language.row_rules)[self.rows]
 
     @property
     def targets(self) -> torch.Tensor:
-        """The exact next-word distributions, (documents, length - 1, 54) float64."""
         return torch.from_numpy(self.language.distributions)[self.rows]
 
     @property
@@ -96,32 +88,15 @@ class ToyBatch:
         """Exact Bayes floor of these documents, nats per token: the mean entropy of their target distributions."""
         return torch.from_numpy(self.language.entropies)[self.rows].mean().item()
 
-    def shares(self) -> dict[str, float]:
-        """Share of the positions that each rule decides."""
-        counts = torch.bincount(self.rules.flatten(), minlength=len(RULES)) / self.rows.numel()
-        return dict(zip(RULES, counts.tolist()))
-
     def text(self, document: int = 0) -> str:
-        """The words of one document."""
         return " ".join(WORDS[i] for i in self.tokens[document])
 
-    def pick(self, documents: slice | torch.Tensor) -> ToyBatch:
-        """Some of the documents."""
+    def pick(self, documents: slice | torch.Tensor) -> "ToyBatch":
         return ToyBatch(self.language, self.tokens[documents], self.rows[documents])
 
 
 def sample_documents(language: ToyLanguage, documents: int, length: int, seed: int, stream: tuple[int, ...] = ()) -> ToyBatch:
-    """Draw documents of `length` words, a pure function of the arguments; `stream` tells apart sets of one seed.
-
-    Only the raw stream of PCG64 is used, which NumPy keeps the same in all versions. Raises ValueError for a count
-    that is out of range.
-
-    >>> batch = sample_documents(BOOK_LANGUAGE, documents=2, length=20, seed=0)
-    >>> batch.tokens.shape, batch.targets.shape
-    (torch.Size([2, 20]), torch.Size([2, 19, 54]))
-    >>> batch.text(1)
-    '<doc> farm the girls are tall . the bird is new . ( ( dave pilot and carol king likes'
-    """
+    """Documents of `length` words, a pure function of the arguments; `stream` tells apart sets of one seed."""
     require_counts(documents=documents)
     require_whole("length", length, 2)
     require_whole("seed", seed)
@@ -146,13 +121,10 @@ def _block(language: ToyLanguage, length: int, seed: int, split: int, block: int
 class ToyData:
     """The toy language as a corpus, with the interface of `TokenData` (`train` and `valid` are endless: None).
 
-    `language`: the frozen book language, or one with other knobs. Raises ValueError naming the field that is none.
-
     >>> data = ToyData()
     >>> data.train_batch(step=0, batch_size=32, context=64, seed=0).shape
     torch.Size([32, 65])
-    >>> batch = data.valid_batch(64)
-    >>> round(batch.floor, 2)                # nats per token: nothing predicts better
+    >>> round(data.valid_batch(64).floor, 2)                # nats per token: nothing predicts better
     0.97
     """
 
@@ -169,22 +141,19 @@ class ToyData:
 
     @property
     def tokenizer(self) -> str:
-        """Id of the tokenizer: one token a word."""
         return f"words{len(WORDS)}-{lang.WORDS_HASH}"
 
     @property
     def sha256(self) -> str:
-        """Hash of the words, the knobs of the language and the number of validation documents."""
         return hashlib.sha256(f"{self.language.sha256} {self.valid_documents}".encode()).hexdigest()
 
     def annotated_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> ToyBatch:
-        """Fresh documents of `context + 1` words with their rules and targets, a pure function of the arguments."""
+        """Fresh documents of `context + 1` words; `rows` picks rows of the global batch."""
         check_batch(step, batch_size, context, seed)
         numbers = step * batch_size + np.arange(batch_size)[rows or slice(None)]
         return self._documents(numbers, context + 1, seed, TRAIN)
 
     def train_batch(self, step: int, batch_size: int, context: int, seed: int, rows: slice | None = None) -> torch.Tensor:
-        """The tokens of `annotated_batch`, (batch_size, context + 1) int64; `rows` picks rows of the global batch."""
         return self.annotated_batch(step, batch_size, context, seed, rows).tokens
 
     def valid_batch(self, context: int) -> ToyBatch:
@@ -193,11 +162,9 @@ class ToyData:
         return self._documents(np.arange(self.valid_documents), context + 1, 0, VALID)
 
     def valid_windows(self, context: int) -> torch.Tensor:
-        """The tokens of `valid_batch`, (valid_documents, context + 1) int64."""
         return self.valid_batch(context).tokens
 
     def _documents(self, numbers: np.ndarray, length: int, seed: int, split: int) -> ToyBatch:
-        """Documents of a stream by number, from the blocks that hold them."""
         blocks, places = np.divmod(numbers, BLOCK)
         picked = [_block(self.language, length, seed, split, int(b)).pick(torch.from_numpy(places[blocks == b]))
                   for b in np.unique(blocks)]
@@ -211,11 +178,9 @@ class ToyData:
         return [INDEX[word] for word in text.split()]
 
     def decode(self, tokens: Iterable[int] | torch.Tensor) -> str:
-        """Words of ids, separated by blanks."""
         return " ".join(WORDS[i] for i in checked_ids(as_ids(tokens), len(WORDS)))
 
     def describe(self) -> str:
-        """One line that belongs beside every result."""
         kind = "book language" if self.language == BOOK_LANGUAGE else "changed language"
         return (f"toy: endless training documents and {self.valid_documents:,} validation documents, {kind}, tokenizer "
                 f"{self.tokenizer} ({self.vocab_size} entries), sha256 {self.sha256[:12]}")
@@ -224,20 +189,11 @@ class ToyData:
 def kl_by_rule(logits: torch.Tensor, batch: ToyBatch) -> dict[str, float]:
     """Excess loss of a model by rule: mean KL(target || model) in nats, and over all positions under `"all"`.
 
-    `logits` (documents, length - 1, 54) are those of `model(batch.tokens[:, :-1])`, normalised or not. Rules that
-    do not occur are left out. `"all"` is exactly expected loss minus Bayes floor, without sampling noise in the
-    targets. Raises ValueError for another shape.
-
-    >>> batch = sample_documents(BOOK_LANGUAGE, documents=64, length=65, seed=0)
-    >>> kl_by_rule(batch.targets.log(), batch)["all"] < 1e-12          # the truth itself has no excess
-    True
-    >>> uniform = kl_by_rule(torch.zeros(64, 64, 54), batch)
-    >>> f"{uniform['induction']:.4f} {np.log(54):.4f}"                   # a certain word, guessed as one in 54
-    '3.9890 3.9890'
+    `logits` (documents, length - 1, 54) are those of `model(batch.tokens[:, :-1])`, normalised or not. Rules that do not
+    occur are left out. ValueError for another shape.
     """
     if logits.shape != (*batch.rows.shape, len(WORDS)):
-        raise ValueError(f"logits: shape {tuple(logits.shape)}, must be {(*batch.rows.shape, len(WORDS))}, "
-                         "those of model(batch.tokens[:, :-1])")
+        raise ValueError(f"logits must have shape {(*batch.rows.shape, len(WORDS))}, got {tuple(logits.shape)}")
     rules, targets = batch.rules, batch.targets
     log_q = torch.log_softmax(logits.detach().double().cpu(), dim=-1)
     cross = -torch.where(targets > 0, targets * log_q, 0.0).sum(-1)

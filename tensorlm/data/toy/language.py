@@ -4,10 +4,9 @@ A document is `<doc>`, a place, and then clauses without end, cut at the wanted 
 
     <doc> wood the boys near the tree are tall . ( the girl is new ) . dave baker sees a owl .
 
-The language is *unifilar*: each next-word distribution is a function of the words already seen, never of a hidden
-draw. So the generator's own probabilities are the best possible prediction, and for every position three things are
-known exactly: the target distribution, its entropy (the Bayes floor) and the rule that decides there. Only 36
-distributions occur; a position is described by the index (`row`) of its own.
+The language is *unifilar*: each next-word distribution is a function of the words already seen, never of a hidden draw. So
+for every position the target distribution, its entropy (the Bayes floor) and the rule that decides are known exactly. Only
+36 distributions occur; a position is described by the index (`row`) of its own.
 
     rule         what decides                                            what a model needs for it
     open         clause start: "(", "the" or a name; depth limit         the depth at the limit
@@ -23,8 +22,6 @@ distributions occur; a position is described by the index (`row`) of its own.
     bracket      ")" or "." of a sentence that opened a bracket          counting
     stop, article, start                                                 (glue: ".", "a" and "the", the place)
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -50,7 +47,6 @@ INDEX = {word: index for index, word in enumerate(WORDS)}
 
 RULES = ("start", "open", "noun", "agree0", "agree", "bigram", "adjective", "first", "induction", "suppression", "skip",
          "bracket", "stop", "article")
-PLANTED = ("agree0", "agree", "bigram", "adjective", "first", "induction", "suppression", "skip", "bracket")
 
 VERB_TABLE = ((.7, .1, .2, 0), (0, .2, .1, .7), (.7, .1, 0, .2), (0, .7, .2, .1), (.7, 0, .1, .2), (.1, 0, .2, .7))
 ADJECTIVE_TABLE = ((.1, .25, 0, .5, .15, 0), (.15, 0, .5, .1, .25, 0))
@@ -73,16 +69,12 @@ WORDS_HASH = hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:8]
 class ToyLanguage:
     """The knobs of the language; the defaults are the frozen "book language".
 
-    `p_name`: a clause is about a name, else about a noun. `p_and`: a second name follows. `p_near`: a
-    distractor follows a noun. `p_open`: a bracket opens, below `max_depth`. `stickiness`: a name keeps its
-    first title (else one of the others, uniform). `article`: "the" stands before a distractor, so that it looks
-    like a subject to its right neighbour. Tables: rows by title, by is/are, by place. Raises ValueError naming the
-    field that is no probability.
+    `p_name`: a clause is about a name, else about a noun. `p_and`: a second name follows. `p_near`: a distractor follows a
+    noun. `p_open`: a bracket opens, below `max_depth`. `stickiness`: a name keeps its first title (else one of the others,
+    uniform). `article`: "the" stands before a distractor. Tables: rows by title, by is/are, by place. Raises ValueError
+    naming the field.
 
-    >>> language = ToyLanguage()
-    >>> language.distributions.shape, language == BOOK_LANGUAGE
-    ((36, 54), True)
-    >>> row = language.distributions[FIRST_ROW[ANIMAL] + PLACES.index("sea")]
+    >>> row = BOOK_LANGUAGE.distributions[FIRST_ROW[ANIMAL] + PLACES.index("sea")]
     >>> {WORDS[i]: float(row[i]) for i in np.flatnonzero(row)}
     {'whale': 0.6, 'crab': 0.25, 'cow': 0.15}
     """
@@ -114,7 +106,6 @@ class ToyLanguage:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of words and knobs: two languages with the same hash are the same."""
         return hashlib.sha256(json.dumps([WORDS, asdict(self)]).encode()).hexdigest()
 
     @cached_property
@@ -128,20 +119,18 @@ class ToyLanguage:
 
     @cached_property
     def row_rules(self) -> np.ndarray:
-        """The rule of each distribution as an index into RULES, (36,)."""
         return np.array([RULES.index(rule) for rule, _ in self._rows()])
 
     @cached_property
     def entropies(self) -> np.ndarray:
-        """Entropy of each distribution in nats, (36,)."""
         p = self.distributions
         return -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
 
     def _rows(self) -> list[tuple[str, dict[str, float]]]:
-        """Every distribution with its rule, in the order of BLOCKS."""
         clause = {"the": 1 - self.p_name, **_uniform(NAMES, self.p_name)}
         opening = {"(": self.p_open, **{word: (1 - self.p_open) * p for word, p in clause.items()}}
         after_noun = [{"near": self.p_near, verb: 1 - self.p_near} for verb in ("is", "are")]
+        again = [{title: self.stickiness, **_uniform(_without(TITLES, title), 1 - self.stickiness)} for title in TITLES]
         after_title = [{"and": self.p_and, **_weighted(VERBS, row, 1 - self.p_and)} for row in self.verb_table]
         blocks = [
             ("start", [_uniform(PLACES)]),
@@ -151,7 +140,7 @@ class ToyLanguage:
             ("agree", after_noun),
             ("adjective", [_weighted(ADJECTIVES, row) for row in self.adjective_table]),    # by is/are
             ("first", [_uniform(TITLES)]),
-            ("induction", [self._title_again(title) for title in TITLES]),              # by the title bound
+            ("induction", again),                                                       # by the title bound
             ("suppression", [_uniform(_without(NAMES, name)) for name in NAMES]),       # by the name before
             ("bigram", after_title),                                                    # by the title
             ("article", [{"a": 1.0}, {"the": 1.0}]),                                    # after a verb, after near
@@ -161,16 +150,9 @@ class ToyLanguage:
         ]
         return [(rule, row) for rule, rows in blocks for row in rows]
 
-    def _title_again(self, title: str) -> dict[str, float]:
-        return {title: self.stickiness, **_uniform(_without(TITLES, title), 1 - self.stickiness)}
-
     @cached_property
     def inverse(self) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse of all cumulative distributions at once: ascending bounds `row + cdf`, and the word below each.
-
-        The word of a draw u in [0, 1) from a row is the one below the first bound above `row + u`. Rows stay below
-        64 and draws have 47 bits, so that the sum is exact and never reaches the next row.
-        """
+        """Ascending bounds `row + cdf` and the word below each, exact for draws of 47 bits."""
         row, word = np.nonzero(self.distributions)
         bounds = row + np.concatenate([np.minimum(p[p > 0].cumsum(), 1.0) for p in self.distributions])
         last = np.append(row[1:] != row[:-1], True)

@@ -7,8 +7,6 @@
 What differs stands at one position, so that a vector from one kind to the other can be injected there and nowhere else.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +20,7 @@ from tensorlm.data.toy.language import BOOK_LANGUAGE, INDEX, WORDS, ToyLanguage
 
 @dataclass(frozen=True)
 class PromptPairs:
-    """`tokens` and `twins` (count, length) int64, alike but for the word at `position`.
-
-    `targets` and `twin_targets` (count, 54) are the exact distributions of the word after each.
-    """
+    """`tokens` and `twins` (count, length) int64 differ at `position`; targets (count, 54) are distributions."""
 
     tokens: torch.Tensor
     twins: torch.Tensor
@@ -41,31 +36,20 @@ class PromptPairs:
         return next_words(self.twins, self.language)
 
     def text(self, prompt: int = 0) -> str:
-        """One prompt, the word that differs with its twin.
-
-        >>> agreement_prompts(1).text()
-        '<doc> sea the dogs are new . the boy|trees near the tree'
-        """
+        """One prompt, the word that differs with its twin."""
         words = [WORDS[i] for i in self.tokens[prompt]]
         words[self.position] += "|" + WORDS[self.twins[prompt, self.position]]
         return " ".join(words)
 
 
 def next_words(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> torch.Tensor:
-    """The exact distribution of the word after each document: tokens (documents, length) -> (documents, 54) float64.
-
-    Raises ValueError where the language cannot say a document (naming the first such word).
-
-    >>> target = next_words(torch.tensor([[INDEX[word] for word in "<doc> sea the cats".split()]]))[0]
-    >>> {WORDS[i]: target[i].item() for i in target.nonzero()[:, 0]}
-    {'near': 0.5, 'are': 0.5}
-    """
+    """The exact distribution of the word after each document: (documents, length) -> (documents, 54); else ValueError."""
     documents = np.asarray(tokens)
     if documents.ndim != 2 or documents.shape[1] < 1 or documents.dtype.kind not in "iu" or (documents[:, 0] != INDEX["<doc>"]).any():
-        raise ValueError(f"tokens: shape {documents.shape}, {documents.dtype}, must be whole numbers (documents, length), each "
-                         f"document beginning with <doc>")
+        got = f"{documents.dtype} {documents.shape}"
+        raise ValueError(f"tokens must be whole numbers (documents, length), <doc> first, got {got}")
     if documents.size and not (0 <= documents.min() and documents.max() < len(WORDS)):
-        raise ValueError(f"tokens: from {documents.min()} to {documents.max()}, must lie from 0 to {len(WORDS) - 1}")
+        raise ValueError(f"tokens must lie from 0 to {len(WORDS) - 1}, got {documents.min()} to {documents.max()}")
     registers = Registers(language, len(documents))
     for t, words in enumerate(documents.T):
         if t:
@@ -78,12 +62,7 @@ def next_words(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> t
 
 
 def agreement_prompts(count: int, distractors: int = 1, seed: int = 0, language: ToyLanguage = BOOK_LANGUAGE) -> PromptPairs:
-    """A clause, then a subject (singular, twin plural) with `distractors` nouns between it and the verb to come.
-
-    >>> pairs = agreement_prompts(200, distractors=2)
-    >>> pairs.tokens.shape, pairs.position, pairs.targets[:, INDEX["is"]].unique().tolist()
-    (torch.Size([200, 15]), 8, [0.5])
-    """
+    """A clause, then a subject (singular, twin plural) with `distractors` nouns between it and the verb to come."""
     require_whole("distractors", distractors)
     draw = _Draws(count, seed)
     start = [draw.word(["<doc>"]), draw.word(lang.PLACES), *_noun_clause(draw, language), draw.word(["the"])]
@@ -106,7 +85,8 @@ def skip_prompts(count: int, place: str = "sea", twin: str = "wood", seed: int =
     _require_words(lang.PLACES, place=place, twin=twin)
     draw = _Draws(count, seed)
     title = draw.word(lang.TITLES)
-    rest = [*_noun_clause(draw, language), draw.word(lang.NAMES), title, draw.verb(language, title), draw.fixed("a")]
+    verb = lambda: draw.from_table(language.verb_table, lang.ORDER_IN_CLASS[title], lang.VERBS)
+    rest = [*_noun_clause(draw, language), draw.word(lang.NAMES), title, verb(), draw.fixed("a")]
     return _pairs([draw.fixed("<doc>")], draw.fixed(place), draw.fixed(twin), rest, language)
 
 
@@ -128,12 +108,8 @@ class _Draws:
         return np.array([INDEX[word] for word in words])[(self.uniform() * len(words)).astype(np.int64)]
 
     def from_table(self, table, rows: np.ndarray, words) -> np.ndarray:
-        """A word for each row, by its probabilities."""
         bounds = np.array(table).cumsum(-1)[rows]
         return np.array([INDEX[word] for word in words])[(self.uniform()[:, None] * bounds[:, -1:] >= bounds).sum(-1)]
-
-    def verb(self, language: ToyLanguage, title: np.ndarray) -> np.ndarray:
-        return self.from_table(language.verb_table, lang.ORDER_IN_CLASS[title], lang.VERBS)
 
 
 def _noun_clause(draw: _Draws, language: ToyLanguage) -> list[np.ndarray]:

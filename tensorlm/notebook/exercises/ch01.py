@@ -21,7 +21,6 @@ def _factors(answer, inputs: int, outputs: int, most_units: int) -> list[Tensor]
 
 
 def _likely(wrong, fits) -> str:
-    """The mistake whose formula `fits` what was given as an answer, where one does."""
     return next((f" Likely mistake: {mistake}." for mistake, formula in wrong.items() if fits(formula)), "")
 
 

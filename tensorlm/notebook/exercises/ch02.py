@@ -82,7 +82,6 @@ def normed_block(answer):
 
 
 def _detector(fits):
-    """A detector that rounds the exponent from the size, and then asks whether f `fits` it."""
     def detect(f, x):
         n = round(float((f(2 * x).norm() / f(x).norm()).log2()))
         return n if fits(f, x, n) else "none"

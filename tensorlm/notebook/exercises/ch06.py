@@ -3,20 +3,8 @@
 import torch
 from torch import Tensor
 
-from tensorlm.notebook.checks import (
-    DTYPE,
-    Exercise,
-    apply,
-    as_tensor,
-    cases,
-    compare,
-    exercise,
-    near,
-    random,
-    random_form,
-    random_layer,
-    third_order,
-)
+from tensorlm.notebook import checks
+from tensorlm.notebook.checks import DTYPE, apply, as_tensor, compare, exercise, near, random, random_form, random_layer
 
 _half = lambda D, L, R, u: L.mT @ torch.diag(u @ D) @ R
 
@@ -37,7 +25,7 @@ _at_all = lambda first, second, points: all(near(apply(first, x), apply(second, 
 
 
 @exercise("06.2", "The same function?",
-          lambda first, second: near(third_order(*first), third_order(*second)),
+          lambda first, second: near(checks.third_order(*first), checks.third_order(*second)),
           lambda first, second: all(map(near, first, second)),
           lambda first, second: near(*(apply(each, random(4, seed=1)).abs() for each in (first, second))),
           lambda first, second: _at_all(first, second, torch.ones(1, 4, dtype=DTYPE)),
@@ -93,7 +81,7 @@ def loudest(answer):
 
 
 _kruskal = lambda out, width: max((h for h in range(1, out + 2 * width) if min(h, out) + 2 * min(h, width) >= 2 * h + 2), default=0)
-most_units = Exercise("06.5", "How many units can Kruskal vouch for?", cases(
+most_units = checks.Exercise("06.5", "How many units can Kruskal vouch for?", checks.cases(
     "out = {0}, width = {1}: got {got}, expected {expected}. {hint}", _kruskal, [
         ((10, 64), "As many inputs and outputs as this chapter's layer: at the answer all three ranks are capped by the sizes."),
         ((128, 128), "A square layer."),

@@ -1,4 +1,4 @@
-"""A pad to draw an 8x8 digit on: the page itself computes what a bilinear layer says of it, and which eigenvectors made it say so.
+"""A pad to draw an 8x8 digit on: the page computes what a bilinear layer says of it, and which eigenvectors made it say so.
 
 The logit of a class is the sum of lambda_i (v_i . x)^2 over the eigenvalues lambda_i and eigenvectors v_i of its interaction
 matrix (Pearce et al. 2024, arXiv 2410.08417, section 3). The weights stand in the page, rounded to 6 significant digits.
@@ -60,8 +60,8 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
 def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
     """What a page with `data` shows for an image of 64 numbers from 0 to 1 when it explains the class number `chosen`.
 
-    `chosen=None` explains the predicted class, or the first one. Keys: `predicted` (a label; None where all logits agree),
-    `chosen`, `logit0` .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .., `rest`, `total`.
+    `chosen=None` explains the predicted class. Keys: `predicted` (a label; None where all logits agree), `chosen`, `logit0`
+    .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .., `rest`, `total`.
     """
     x = (_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
     D, L, R, values, vectors = (np.array(data[key]) for key in ("D", "L", "R", "values", "vectors"))
@@ -82,7 +82,7 @@ def kind_of(key: str) -> str:
 
 
 def _ranges(data: Data) -> dict[str, dict[str, float]]:
-    """For each kind of number: the length of a full bar, and the decimals that show 3 or 4 digits of the largest one in the examples."""
+    """For each kind of number the length of a full bar, and the decimals that show 3 or 4 digits of the largest one."""
     most = dict.fromkeys(("logit", "part", "lambda", "square"), 0.0)
     for image in (np.array(each["ink"]) / INKS for each in data["examples"]):
         for c in range(len(data["labels"])):
@@ -159,12 +159,10 @@ def diverging(values: Any, limit: float) -> np.ndarray:
 
 
 def paper(ink: Any) -> np.ndarray:
-    """The greys of white paper at 0 to black ink at 16."""
     return np.floor(255 - 14.5 * np.asarray(ink) + 0.5).astype(int)
 
 
 def _cells(name: str, ink: list[int]) -> str:
-    """The pad: one stop of the Tab key, whose active cell the arrow keys move."""
     words = []
     for place, value in enumerate(ink):
         (row, column), grey = divmod(place, SIDE), paper(value)
@@ -174,7 +172,6 @@ def _cells(name: str, ink: list[int]) -> str:
 
 
 def _logits(data: Data, shown: Shown) -> str:
-    """One row a class; the buttons before the names choose the class to explain, and are made one group by the script of this copy."""
     rows = []
     for c, label in enumerate(data["labels"]):
         marks = ' data-top' * (label == shown["predicted"]) + ' data-chosen' * (label == shown["chosen"])
@@ -199,7 +196,6 @@ def _why(data: Data, shown: Shown) -> str:
 
 
 def _number(data: Data, shown: Mapping[str, Any], key: str) -> str:
-    """A number; a logit or a part of it has a sign, and a bar before it, as long as its share of the largest of its kind."""
     kind, value = kind_of(key), shown[key]
     signed = kind in ("logit", "part")
     words, look = page.rounded(value, data["decimals"][kind], signed), "tlm-number" if signed else "tlm-detail"

@@ -49,7 +49,6 @@ def slider(function: Callable[[float], str | float], variable: str = "a", low: f
 
 
 def _shown(what: str, result: str | float) -> str:
-    """HTML strings as they are, numbers with their name and four digits."""
     try:
         return result if isinstance(result, str) else f"{what} = {float(result):.4g}"
     except (TypeError, ValueError, OverflowError, RuntimeError):

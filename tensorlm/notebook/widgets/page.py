@@ -80,7 +80,6 @@ def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: s
 
 
 def strength_frame(widget: Widget, marker: str, body: str, script: str, points: int) -> str:
-    """The frame of a widget with a strength, whose curves have so many points."""
     return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), asset(script).strip()],
                  " tlm-stack", ("stacked_parts.css",), {"frame": FRAME, "points": points})
 
@@ -91,10 +90,7 @@ def asset(file: str) -> str:
 
 
 def range_input(key: str, label: str, low: float, high: float, step: float, start: float) -> dict[str, Any]:
-    """The data of a range input, whose start must be `low` plus whole steps; `decimals` shown tell one step from the next.
-
-    Browsers add steps in decimal: a step whose multiple would miss `high` by rounding is cut after 15 digits.
-    """
+    """The data of a range input; a step whose multiple misses `high` by rounding is cut, as browsers add in decimal."""
     require_instance("variable", label, str)
     fits = all(map(is_finite, (low, high, step))) and low < high and step > 0 and high - low < 1e15 * step
     require(fits, f"range of {key}", (low, high, step), "finite (low, high, step), low < high, below 1e15 steps")
@@ -111,7 +107,6 @@ def range_input(key: str, label: str, low: float, high: float, step: float, star
 
 
 def control(name: str, each: Data) -> str:
-    """Label, native range input (arrow keys, Home, End) and its announced value."""
     places, key, label = each["decimals"], escape(each["key"]), escape(each["label"])
     low, last, start = (exact(each[part], places) for part in ("low", "last", "start"))
     shown = f"{each['start']:.{places}f}"
@@ -122,28 +117,24 @@ def control(name: str, each: Data) -> str:
 
 
 def choice(name: str, key: str, data_key: str, label: str, options: Sequence[str]) -> str:
-    """A labelled native list; where no script runs its first option stands there."""
     inner = "".join(f'<option value="{i}"{" selected" * (i == 0)}>{escape(words)}</option>' for i, words in enumerate(options))
     return (f'<div class="tlm-choice"><label for="tlm-{name}-{key}">{escape(label)}</label>'
             f'<select id="tlm-{name}-{key}" data-choice="{data_key}" autocomplete="off">{inner}</select></div>')
 
 
 def chosen_options(chosen: Any, counts: Sequence[int]) -> list[int]:
-    """The numbers of the options that lists of `counts` options stand at."""
     fits = isinstance(chosen, Sequence) and len(chosen) == len(counts)
     require(fits, "chosen", chosen, f"{len(counts)} numbers, one a list")
     return [require_whole("chosen", number, 0, count - 1) for number, count in zip(chosen, counts)]
 
 
 def require_names(name: str, value: Any, most: int) -> None:
-    """Raise ValueError unless it is a mapping whose keys are 1 to `most` names."""
     fits = isinstance(value, Mapping) and all(isinstance(key, str) and key.strip() for key in value)
     fits = fits and 1 <= len(value) <= most
     require(fits, name, value, f"a mapping of 1 to {most} names")
 
 
 def texts(name: str, values: Any, least: int = 0, most: float = math.inf) -> list[str]:
-    """A sequence of text, as a list."""
     fits = isinstance(values, Sequence) and all(isinstance(each, str) for each in values) and least <= len(values) <= most
     require(fits, name, values, "a sequence of text" + f", {least} to {most} of it" * (most < math.inf))
     return list(values)
@@ -158,7 +149,6 @@ def table(caption: str, head: Sequence[str], rows: Iterable[str], live: bool = F
 
 
 def samples(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Values computed beforehand, in a table that opens on demand."""
     lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
     inner = table(f"Computed beforehand{caption}", head, lines)
     return f'<details><summary>Sample values as a table</summary><div class="tlm-scroll">{inner}</div></details>'
@@ -190,7 +180,6 @@ def stacked_bars(entries: Iterable[tuple[str, str, str]], shown: Mapping[str, fl
 
 
 def span(start: float, end: float, reach: float) -> tuple[float, float]:
-    """Left edge and width, in percent, of a bar from `start` to `end` on a scale from `-reach` to `reach`."""
     left, right = (50 + 50 * max(-1.0, min(1.0, place / reach)) for place in (min(start, end), max(start, end)))
     return left, right - left
 
@@ -224,7 +213,6 @@ class Plot:
         return "".join(parts)
 
     def axes(self, heights: Sequence[float] | None = None, zero: str = "#6a6a6a") -> str:
-        """A light grid with round numbers in the margin, a line at `zero` in its colour, and the name of the input."""
         parts = []
         for tick in ticks(self.low, self.high):
             x = self.x(tick)
@@ -235,7 +223,6 @@ class Plot:
         return "".join(parts) + TEXT.format(RIGHT, BOTTOM + 27, "end", escape(self.label))
 
     def here(self, strength: float) -> str:
-        """The vertical line at the strength chosen."""
         x, look = self.x(strength), 'stroke="#6a6a6a" stroke-dasharray="3 3"'
         return f'<line data-here x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{BOTTOM}" {look}/>'
 
@@ -245,16 +232,11 @@ class Plot:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from `low` to `high`."""
     return [round(float(tick), 12) for tick in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def precise(value: float, digits: int = 7) -> str:
-    """JavaScript's `toPrecision`: plain from 1e-6 to below 1e7 (with 7 digits), halves away from zero.
-
-    >>> precise(1.5e-05), precise(-1234567.0), precise(12345678.0), precise(1.5e-07), precise(2**-11, 3)
-    ('0.00001500000', '-1234567', '1.234568e+7', '1.500000e-7', '0.000488')
-    """
+    """JavaScript's `toPrecision`: plain from 1e-6 to below 1e7 (with 7 digits), halves away from zero."""
     size = Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal(abs(value))
     power = size.adjusted() if size else 0
     words = f"{size:.{digits - 1 - power}f}" if -7 < power < digits else f"{size.scaleb(-power):.{digits - 1}f}e{power:+d}"
@@ -274,12 +256,10 @@ def exact(number: float, places: int = 0) -> str:
 
 
 def decimals(number: float) -> int:
-    """How many digits stand behind the point when all are written."""
     return max(0, -int(Decimal(repr(float(number))).normalize().as_tuple().exponent))
 
 
 def numbered(**groups: Any) -> dict[str, Any]:
-    """Flat keys: the name of the group and the number of the entry, from 1; None stays."""
     flat = {f"{name}{i}": entry for name, entries in groups.items() for i, entry in enumerate(entries, 1)}
     return {key: None if entry is None else float(entry) for key, entry in flat.items()}
 

@@ -1,7 +1,4 @@
-"""Sliders that need no kernel: the page evaluates the real function, since here the function is a polynomial.
-
-`evaluate` is the same computation in Python, so that a browser test can compare what the page shows with what it must show.
-"""
+"""Sliders that need no kernel: the page evaluates the polynomial itself, and `evaluate` is the same in Python."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -94,7 +91,6 @@ def _bound(values: Any) -> float:
 
 
 def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) -> dict[str, list[float]]:
-    """A polynomial or a pair of polynomials as numerator and denominator."""
     try:
         pair = len(coefficients) == 2 and all(np.ndim(part) == 1 for part in coefficients)
     except (TypeError, ValueError, RuntimeError):
@@ -107,7 +103,6 @@ def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) 
 
 
 def _box(data: Data, y: tuple[float, float] | None) -> dict[str, Any]:
-    """The drawing area of the curves: where it lies in the picture, its ranges, and the curves' heights at even steps."""
     low, high = data["inputs"][0]["low"], data["inputs"][0]["high"]
     columns = [evaluate(data, [a]) for a in np.linspace(low, high, POINTS)]
     heights = [[None if column[key] is None else float(f"{column[key]:.6g}") for column in columns] for key in columns[0]]
@@ -147,12 +142,10 @@ def html(widget: Widget) -> str:
 
 
 def text(value: float | None) -> str:
-    """A number as the script writes it, with 7 significant digits."""
     return "undefined" if value is None else page.precise(0.0 if abs(value) < 1e-12 else value)
 
 
 def _row(label: Any, start: Shown, bounds: Data, *keys: str, before: str = "") -> str:
-    """A row with a bar and a number for each key; keys of one letter share a bound."""
     cells = (page.bar(key, start[key], bound := bounds[key.strip("0123456789")[-1]], f' data-bound="{page.exact(bound)}"')
              + page.cell(key, text(start[key])) for key in keys)
     return f'<tr><th scope="row">{label}</th>{before}{"".join(cells)}</tr>'
@@ -191,7 +184,6 @@ def _polynomial(data: Data, start: Shown) -> str:
 
 
 def _samples(data: Data) -> str:
-    """A few points, computed in Python: the start, and each input at five even places while the others stay."""
     starts = [each["start"] for each in data["inputs"]]
     points = [starts] + [starts[:i] + [float(a)] + starts[i + 1:] for i, each in enumerate(data["inputs"])
                          for a in np.linspace(each["low"], each["high"], 5)]

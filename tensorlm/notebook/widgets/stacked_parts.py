@@ -1,7 +1,4 @@
-"""A number that is a sum of powers of one strength, each power a part with a name, stacked on the page from nothing to the sum.
-
-Made for the response of a layer to a steering vector: what is there without it, the cross term and the self term.
-"""
+"""The response of a layer to a steering vector: powers of one strength, stacked on the page from nothing to the sum."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -76,14 +73,12 @@ def html(widget: Widget) -> str:
 
 
 def _looks(data: Data) -> list[tuple[str, str, str, str]]:
-    """Key, name, colour and dashes of every part and of the sum, which is black and solid."""
     labels = [escape(part["label"]) for part in data["parts"]]
     keys = [f"p{i}" for i in range(1, len(labels) + 1)]
     return [*zip(keys, labels, COLOURS, page.DASHES[1:]), ("sum", escape(data["total"]), palette["black"], "")]
 
 
 def _parts(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
-    """Every part and the sum, as curves over the strength and as stacked bars."""
     first, hidden, rows = data["inputs"][0], ' display="none"', []
     plots = [Plot(first["low"], first["high"], first["label"], each["min"], each["max"]) for each in data["scales"]]
     columns = [evaluate(data, float(a), chosen) for a in np.linspace(first["low"], first["high"], POINTS)]
@@ -101,7 +96,6 @@ def _parts(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
 
 
 def _samples(data: Data) -> str:
-    """All options of the last list at five even strengths, the other lists at their first option."""
     first, (*others, last) = data["inputs"][0], data["choices"]
     rows = []
     for option, words in enumerate(last["options"]):

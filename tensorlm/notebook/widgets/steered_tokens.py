@@ -1,4 +1,4 @@
-"""The words that a model expects next while a steering vector joins its stream, on the page: probabilities, and what each path adds.
+"""The words that a model expects next while a steering vector joins its stream: probabilities, and what each path adds.
 
 Every logit is a polynomial in the strength: the page takes the softmax over the whole vocabulary, and stacks the paths.
 """
@@ -23,7 +23,7 @@ POINTS = 121
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: its `text`, the tokens of 1 to 5 `words` whose probabilities are shown, and the name of the read-out."""
+    """Its `text`, the tokens of 1 to 5 `words` whose probabilities are shown, and the name of the read-out."""
 
     text: str
     words: Mapping[str, int]
@@ -68,7 +68,6 @@ def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: 
 
 
 def _tables(kind: str, given: Any, counts: tuple[int, int]) -> list[list[np.ndarray]]:
-    """Arrays of two axes, for every prompt and vector."""
     try:
         tables = [[as_array(rows, kind) for rows in row] for row in given]
     except (TypeError, RuntimeError):  # what cannot be iterated over
@@ -107,7 +106,6 @@ def html(widget: Widget) -> str:
 
 
 def _words(data: Data, here: Mapping[str, float]) -> str:
-    """The probabilities as curves over the strength, and in a table with as many rows as the longest prompt needs."""
     first, words, hidden = data["inputs"][0], data["prompts"][0]["words"], ' hidden=""'
     plot = Plot(first["low"], first["high"], first["label"], -0.02, 1.02)
     columns = [evaluate(data, float(a), (0, 0)) for a in np.linspace(first["low"], first["high"], POINTS)]
@@ -134,7 +132,6 @@ def _paths(data: Data, here: Mapping[str, float]) -> str:
 
 
 def _samples(data: Data) -> str:
-    """The first prompt at five even strengths, for every vector."""
     first, prompt, rows = data["inputs"][0], data["prompts"][0], []
     written = lambda key, value: page.rounded(value, 3) if key[0] == "w" else page.rounded(value, signed=True)
     for number, vector in enumerate(data["vectors"]):

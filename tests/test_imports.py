@@ -10,6 +10,7 @@ from pathlib import Path
 
 import book_files
 import pytest
+import torch
 
 PACKAGE = book_files.ROOT / "tensorlm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -154,3 +155,29 @@ def test_functions_and_modules_stay_short():
     assert {name: lines for name, lines in lengths.items() if lines > 45} == {}
     assert statistics.median(lengths.values()) <= 12
     assert {dotted(path): lines for path in MODULES if (lines := len(path.read_text().splitlines())) > 440} == {}
+
+
+def ours_called(call) -> tuple[int, set[str]]:
+    """How many functions of tensorlm a call runs, and in which files."""
+    files: list[str] = []
+    sys.setprofile(lambda frame, event, _: files.append(frame.f_code.co_filename) if event == "call" else None)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    mine = [name for name in files if name.startswith(str(PACKAGE))]
+    return len(mine), set(mine)
+
+
+def test_few_calls_stand_between_a_question_and_its_answer():
+    """A newcomer with a debugger: a forward pass of two layers, and a steering response down to the numbers of a page."""
+    from tensorlm.model import ModelConfig, TensorTransformer
+    from tensorlm.steering import steering_response
+
+    tokens, model = torch.arange(16), TensorTransformer(ModelConfig()).eval()
+    exact = TensorTransformer(ModelConfig(norm="none", output_init="normal"))
+    for call, most_calls, most_files in ((lambda: model(tokens[None]), 60, 5),
+                                         (lambda: steering_response(exact, tokens, torch.ones(64) / 80, 1).as_json(), 450, 12)):
+        call()  # what is kept from call to call is there by now
+        calls, files = ours_called(call)
+        assert calls <= most_calls and len(files) <= most_files, (calls, files)

@@ -341,7 +341,8 @@ def _unordered_pairs(like: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -> None:
-    require_instance("pattern", pattern, Pattern)
+    if not isinstance(pattern, Pattern):
+        raise TypeError(f"pattern must be a Pattern, got {type(pattern).__name__}")
     if not isinstance(values, Tensor) or not values.is_floating_point():
         raise TypeError(f"values must be a floating-point tensor, got {getattr(values, 'dtype', type(values).__name__)}")
     for name, branches in (("queries", queries), ("keys", keys)):

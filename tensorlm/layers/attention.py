@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,13 @@ ROW_SCALES = {"none": 0.0, "sqrt": 0.5, "mean": 1.0}
 ROPE_BASE = 10_000.0
 
 
-# Queries, keys (each of one branch or two), values, and keys before the offset: (batch, heads, time, head_dim).
-Heads = tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]
+class Heads(NamedTuple):
+    """What the heads multiply, (batch, heads, time, head_dim); `last_keys` are those before the key offset, for the next token."""
+
+    queries: list[Tensor]
+    keys: list[Tensor]
+    values: Tensor
+    last_keys: list[Tensor]
 
 
 class Attention(nn.Module):
@@ -118,7 +124,7 @@ class Attention(nn.Module):
         unshifted = keys
         if "key_offset" in self.positions.features:
             keys = [self.positions.offset(key, last) for key, last in itertools.zip_longest(keys, last_keys or [])]
-        return queries, keys, values, unshifted
+        return Heads(queries, keys, values, unshifted)
 
     def mix_values(self, values: Tensor, first_values: Tensor | None) -> Tensor:
         if first_values is None:

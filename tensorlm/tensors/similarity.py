@@ -3,23 +3,23 @@
 A polynomial determines only the part of its tensor that is symmetric under all n! permutations of the n inputs: of one layer,
 S. A stack of layers, each symmetrised, is invariant under the permutations that the tree itself allows, 8 of 24 for two
 layers: enough to compare networks as networks, not as functions. (x1 x2)(x3 x4) and (x1 x3)(x2 x4) are one polynomial and,
-as networks, orthogonal. No gauge changes any number here; the inner product of the tensors themselves changes with a swap.
+as networks, orthogonal.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require, require_affordable, require_number, require_one_of, require_same_kind, require_whole
+from tensorlm.checks import require, require_affordable, require_one_of, require_same_kind, require_whole
 from tensorlm.scaling import balanced, exponents, length, restored, shifted
 from tensorlm.tensors.composition import ComposedTensor, as_composed, require_finite_layers
-from tensorlm.tensors.cp import CPTensor, require_finite_cp
+from tensorlm.tensors.cp import CPTensor, cp_unfolding, require_finite_cp
 
 Network = CPTensor | ComposedTensor
 MAX_INPUTS = {"full": 4, "tree": 8}  # of `symmetrise`: 4! permutations, and 2^7
 MAX_OPERATIONS = 2**37  # multiply-adds of function_inner, a few seconds: two layers of width 64
+SAME_SHARE = 1e-10  # of their size by which one function, written twice, may differ from itself
 SLICE_BYTES = 2**26  # of the dense slices that `same_function` works through
 
 
@@ -27,8 +27,7 @@ def symmetrise(dense: Tensor, group: str = "full") -> Tensor:
     """Mean of a dense tensor (out, width, width, ...) over permutations of its inputs, the axes after the first.
 
     group="full": all n!, what the polynomial fixes; n at most 4. group="tree": the 2^(n - 1) that exchange the two subtrees of
-    some nodes of a binary tree, n a power of two up to 8. Both are orthogonal projections. Built from few transpositions: S_n is
-    the mean of n cosets of S_(n - 1), and a node's exchange doubles the groups of its subtrees.
+    some nodes of a binary tree, n a power of two up to 8. Both are orthogonal projections.
 
     >>> symmetrise(torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]))
     tensor([[[0.0000, 0.5000],
@@ -42,7 +41,7 @@ def symmetrise(dense: Tensor, group: str = "full") -> Tensor:
     if group == "tree":
         require(inputs & (inputs - 1) == 0, "number of inputs", inputs, "a power of two")
         return _over_tree(dense, range(1, inputs + 1))
-    dense = dense / 4  # so that no sum leaves the number range
+    dense = dense / 4  # so that no sum leaves the number range; all permutations are those of all axes but the last, in n cosets
     for last in range(2, inputs + 1):
         dense = torch.stack([dense, *(dense.transpose(axis, last) for axis in range(1, last))]).sum(0) / last
     return dense * 4
@@ -93,19 +92,17 @@ def function_inner(a: Network, b: Network) -> Tensor:
     return restored(*_function_inner(*_pair(a, b)), "a and b", "<Sym T_a, Sym T_b>")
 
 
-def same_function(a: CPTensor, b: CPTensor, tolerance: float = 1e-10) -> bool:
-    """Whether a and b are one function: |S_a - S_b| <= tolerance * max(|S_a|, |S_b|), or within the rounding of the factors.
+def same_function(a: CPTensor, b: CPTensor) -> bool:
+    """Whether a and b are one function: |S_a - S_b| <= 1e-10 max(|S_a|, |S_b|), or within the rounding of the factors.
 
-    Two layers are one function exactly when their S are equal, whatever their factors are. The distance comes from the
-    entries of the difference, so that nothing cancels. The rounding is taken as 8 eps * sum_k |D_k||L_k||R_k| of both: about
-    1e-15 of their size in float64, in float32 about 1e-6, so there the tolerance has little to say. Raises ValueError where a
-    and b have different out, width or device, for NaN or infinity, and for a negative tolerance; TypeError for other dtypes.
+    The distance comes from the entries of the difference, so that nothing cancels. The rounding is taken as
+    8 eps * sum_k |D_k||L_k||R_k| of both, in float32 about 1e-6 of their size. Raises ValueError where a and b have different
+    out, width or device, and for NaN or infinity; TypeError for other dtypes.
 
     >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
     >>> same_function(xy, xy.swap()), torch.equal(xy.dense(), xy.swap().dense())
     (True, False)
     """
-    require_number("tolerance", tolerance, least=0)
     for name, cp in (("a", a), ("b", b)):
         require_finite_cp(name, cp)
     _require_alike(a, b)
@@ -113,7 +110,7 @@ def same_function(a: CPTensor, b: CPTensor, tolerance: float = 1e-10) -> bool:
     a, b = (CPTensor(shifted(cp.D, power - max(first, second)), cp.L, cp.R) for cp, power in ((a, first), (b, second)))
     size = max(shifted(*_network_inner(as_composed(cp), as_composed(cp))).item() for cp in (a, b)) ** 0.5
     units = sum((length(cp.D, 0) * length(cp.L, 1) * length(cp.R, 1)).sum().item() for cp in (a, b))
-    return bool(_distance(a, b) <= max(tolerance * size, 8 * torch.finfo(a.dtype).eps * units))
+    return bool(_distance(a, b) <= max(SAME_SHARE * size, 8 * torch.finfo(a.dtype).eps * units))
 
 
 def _distance(a: CPTensor, b: CPTensor) -> Tensor:
@@ -125,8 +122,8 @@ def _distance(a: CPTensor, b: CPTensor) -> Tensor:
     if hidden < a.out:
         D = torch.linalg.qr(D).R
     rows = max(1, SLICE_BYTES // (L.shape[1] ** 2 * D.dtype.itemsize))
-    parts = [torch.linalg.vector_norm(CPTensor(chunk, L, R).symmetric(math.inf)) for chunk in D.split(rows)]
-    return torch.linalg.vector_norm(torch.stack(parts))
+    halves = (cp_unfolding(chunk, L, R).unflatten(1, (L.shape[1], -1)) / 2 for chunk in D.split(rows))
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(half + half.mT) for half in halves]))
 
 
 def _scaled(cp: CPTensor) -> tuple[CPTensor, int]:

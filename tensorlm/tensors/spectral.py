@@ -2,7 +2,6 @@
 
 For an output direction u the function is one quadratic form, u . f(x) = x^T Q_u x, and Q_u = sum_r lambda_r v_r v_r^T
 makes it a signed sum of squares, u . f(x) = sum_r lambda_r (v_r . x)^2 (Pearce et al. arXiv 2410.08417, section 3).
-Order, sign and basis of eigenvectors are those of `ties`, the same for all factors of one function.
 """
 
 from dataclasses import dataclass
@@ -11,17 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensorlm.checks import (
-    require,
-    require_affordable,
-    require_finite,
-    require_instance,
-    require_last_axis,
-    require_same_kind,
-    require_whole,
-)
+from tensorlm.checks import require, require_affordable, require_finite, require_instance, require_whole
 from tensorlm.scaling import balanced, exponents, length, restored, shifted
-from tensorlm.tensors.cp import CPTensor, require_finite_cp
+from tensorlm.tensors.cp import CPTensor, require_finite_cp, require_inputs
 from tensorlm.ties import eigh
 
 
@@ -29,15 +20,12 @@ from tensorlm.ties import eigh
 class Spectrum:
     """Eigenvalues (m, r) by descending size and orthonormal eigenvectors (m, r, width), as rows, of m interaction matrices.
 
-    Of equal sizes positive ones come first. The gradient of eigenvectors is a ValueError at equal eigenvalues.
+    Of equal sizes positive ones come first; sign and basis are those of `ties`. The gradient of eigenvectors is a ValueError
+    at equal eigenvalues.
 
-    >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))  # f = x1 x2
-    >>> spectrum = eigen(cp)
-    >>> spectrum.values, spectrum.error(1)
-    (tensor([[ 0.5000, -0.5000]]), tensor([0.5000]))
-    >>> x = torch.tensor([3.0, 2.0])
-    >>> torch.allclose(spectrum.contributions(x).sum(-1), cp(x))
-    True
+    >>> spectrum = eigen(CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])))  # f = x1 x2
+    >>> spectrum.values, spectrum.error(1), spectrum.evaluate(torch.tensor([3.0, 2.0]))
+    (tensor([[ 0.5000, -0.5000]]), tensor([0.5000]), tensor([6.]))
     """
 
     values: Tensor
@@ -52,8 +40,7 @@ class Spectrum:
 
         Deleting v from the input, x - (v . x) v, changes u . f(x) by exactly minus its contribution.
         """
-        require_same_kind(vectors=self.vectors, x=x)
-        require_last_axis("x", x, self.vectors.shape[-1])
+        require_inputs(self.vectors.shape[-1], vectors=self.vectors, x=x)
         return self.values * (x @ self.vectors.flatten(0, 1).mT).unflatten(-1, self.vectors.shape[:2]).square()
 
     def evaluate(self, x: Tensor, k: int | None = None) -> Tensor:
@@ -77,9 +64,8 @@ class Spectrum:
 def interaction(cp: CPTensor, directions: Tensor | None = None) -> Tensor:
     """Q_u = sum_o u_o S_o = sym(L^T diag(D^T u) R), so that u . f(x) = x^T Q_u x.
 
-    `directions` (m, out) gives (m, width, width), one direction (out,) gives (width, width), None every output.
-    Raises ValueError where they do not fit, the result takes more than `checks.DENSE_LIMIT` bytes or leaves the number
-    range. Source: Pearce et al. arXiv 2410.08417, section 3.2.
+    `directions` (m, out) gives (m, width, width), one direction (out,) gives (width, width), None every output. Raises
+    ValueError where they do not fit, the result takes more than `checks.DENSE_LIMIT` bytes or leaves the number range.
 
     >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))  # f = x1 x2
     >>> interaction(cp, torch.tensor([2.0]))
@@ -88,7 +74,7 @@ def interaction(cp: CPTensor, directions: Tensor | None = None) -> Tensor:
     """
     L, R, weights, exponent = _weighted(cp, directions)
     require_affordable((len(weights), cp.width, cp.width), cp.dtype, "fewer directions, or eigen with 2 hidden < width")
-    matrices = restored(_symmetric_products(L, R, weights), exponent.unsqueeze(-1), "cp", "interaction matrices")
+    matrices = restored(CPTensor(weights, L, R).symmetric(), exponent.unsqueeze(-1), "cp", "interaction matrices")
     return matrices[0] if directions is not None and directions.ndim == 1 else matrices
 
 
@@ -100,8 +86,7 @@ def eigen(cp: CPTensor, directions: Tensor | None = None) -> Spectrum:
     eigenvalues are returned (the others are zero). Raises ValueError for NaN and infinity in a factor or direction, and where
     eigenvalues leave the number range.
 
-    >>> cp = CPTensor(torch.ones(1, 2), torch.eye(2, 9), torch.eye(2, 9))  # x1^2 + x2^2 of nine inputs
-    >>> eigen(cp).values
+    >>> eigen(CPTensor(torch.ones(1, 2), torch.eye(2, 9), torch.eye(2, 9))).values  # x1^2 + x2^2 of nine inputs
     tensor([[1., 1., 0., 0.]])
     """
     L, R, weights, exponent = _weighted(cp, directions)
@@ -112,7 +97,7 @@ def eigen(cp: CPTensor, directions: Tensor | None = None) -> Spectrum:
         basis, both = torch.linalg.qr(torch.cat([L, R]).mT)
         L, R = both.mT.split(cp.hidden)
     require_affordable((len(weights), L.shape[1], L.shape[1]), cp.dtype, "fewer directions at a time")
-    values, vectors = eigh(_symmetric_products(L, R, weights), "size", basis)
+    values, vectors = eigh(CPTensor(weights, L, R).symmetric(), "size", basis)
     return Spectrum(restored(values[:, :kept], exponent, "cp", "eigenvalues"), vectors[:, :kept])
 
 
@@ -129,10 +114,9 @@ class LayerHOSVD(NamedTuple):
 def layer_hosvd(cp: CPTensor) -> LayerHOSVD:
     """HOSVD of a layer when no output directions are given: the singular value decomposition of S as out x width^2.
 
-    From the factors: S S^T = D H D^T, H = [(L L^T) * (R R^T) + (L R^T) * (R L^T)] / 2, and sigma^2 are its eigenvalues, so
-    that sum sigma^2 = |S|^2. Being roots, sigma below about 1e-8 of the largest (3e-4 in float32) are noise. Raises
-    ValueError for NaN or infinity in a factor, and where sigma leaves the number range.
-    Source: Pearce et al. arXiv 2410.08417, section 3.3.
+    S S^T = D H D^T, H = [(L L^T) * (R R^T) + (L R^T) * (R L^T)] / 2, has the eigenvalues sigma^2, whose sum is |S|^2. Being
+    roots, sigma below about 1e-8 of the largest (3e-4 in float32) are noise. Raises ValueError for NaN or infinity in a
+    factor, and where sigma leaves the number range. Source: Pearce et al. arXiv 2410.08417, section 3.3.
 
     >>> layer_hosvd(CPTensor(torch.ones(2, 1), torch.tensor([[2.0]]), torch.tensor([[3.0]]))).values.round(decimals=4)
     tensor([8.4853])
@@ -151,16 +135,9 @@ def _weighted(cp: CPTensor, directions: Tensor | None) -> tuple[Tensor, Tensor, 
     require_instance("cp", cp, CPTensor)
     weights = cp.D
     if directions is not None:
-        require_same_kind(D=cp.D, directions=directions)
-        require_last_axis("directions", directions, cp.out)
+        require_inputs(cp.out, D=cp.D, directions=directions)
         require(directions.ndim < 3 and directions.numel(), "directions", directions, f"(m, {cp.out}) with m >= 1, or ({cp.out},)")
         weights = directions.reshape(-1, cp.out) @ cp.D
     weights, L, R, exponent = balanced(weights, cp.L, cp.R)
     sizes = exponents(weights, 1) if exponent else torch.zeros_like(weights[:, :1], dtype=torch.int32)
     return L, R, shifted(weights, -sizes) if exponent else weights, sizes + exponent
-
-
-def _symmetric_products(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-    """sym(left^T diag(w) right) for every row w: left, right (hidden, n), weights (m, hidden) -> (m, n, n)."""
-    matrices = ((weights.unsqueeze(1) * left.mT).flatten(0, 1) @ right).view(len(weights), left.shape[1], -1)
-    return (matrices + matrices.mT) / 2

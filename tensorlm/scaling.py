@@ -13,12 +13,7 @@ ZERO_UNIT_POWERS = 40  # powers of two by which a unit that is zero may exceed t
 
 
 def exponents(values: Tensor, dims: int | tuple[int, ...]) -> Tensor:
-    """The whole e with 2^(e-1) <= largest size < 2^e over the axes `dims`, which are kept; 0 for 0, NaN and infinity.
-
-    >>> exponents(torch.tensor([[1.0, -3.0], [0.0, 0.0]]), 1)
-    tensor([[2],
-            [0]], dtype=torch.int32)
-    """
+    """The whole e with 2^(e-1) <= largest size < 2^e over the axes `dims`, which are kept; 0 for 0, NaN and infinity."""
     sizes = values.detach().abs().amax(dims, keepdim=True)
     return torch.where(torch.isfinite(sizes), torch.frexp(sizes).exponent, 0)
 
@@ -32,8 +27,8 @@ def shifted(values: Tensor, exponent: int | Tensor) -> Tensor:
     whole, bias, mantissa_bits = (torch.int32, 127, 23) if values.dtype == torch.float32 else (torch.int64, 1023, 52)
     exponent = torch.as_tensor(exponent, device=values.device).clamp(-2 * bias + 2, 2 * bias)
     half = exponent.div(2, rounding_mode="floor")
-    first, second = ((part.to(whole) + bias << mantissa_bits).view(values.dtype) for part in (half, exponent - half))  # 2^part, by its bits
-    return values * first * second
+    powers_of_two = ((part.to(whole) + bias << mantissa_bits).view(values.dtype) for part in (half, exponent - half))
+    return values * next(powers_of_two) * next(powers_of_two)
 
 
 def restored(values: Tensor, exponent: int | Tensor, name: str, what: str, reference: float = 0.0) -> Tensor:
@@ -77,11 +72,7 @@ def balanced(D: Tensor, L: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor, i
 
 
 def length(values: Tensor, dim: int = -1) -> Tensor:
-    """Euclidean norm along an axis, right as long as it is itself within the number range.
-
-    >>> length(torch.tensor([3e-30, 4e-30]))
-    tensor(5.0000e-30)
-    """
+    """Euclidean norm along an axis, right as long as it is itself within the number range."""
     if not values.shape[dim]:
         return values.sum(dim)
     exponent = exponents(values, dim)

@@ -32,11 +32,7 @@ def by_value(values: Tensor, tolerance: float | None = None) -> Tensor:
 
 
 def by_size(values: Tensor, tolerance: float | None = None) -> Tensor:
-    """Order of falling size along the last axis; among equal sizes positive before negative, then by index.
-
-    >>> by_size(torch.tensor([1.0, -3.0 - 2e-7, 3.0]))
-    tensor([2, 1, 0])
-    """
+    """Order of falling size along the last axis; among equal sizes positive before negative, then by index."""
     return (2 * ranks(values.abs(), tolerance) + (values.detach() < 0)).argsort(dim=-1, stable=True)
 
 
@@ -47,11 +43,7 @@ def peak(vectors: Tensor) -> Tensor:
 
 
 def upward(vectors: Tensor) -> Tensor:
-    """Vectors along the last axis with the sign that makes the entry at `peak` positive.
-
-    >>> upward(torch.tensor([0.5, -3.0]))
-    tensor([-0.5000,  3.0000])
-    """
+    """Vectors along the last axis with the sign that makes the entry at `peak` positive."""
     fixed = vectors.detach()
     high = fixed.amax(-1, keepdim=True)
     balance = fixed.amin(-1, keepdim=True) + high

@@ -50,7 +50,7 @@ class ChebyshevSeries:
 
     @classmethod
     def through(cls, values: Tensor, low: float, high: float) -> "ChebyshevSeries":
-        """The interpolant of values (n, ...) at `nodes(n, low, high)`; angles are reduced in whole numbers, so that no digits are lost."""
+        """The interpolant of values (n, ...) at `nodes(n, low, high)`."""
         count = len(values)
         k, j = torch.arange(count)[:, None], count - 1 - torch.arange(count)
         weights = torch.cos(math.pi / (2 * count) * (k * (2 * j + 1) % (4 * count)).double()).to(values) * (2 / count)
@@ -182,7 +182,12 @@ def lead_changes(curve: PiecewiseSeries, values: Values) -> list[TippingPoint]:
     inside = crossings[(crossings > low) & (crossings < high)].unique()
     edges = torch.cat([inside.new_tensor([low]), inside, inside.new_tensor([high])])
     between = torch.cat([edges[:1], (edges[:-1] + edges[1:]) / 2, edges[-1:]]).unique()
-    leaders = torch.tensor(_leaders(values(between)))
+    table = values(between)
+    best, first = table.max(-1, keepdim=True).values, table.argmax(-1)
+    level, leaders = best - table <= ROUNDING * (best.abs() + table.abs()), first.clone()
+    for place in range(1, len(first) - 1):  # inside, the one before leads as long as no other is ahead by more than rounding
+        if level[place, leaders[place - 1]]:
+            leaders[place] = leaders[place - 1]
     change = leaders[:-1] != leaders[1:]
     found = _changes(values, between[:-1][change], between[1:][change], leaders[:-1][change], leaders[1:][change])
     return [point for bracket in found for point in bracket]
@@ -218,16 +223,6 @@ def _crossings(series: ChebyshevSeries, depth: int) -> list[float]:
     middle = (series.low + series.high) / 2
     halves = (ChebyshevSeries.of(series, *ends, series.degree).chopped() for ends in ((series.low, middle), (middle, series.high)))
     return [root for half in halves for root in _crossings(half, depth + 1)]
-
-
-def _leaders(table: Tensor) -> list[int]:
-    """Who leads at each strength, (n, tokens) -> n tokens: inside, the one before as long as no other is ahead by more than rounding."""
-    best, first = table.max(-1, keepdim=True).values, table.argmax(-1).tolist()
-    level = best - table <= ROUNDING * (best.abs() + table.abs())
-    found = first[:1]
-    for row, token in zip(level[1:-1], first[1:-1]):
-        found.append(found[-1] if row[found[-1]] else token)
-    return found + first[-1:]
 
 
 def _changes(values: Values, low: Tensor, high: Tensor, before: Tensor, after: Tensor) -> list[list[TippingPoint]]:

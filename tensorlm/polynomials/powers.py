@@ -41,7 +41,11 @@ class Monomials:
     @cached_property
     def exponents(self) -> tuple[tuple[int, ...], ...]:
         """The powers of each strength in every monomial, in the order of the rows: (0, 0), (1, 0), (0, 1), (2, 0), ..."""
-        return _exponents(self.variables, self.order)
+        order = require_whole("order", self.order)
+        if self.variables == 1:
+            return tuple((degree,) for degree in range(order + 1))
+        shorter = Monomials(self.variables - 1, order).exponents
+        return tuple((degree - sum(rest), *rest) for degree in range(order + 1) for rest in shorter if sum(rest) <= degree)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """The sum of two arrays of possibly different degrees."""
@@ -62,7 +66,7 @@ class Monomials:
         return _convolve_matrices(a, b, limit, _by_equation(equation)) if equation else _convolve(a, b, limit)
 
     def _multiply_by_table(self, a: Tensor, b: Tensor, product) -> Tensor:
-        table = _products(self.variables, self.order)[: len(a), : len(b)].to(a.device)
+        table = _products(self)[: len(a), : len(b)].to(a.device)
         rows = (table[:, row] >= 0 for row in range(len(b)))
         parts = ((table[kept, row], product(a[kept], b[row : row + 1])[:, 0]) for row, kept in enumerate(rows))
         where, first = next(parts)
@@ -115,19 +119,10 @@ def _by_degree(pairs: Tensor) -> Tensor:
 
 
 @lru_cache
-def _exponents(variables: int, order: int) -> tuple[tuple[int, ...], ...]:
-    if variables == 1:
-        return tuple((degree,) for degree in range(order + 1))
-    shorter = _exponents(variables - 1, order)
-    return tuple((degree - sum(rest), *rest) for degree in range(order + 1) for rest in shorter if sum(rest) <= degree)
-
-
-@lru_cache
-def _products(variables: int, order: int) -> Tensor:
+def _products(algebra: Monomials) -> Tensor:
     """The row of the product of two monomials, -1 above the order."""
-    exponents = _exponents(variables, order)
-    row = {powers: index for index, powers in enumerate(exponents)}
-    return torch.tensor([[row.get(tuple(map(sum, zip(one, other))), -1) for other in exponents] for one in exponents])
+    row = {powers: index for index, powers in enumerate(algebra.exponents)}
+    return torch.tensor([[row.get(tuple(map(sum, zip(one, other))), -1) for other in row] for one in row])
 
 
 POWERS = Monomials()
@@ -227,7 +222,6 @@ class Ratio:
         return self.numerator.degree, self.denominator.degree
 
     def __call__(self, alphas: Tensor) -> Tensor:
-        """Values at every strength, (...) -> (..., *shape); beyond one unit in powers of 1 / alpha, so that none overflows."""
         return self.derivative(alphas, 0)
 
     def derivative(self, alphas: Tensor, order: int) -> Tensor:

@@ -88,11 +88,12 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
 
 
 def _start(network: ComposedTensor, rank: int, start: list[Tensor] | None, seed: int) -> list[Tensor]:
-    """The given factors, checked, or Gaussian ones of the inputs; that of the output, which the first update finds, is zero then."""
+    """The given factors, checked, or Gaussian ones of the inputs and zero for the output, which the first update finds."""
     if start is None:
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randn(size, rank, dtype=network.dtype, generator=generator) for size in network.shape[1:]]
-        return [factor.to(network.layers[0].device) for factor in (torch.zeros(network.out, rank, dtype=network.dtype), *drawn)]
+        drawn.insert(0, torch.zeros(network.out, rank, dtype=network.dtype))
+        return [factor.to(network.layers[0].D.device) for factor in drawn]
     require(len(start) == network.order, "start", start, f"a list with a matrix for each of {network.order} modes")
     require_same_kind(tensor=network.layers[0].D, **{f"start[{number}]": factor for number, factor in enumerate(start)})
     for number, (factor, size) in enumerate(zip(start, network.shape)):
@@ -106,7 +107,7 @@ def _start(network: ComposedTensor, rank: int, start: list[Tensor] | None, seed:
 
 
 class _Node:
-    """One copy of a layer. `below` is what its branches read, modes or nodes; `encoders` the matrices, and transposes, they do it by.
+    """One copy of a layer. `below` is what its branches read, modes or nodes, by the matrices `encoders` and their transposes.
     All values are rows, (r, hidden) and (r, width): products of few rows with large matrices are fastest that way."""
 
     def __init__(self, layers: tuple[CPTensor, ...], modes: range):
@@ -177,8 +178,8 @@ class _Sweep:
 
 
 def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
-    """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where a column keeps nothing, 1 / (V_kk V^-1_kk), of its squared
-    length beside all others, only in the directions in which V, at unit diagonal, is not zero to rounding: `old` in the others."""
+    """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where a column keeps nothing of its squared length, the share
+    1 / (V_kk V^-1_kk), beside all others, only in directions in which V is not zero to rounding, and `old` in the others."""
     least = torch.finfo(product.dtype).eps ** DEPENDENCE_POWER
     lower, failed = torch.linalg.cholesky_ex(product)
     if not failed:

@@ -3,7 +3,7 @@
     z_i = sum_{j <= i} c_ij H(x_i, x_i, x_j, x_j, x_j),   H_oabcde = (q1' k1)_ac (q2' k2)_bd (o v)_oe
 
 with q' the transpose of q: two bilinear forms and a matrix, multiplied. Mask, decay and row scale are the constants c.
-Rotary positions turn queries and keys by constant matrices R_i and R_j: then there is a constant H for each pair of positions.
+Rotary positions turn queries and keys by constant matrices R_i and R_j: H is constant for each pair of positions then.
 """
 
 import torch
@@ -21,10 +21,6 @@ def head_tensor(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, o: Te
     Shapes: q1, k1, q2, k2, v (head_dim, width), o (out, head_dim); scale the queries first (`head_weights` does).
     Squared attention has q1 = q2 and k1 = k2. Raises ValueError where shapes do not fit, or where H takes more than
     `checks.DENSE_LIMIT` bytes. Source: the graphical form in Nissen Gonzalez et al. arXiv 2605.15183.
-
-    >>> one = torch.ones(1, 1)
-    >>> head_tensor(2 * one, one, one, one, one, 3 * one)
-    tensor([[[[[[6.]]]]]])
     """
     _check(q1=q1, k1=k1, q2=q2, k2=k2, v=v, o=o)
     require_affordable((o.shape[0],) + (v.shape[1],) * 5, v.dtype, "attend, which never needs the tensor")
@@ -63,8 +59,7 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
 def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
     """Detached weights of one head of an attention layer: the arguments of `head_tensor`, queries divided by sqrt(head_dim).
 
-    `layer` has kind "bilinear" or "squared", no norm on queries and keys, and no key_offset (which mixes two positions).
-    Raises ValueError for other layers and for an index that is no head.
+    ValueError unless `layer` has kind "bilinear" or "squared", no norm on queries and keys, and no key_offset.
 
     >>> from tensorlm.layers import Attention
     >>> head_weights(Attention("squared", width=4, head_dim=2, context=8), 1)["o"].shape

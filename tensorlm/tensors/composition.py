@@ -24,9 +24,7 @@ NORM_ROUTES = "squared norms and inner products, which lose half of the digits w
 @dataclass(frozen=True, eq=False)
 class Tree:
     """D [(left y_0) * (right y_1)], where y_0, y_1 are the values of the two subtrees `below`, or inputs where there are none.
-
-    Subtrees may be one object: they are read once.
-    """
+    Subtrees may be one object: they are read once."""
 
     D: Tensor
     left: Tensor
@@ -65,17 +63,15 @@ class ComposedTensor:
 
     @property
     def degree(self) -> int:
-        """Degree of the polynomial, 2^N: f(a x) = a^(2^N) f(x). Also the number of leaves."""
+        """Degree of the polynomial, and number of leaves."""
         return 2 ** len(self.layers)
 
     @property
     def order(self) -> int:
-        """Number of axes of the tensor, 2^N + 1."""
         return self.degree + 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the dense tensor, (out, width, ..., width)."""
         return self.out, *(self.width,) * self.degree
 
     @property
@@ -98,17 +94,12 @@ class ComposedTensor:
         return mode_products(self.layers, None, [None] * self.degree).view(self.shape)
 
     def symmetrised(self) -> "ComposedTensor":
-        """The network of the layers' symmetric parts: the same function, and both copies of a wire share one basis.
-
-        For two layers its tensor is T averaged over 8 of the 24 permutations of the inputs, not over all of them.
-        """
+        """The network of the layers' symmetric parts: the same function, and both copies of a wire share one basis."""
         return ComposedTensor(tuple(layer.symmetrised() for layer in self.layers))
 
     def mode_grams(self) -> list[Tensor]:
-        """Gram matrices of all 1 + 2^N modes, the output first, from the factors in O(2^N h^2 (h + width)).
-
-        Their eigenvectors are the HOSVD's factors. ValueError for NaN or infinity, and beyond the number range.
-        """
+        """Gram matrices of all 1 + 2^N modes, the output first, from the factors in O(2^N h^2 (h + width)); ValueError for
+        NaN or infinity, and beyond the number range."""
         found = branch_grams(self.layers)
         grams = found.of_modes()
         return [restored(gram, 2 * found.exponent, "tensor", "Gram matrices") for gram in grams] if found.exponent else grams
@@ -119,14 +110,11 @@ class ComposedTensor:
         return restored(found.wires[-1].trace(), 2 * found.exponent, "tensor", "|T|^2")
 
     def tree(self, bases: Sequence[Tensor] | None = None) -> Tree:
-        """The same tensor as a `Tree`, both copies of a layer being one object.
-
-        With a matrix of basis vectors, as columns, for each mode, the output first: T x_0 B_0 B_0^T x_1 B_1 B_1^T ...
-        """
-        if bases is None:
-            return evaluate_tree(self.layers, [None] * self.degree, _node)[0]
-        tree = evaluate_tree(self.layers, [basis @ basis.mT for basis in bases[1:]], _node)[0]
-        return replace(tree, D=bases[0] @ (bases[0].mT @ tree.D))
+        """The same tensor as a `Tree`, both copies of a layer being one object; with `bases`, a matrix of columns for each
+        mode, the output first: T x_0 B_0 B_0^T x_1 B_1 B_1^T ..."""
+        leaves = [None] * self.degree if bases is None else [basis @ basis.mT for basis in bases[1:]]
+        tree = evaluate_tree(self.layers, leaves, _node)[0]
+        return tree if bases is None else replace(tree, D=bases[0] @ (bases[0].mT @ tree.D))
 
 
 def compose(*layers: CPTensor) -> ComposedTensor:
@@ -142,17 +130,9 @@ def as_composed(tensor: CPTensor | ComposedTensor) -> ComposedTensor:
     return tensor
 
 
-def require_finite_layers(layers: Sequence[CPTensor]) -> None:
-    """Raise ValueError, naming factor and layer, if an entry is NaN or infinite."""
-    for number, layer in enumerate(layers):
-        require_finite_cp(f"layers[{number}]", layer)
-
-
 class Grams(NamedTuple):
     """For each layer the pair (L G' L^T, R G' R^T), each (hidden, hidden), and the Gram matrix G (out, out) of its output.
-
-    The network's output is 2^exponent times that of `layers`.
-    """
+    The network's output is 2^exponent times that of `layers`."""
 
     layers: tuple[CPTensor, ...]
     pairs: list[tuple[Tensor, Tensor]]
@@ -160,10 +140,8 @@ class Grams(NamedTuple):
     exponent: int
 
     def of_modes(self) -> list[Tensor]:
-        """Gram matrices of the output and, in their order, of all leaves.
-
-        Down from the output, E_L = L^T [(D^T E D) * (R G R^T)] L, and the same with L and R exchanged.
-        """
+        """Gram matrices of the output and, in their order, of all leaves: down from the output, E_L = L^T [(D^T E D) * (R G
+        R^T)] L, and the same with L and R exchanged."""
         around: list[Tensor] = []
         for layer, (left, right) in zip(reversed(self.layers), reversed(self.pairs)):
             D, L, R = layer.D, layer.L, layer.R
@@ -180,7 +158,8 @@ def branch_grams(layers: tuple[CPTensor, ...]) -> Grams:
     found, least = _grams(layers), torch.finfo(layers[0].dtype).tiny ** 0.25
     if all(least < wire.trace().item() < 1 / least for wire in found.wires):
         return found
-    require_finite_layers(layers)
+    for number, layer in enumerate(layers):
+        require_finite_cp(f"layers[{number}]", layer)
     made: tuple[CPTensor, ...] = ()
     exponent = 0
     for layer in layers:

@@ -22,9 +22,9 @@ ZERO_EIGENVALUE = 1e-12  # share of the largest one below which `from_dense` dro
 class CPTensor:
     """Factors of f(x) = D[(L x) * (R x)]: D (out, hidden), L and R (hidden, width), float32 or float64.
 
-    Raises TypeError where a factor is no tensor or of another dtype, ValueError where shapes or devices do not fit.
-    Evaluation lets NaN and infinity pass; decompositions and similarities refuse them.
-    Source: Kolda & Bader, Tensor Decompositions and Applications (2009), section 3; Pearce et al. arXiv 2410.08417, section 2.
+    Raises TypeError where a factor is no tensor or of another dtype, ValueError where shapes or devices do not fit. NaN and
+    infinity pass, but decompositions and similarities refuse them. Source: Kolda & Bader, Tensor Decompositions and
+    Applications (2009), section 3; Pearce et al. arXiv 2410.08417, section 2.
 
     >>> cp = CPTensor(D=torch.tensor([[1.0, -1.0]]), L=torch.eye(2), R=torch.eye(2))  # x1^2 - x2^2
     >>> cp, cp(torch.tensor([3.0, 2.0]))
@@ -44,17 +44,13 @@ class CPTensor:
             raise ValueError(f"D, L and R must be (out, hidden), (hidden, width) and (hidden, width), got {shapes}")
 
     def __repr__(self) -> str:
-        return f"CPTensor(out={self.out}, hidden={self.hidden}, width={self.width}, {self.dtype}, {self.device})"
+        return f"CPTensor(out={self.out}, hidden={self.hidden}, width={self.width}, {self.dtype}, {self.D.device})"
 
     @classmethod
     def from_layer(cls, layer) -> "CPTensor":
         """Detached copies of the matrices of an MLP of kind `bilinear`, `square` (then L = R) or `product` with two encoders.
 
         Raises ValueError for every other kind, TypeError where there is no kind.
-
-        >>> from tensorlm.layers import build_mlp
-        >>> CPTensor.from_layer(build_mlp("bilinear", width=4, hidden=6))
-        CPTensor(out=4, hidden=6, width=4, torch.float32, cpu)
         """
         return cls(*(matrix.detach().clone() for matrix in _matrices(layer)))
 
@@ -62,8 +58,8 @@ class CPTensor:
     def from_dense(cls, tensor: Tensor) -> "CPTensor":
         """An exact CP form of the symmetric part of a dense tensor (out, width, width): S_o = sum_r lambda v v^T, output by output.
 
-        A hidden unit for every eigenvalue that is not zero to rounding, and at least one: L = R = v, D = lambda in row o. Seldom
-        the fewest possible: finding the CP rank is NP-hard (Kolda & Bader 2009, 3.1).
+        A hidden unit for every eigenvalue that is not zero to rounding, and at least one: L = R = v, D = lambda in row o.
+        Seldom the fewest possible: finding the CP rank is NP-hard (Kolda & Bader 2009, 3.1).
         Raises ValueError for another shape, NaN or infinity; TypeError for another dtype.
 
         >>> CPTensor.from_dense(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))  # 2 x1 x2
@@ -105,22 +101,16 @@ class CPTensor:
         return self.D.dtype
 
     @property
-    def device(self) -> torch.device:
-        return self.D.device
-
-    @property
     def parameter_count(self) -> int:
-        """Entries of the factors, hidden * (out + 2 width)."""
         return self.hidden * (self.out + 2 * self.width)
 
     @property
     def dense_count(self) -> int:
-        """Entries of T, out * width^2."""
         return self.out * self.width**2
 
     @property
     def symmetric_count(self) -> int:
-        """Free entries of S, out * width (width + 1) / 2."""
+        """Free entries of S."""
         return self.out * self.width * (self.width + 1) // 2
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -132,10 +122,6 @@ class CPTensor:
         """B(u, v) = S(., u, v) = D[(L u) * (R v) + (L v) * (R u)] / 2: u, v (..., width), broadcast -> (..., out).
 
         B is symmetric, B(x, x) = f(x), B(u, v) = [f(u + v) - f(u - v)] / 4 and f(x + a s) = f(x) + 2a B(x, s) + a^2 f(s).
-
-        >>> cp = CPTensor(torch.tensor([[1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))  # f = x1 x2
-        >>> cp.polar(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
-        tensor([0.5000])
         """
         require_inputs(self.width, D=self.D, u=u, v=v)
         checks.require_broadcast(u=u, v=v)
@@ -143,7 +129,7 @@ class CPTensor:
         return crossed @ self.D.mT / 2
 
     def contributions(self, x: Tensor) -> Tensor:
-        """c_k(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o; they sum to f(x): x (..., width) -> (..., out, hidden)."""
+        """c_ok(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o: x (..., width) -> (..., out, hidden)."""
         require_inputs(self.width, D=self.D, x=x)
         return self.D * ((x @ self.L.mT) * (x @ self.R.mT)).unsqueeze(-2)
 
@@ -154,13 +140,8 @@ class CPTensor:
         return (self.D * right) @ self.L + (self.D * left) @ self.R
 
     def dense(self) -> Tensor:
-        """T_oij = sum_k D_ok L_ki R_kj, shape (out, width, width); ValueError where it takes more than `checks.DENSE_LIMIT` bytes.
-
-        >>> CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])).dense()
-        tensor([[[0., 1.],
-                 [0., 0.]]])
-        """
-        require_affordable(self.shape, self.dtype, "the factors: evaluation, similarity, eigen and hosvd never need T")
+        """T_oij = sum_k D_ok L_ki R_kj (out, width, width); ValueError where it takes more than `checks.DENSE_LIMIT` bytes."""
+        require_affordable(self.shape, self.dtype, "fewer outputs, or the factors: evaluation, similarity and hosvd never need T")
         return cp_unfolding(self.D, self.L, self.R).view(self.shape)
 
     def symmetric(self) -> Tensor:
@@ -191,9 +172,6 @@ class CPTensor:
         """L_k times left_k, R_k times right_k, D_k divided by both; left, right (hidden,). T, S and f stay.
 
         Raises ValueError unless left and right are finite and not zero, and where a factor leaves the number range by them.
-
-        >>> CPTensor(torch.ones(1, 1), torch.ones(1, 2), torch.ones(1, 2)).rescale(torch.tensor([2.0]), torch.tensor([-1.0])).D
-        tensor([[-0.5000]])
         """
         self._require_vectors(self.hidden, left=left, right=right)
         for name, scale in (("left", left), ("right", right)):
@@ -211,10 +189,9 @@ class CPTensor:
         """The one set of factors that stands for all that `swap`, unit by unit too, `permute` and `rescale` reach.
 
         L_k and R_k have norm 1 and a positive largest entry (the first of equals), D_k carries size and sign; of L_k and R_k
-        the lexicographically greater one is L_k; units are sorted by falling norm of D_k, equal ones lexicographically. A unit
-        that contributes nothing becomes zero and comes last. Equality is meant to rounding. Other CP forms of one function,
-        which no gauge connects, stay different: compare functions by `same_function`.
-        Raises ValueError for NaN or infinity, and where D leaves the number range. Source: Kolda & Bader (2009), section 3.
+        the lexicographically greater one is L_k; units are sorted by falling norm of D_k, equal ones lexicographically, all to
+        rounding. A unit that contributes nothing becomes zero and comes last. CP forms that no gauge connects stay different:
+        compare functions by `same_function`. Raises ValueError for NaN or infinity, and where D leaves the number range.
 
         >>> CPTensor(torch.tensor([[1.0, 6.0]]), torch.eye(2), -2 * torch.eye(2)).canonical().D
         tensor([[-12.,  -2.]])
@@ -235,7 +212,7 @@ class CPTensor:
         return CPTensor(restored(D, exponent, "cp", "factors of norm 1 beside D"), L, R).permute(order)
 
     def square_form(self) -> "CPTensor":
-        """One encoder, squared: f(x) = D' (M x)^2 with M = [L + R; L - R], D' = [D, -D] / 4; its T is symmetric, the S of this layer."""
+        """One encoder, squared: f(x) = D' (M x)^2 with M = [L + R; L - R], D' = [D, -D] / 4, whose T is the S of this layer."""
         encoder = torch.cat([self.L + self.R, self.L - self.R])
         return CPTensor(torch.cat([self.D, -self.D], dim=1) / 4, encoder, encoder)
 
@@ -247,10 +224,6 @@ class CPTensor:
         """D[(L x + left) * (R x + right)] as a layer on (1, x): L~ = [left L], R~ = [right R], left and right (hidden,).
 
         Zeros lift a layer that has no biases.
-
-        >>> cp = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))
-        >>> cp.with_input_bias(torch.tensor([2.0]), torch.tensor([3.0]))(lift(torch.tensor([1.0])))  # (1 + 2) (1 + 3)
-        tensor([12.])
         """
         self._require_vectors(self.hidden, left=left, right=right)
         return CPTensor(self.D, torch.cat([left.unsqueeze(1), self.L], dim=1), torch.cat([right.unsqueeze(1), self.R], dim=1))
@@ -258,13 +231,12 @@ class CPTensor:
     def with_output_bias(self, bias: Tensor) -> "CPTensor":
         """f(1, x) + bias, for a lifted layer: one more hidden unit, 1 times 1, writes bias (out,)."""
         self._require_vectors(self.out, bias=bias)
-        return self._appended(bias.unsqueeze(1), self._unit_rows(0), self._unit_rows(0))
+        return self._with_units(bias.unsqueeze(1), [0], [0])
 
     def with_residual(self) -> "CPTensor":
         """x + f(1, x), for a lifted layer: unit i of `out` more hidden units writes x_i times 1. ValueError unless out = width - 1."""
         require(self.out == self.width - 1, "cp", self, "lifted with out = width - 1, so that x and f(1, x) can be added")
-        identity = torch.eye(self.out, dtype=self.dtype, device=self.device)
-        return self._appended(identity, self._unit_rows(*range(1, self.width)), self._unit_rows(*[0] * self.out))
+        return self._with_units(torch.eye(self.out).to(self.D), list(range(1, self.width)), [0] * self.out)
 
     def with_constant(self) -> "CPTensor":
         """(1, f(1, x)), for a lifted layer: one more hidden unit, 1 times 1, writes the new output slot 0.
@@ -272,15 +244,12 @@ class CPTensor:
         So lifted layers stack: the next one finds its constant where it reads it. Add a residual before, not after.
         """
         below = CPTensor(torch.cat([torch.zeros_like(self.D[:1]), self.D]), self.L, self.R)
-        slot = torch.eye(below.out, 1, dtype=self.dtype, device=self.device)
-        return below._appended(slot, self._unit_rows(0), self._unit_rows(0))
+        return below._with_units(torch.eye(below.out, 1).to(self.D), [0], [0])
 
-    def _appended(self, columns: Tensor, left: Tensor, right: Tensor) -> "CPTensor":
-        """More hidden units: columns (out, n) of D, rows left and right (n, width) of L and R."""
-        return CPTensor(torch.cat([self.D, columns], dim=1), torch.cat([self.L, left]), torch.cat([self.R, right]))
-
-    def _unit_rows(self, *slots: int) -> Tensor:
-        return torch.eye(self.width, dtype=self.dtype, device=self.device)[list(slots)]
+    def _with_units(self, columns: Tensor, left: list[int], right: list[int]) -> "CPTensor":
+        """More hidden units: unit n multiplies the inputs left[n] and right[n] and writes column n (out,) of D."""
+        rows = torch.eye(self.width).to(self.D)
+        return CPTensor(torch.cat([self.D, columns], dim=1), torch.cat([self.L, rows[left]]), torch.cat([self.R, rows[right]]))
 
     def _require_vectors(self, size: int, **vectors) -> None:
         require_same_kind(D=self.D, **vectors)
@@ -296,7 +265,7 @@ def cp_unfolding(D: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def lift(x: Tensor) -> Tensor:
-    """(1, x) on the last axis: (..., width) -> (..., 1 + width). Raises ValueError for a number.
+    """(1, x) on the last axis: (..., width) -> (..., 1 + width).
 
     >>> lift(torch.tensor([3.0, 2.0]))
     tensor([1., 3., 2.])
@@ -321,7 +290,7 @@ def require_inputs(width: int, **tensors) -> None:
 
 
 def require_chain(name: str, parts: Sequence, kind: type) -> None:
-    """Raise unless there are parts, all a `kind` of one dtype (CPTensors, or with one in `cp`), each of the width that the last has out."""
+    """Raise unless there are parts, each a `kind` (CPTensor, or with one as `cp`) of one dtype and of the width of the out before it."""
     require(isinstance(parts, Sequence) and parts, name, parts, f"a tuple of at least one {kind.__name__}")
     for number, part in enumerate(parts):
         require_instance(f"{name}[{number}]", part, kind)

@@ -14,7 +14,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require_affordable
 from tensorlm.scaling import length, restored
 from tensorlm.tensors.composition import ComposedTensor, as_composed, branch_grams, tree_distance
 from tensorlm.tensors.cp import CPTensor
@@ -78,7 +77,7 @@ def odt(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None =
 def _orthogonalised(layers: list[CPTensor]) -> list[CPTensor]:
     """Step 1. The singular directions of a layer's unfolding that are zero to rounding are dropped, one is always kept."""
     for index, (layer, above) in enumerate(zip(layers, layers[1:])):
-        triangle = torch.linalg.qr(_unfolding(layer).mT, mode="r").R.mT
+        triangle = torch.linalg.qr(layer.symmetric().flatten(1).mT, mode="r").R.mT
         vectors, values, _ = torch.linalg.svd(triangle, full_matrices=False)
         rank = max(1, int((values > torch.finfo(values.dtype).eps * max(triangle.shape) * values[0]).sum()))
         vectors, values = settled(values, vectors.mT)[:rank].mT, values[:rank]
@@ -96,19 +95,13 @@ def _wire_spectra(layers: list[CPTensor]) -> tuple[list[Tensor], list[Tensor]]:
     above = None
     for layer in reversed(layers):
         D = layer.D if above is None else above @ layer.D
-        stacked = _unfolding(CPTensor(D, layer.L, layer.R)).reshape(-1, layer.width)
+        stacked = CPTensor(D, layer.L, layer.R).symmetric().reshape(-1, layer.width)
         _, sizes, directions = torch.linalg.svd(torch.linalg.qr(stacked, mode="r").R)
         directions = settled(sizes, directions)
         above = sizes.unsqueeze(1) * directions
         values.insert(0, sizes)
         bases.insert(0, directions.mT)
     return values, bases
-
-
-def _unfolding(layer: CPTensor) -> Tensor:
-    """The symmetric part of one layer as a matrix (out, width^2)."""
-    require_affordable(layer.shape, layer.dtype, "hosvd, which works with Gram matrices")
-    return layer.symmetric().flatten(1)
 
 
 def _turned(layers: list[CPTensor], bases: list[Tensor | None]) -> ComposedTensor:

@@ -91,7 +91,6 @@ class RationalStack:
 
     @property
     def degrees(self) -> tuple[int, int]:
-        """Degrees of numerator and denominator of the whole."""
         top, bottom = 1, 0
         for block in self.blocks:
             top, bottom = (3 * top, 2 * top + bottom) if block.residual == "identity" else (2 * top, 2 * top)
@@ -135,7 +134,7 @@ class RationalStack:
 
 
 def advance_along(block: RationalBlock, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
-    """`RationalBlock.advance` on coefficients (n, width) and (m,), both divided by one number; ValueError where that is 0 or infinite."""
+    """`RationalBlock.advance` on coefficients (n, width) and (m,), divided by one number; ValueError where that is 0 or infinite."""
     numerator, denominator = block.advance(numerator, denominator)
     size = denominator.abs().max()
     if not 0 < size < math.inf or not torch.isfinite(numerator).all():
@@ -147,16 +146,9 @@ def advance_along(block: RationalBlock, numerator: Tensor, denominator: Tensor) 
 def remaining_root(reads: int) -> bool:
     """Whether a square root remains of a norm whose output enters every term of a polynomial `reads` times.
 
-    An even number of reads turns 1 / sqrt(s) into a power of 1 / s; an odd one leaves a root.
-
-    | normed vector | read by | reads | root remains |
-    | --- | --- | --- | --- |
-    | x before a bilinear layer | L, R | 2 | no |
-    | x before k encoders multiplied | each encoder | k | if k is odd |
-    | x before polynomial attention | keys and values of a token (its queries: 2) | 3 | yes |
-    | q and k of squared attention (QK-norm) | the squared score | 2 | no |
-    | q1, q2, k1, k2 of bilinear attention (QK-norm) | one score each | 1 | yes |
-    | x before the head | the head | 1 | yes |
+    An even number of reads turns 1 / sqrt(s) into a power of 1 / s; an odd one leaves a root. Reads: 2 of x by a bilinear
+    layer, k by k encoders multiplied, 2 by the queries and 3 by the keys and values of polynomial attention, 1 by the head;
+    under QK-norm 2 of q and k by a squared score, 1 of each of q1, q2, k1, k2 by two branches.
 
     >>> remaining_root(2), remaining_root(3)
     (False, True)
@@ -167,8 +159,7 @@ def remaining_root(reads: int) -> bool:
 def rational_scores(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor) -> Tensor:
     """Two-branch scores bounded as by QK-norm, and rational: (q1.k1)(q2.k2) / (N_q N_k), N_q = (|q1|^2 + |q2|^2) / 2.
 
-    Norming each vector divides by |q1||q2||k1||k2|, a product of roots; the mean of both squared norms is a polynomial.
-    By Cauchy-Schwarz and the inequality of means the score lies in [-1, 1]; it is 0 where N_q or N_k is.
+    Unlike |q1||q2||k1||k2|, N_q N_k is a polynomial. The score lies in [-1, 1]; it is 0 where N_q or N_k is.
     Shapes: q1, q2 (..., queries, head_dim), k1, k2 (..., keys, head_dim) -> (..., queries, keys).
 
     >>> q = torch.tensor([[3.0, 4.0]])
@@ -195,8 +186,7 @@ def _unit_mean(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def cubic_tensor(width: int) -> Tensor:
     """C_iabc = (d_ia d_bc + d_ib d_ac + d_ic d_ab) / 3, the fourth-order tensor of the cubic x (x.x): (width,) * 4, float64.
 
-    It is what a residual becomes over the common denominator of a norm, and easily taken for the third-order tensor with
-    factors (I, I, I), that of x * x.
+    It is what a residual becomes over the common denominator of a norm; factors (I, I, I) make another tensor, that of x * x.
 
     >>> cubic_tensor(2)[:, 0, 0, 0]  # of x1^3 in x (x.x)
     tensor([1., 0.], dtype=torch.float64)

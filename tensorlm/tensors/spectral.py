@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require, require_affordable, require_finite, require_instance, require_whole
+from tensorlm.checks import require, require_finite, require_instance, require_whole
 from tensorlm.scaling import balanced, exponents, length, restored, shifted
 from tensorlm.tensors.cp import CPTensor, require_finite_cp, require_inputs
 from tensorlm.ties import eigh
@@ -24,7 +24,7 @@ class Spectrum:
     at equal eigenvalues.
 
     >>> spectrum = eigen(CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])))  # f = x1 x2
-    >>> spectrum.values, spectrum.error(1), spectrum.evaluate(torch.tensor([3.0, 2.0]))
+    >>> spectrum.values, spectrum.error(1), spectrum.evaluate(torch.tensor([3.0, 2.0]), k=2)
     (tensor([[ 0.5000, -0.5000]]), tensor([0.5000]), tensor([6.]))
     """
 
@@ -33,32 +33,23 @@ class Spectrum:
 
     def error(self, k: int) -> Tensor:
         """Frobenius error of the k largest |lambda|, the root of the sum of the dropped lambda^2 (Eckart & Young): (m,)."""
-        return length(self.values[:, self._require_rank(k) :])
+        return length(self.values[:, require_whole("k", k, 1, self.values.shape[-1]) :])
 
     def contributions(self, x: Tensor) -> Tensor:
-        """lambda (v . x)^2 of every eigenvector, which sum to u . f(x): x (..., width) -> (..., m, r).
-
-        Deleting v from the input, x - (v . x) v, changes u . f(x) by exactly minus its contribution.
-        """
+        """lambda (v . x)^2 of every eigenvector, which sum to u . f(x): x (..., width) -> (..., m, r)."""
         require_inputs(self.vectors.shape[-1], vectors=self.vectors, x=x)
         return self.values * (x @ self.vectors.flatten(0, 1).mT).unflatten(-1, self.vectors.shape[:2]).square()
 
-    def evaluate(self, x: Tensor, k: int | None = None) -> Tensor:
-        """u . f(x) from the k largest |lambda|, all by default: x (..., width) -> (..., m)."""
-        kept = self.values.shape[-1] if k is None else self._require_rank(k)
-        return Spectrum(self.values[:, :kept], self.vectors[:, :kept]).contributions(x).sum(-1)
+    def evaluate(self, x: Tensor, k: int) -> Tensor:
+        """u . f(x) from the k largest |lambda|: x (..., width) -> (..., m)."""
+        require_whole("k", k, 1, self.values.shape[-1])
+        return Spectrum(self.values[:, :k], self.vectors[:, :k]).contributions(x).sum(-1)
 
     def importance(self, inputs: Tensor) -> Tensor:
-        """lambda E[(v . x)^2], what each eigenvector adds to u . f(x) on average over the rows of `inputs` (n, width): (m, r).
-
-        Unlike |lambda| it knows which inputs occur; it still adds up contributions of both signs.
-        """
+        """lambda E[(v . x)^2], what each eigenvector adds to u . f(x) on average over the rows of `inputs` (n, width): (m, r)."""
         require_finite("inputs", inputs)
         require(inputs.ndim > 1 and inputs.numel(), "inputs", inputs, "(n, width) with at least 1 row")
         return self.contributions(inputs).flatten(0, -3).mean(0)
-
-    def _require_rank(self, k: int) -> int:
-        return require_whole("k", k, 1, self.values.shape[-1])
 
 
 def interaction(cp: CPTensor, directions: Tensor | None = None) -> Tensor:
@@ -73,7 +64,6 @@ def interaction(cp: CPTensor, directions: Tensor | None = None) -> Tensor:
             [1., 0.]])
     """
     L, R, weights, exponent = _weighted(cp, directions)
-    require_affordable((len(weights), cp.width, cp.width), cp.dtype, "fewer directions, or eigen with 2 hidden < width")
     matrices = restored(CPTensor(weights, L, R).symmetric(), exponent.unsqueeze(-1), "cp", "interaction matrices")
     return matrices[0] if directions is not None and directions.ndim == 1 else matrices
 
@@ -96,16 +86,12 @@ def eigen(cp: CPTensor, directions: Tensor | None = None) -> Spectrum:
     if kept < cp.width and not weights.requires_grad and not L.requires_grad and not R.requires_grad:
         basis, both = torch.linalg.qr(torch.cat([L, R]).mT)
         L, R = both.mT.split(cp.hidden)
-    require_affordable((len(weights), L.shape[1], L.shape[1]), cp.dtype, "fewer directions at a time")
     values, vectors = eigh(CPTensor(weights, L, R).symmetric(), "size", basis)
     return Spectrum(restored(values[:, :kept], exponent, "cp", "eigenvalues"), vectors[:, :kept])
 
 
 class LayerHOSVD(NamedTuple):
-    """S = sum_r sigma_r u_r (x) Q_r with orthonormal u_r and Q_r: directions (r, out), values sigma (r,) descending.
-
-    r is the most that can differ from zero, min(out, hidden, width (width + 1) / 2). `interaction(cp, u_r)` is sigma_r Q_r.
-    """
+    """S = sum_r sigma_r u_r (x) Q_r with orthonormal u_r and Q_r = interaction(cp, u_r) / sigma_r: u (r, out), sigma (r,) descending."""
 
     directions: Tensor
     values: Tensor

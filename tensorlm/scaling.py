@@ -19,11 +19,7 @@ def exponents(values: Tensor, dims: int | tuple[int, ...]) -> Tensor:
 
 
 def shifted(values: Tensor, exponent: int | Tensor) -> Tensor:
-    """values * 2^exponent, exactly, but for what leaves the number range.
-
-    >>> shifted(torch.tensor([3.0, 5.0]), torch.tensor([-1, 100])).tolist() == [1.5, 5 * 2.0**100]
-    True
-    """
+    """values * 2^exponent, exactly, but for what leaves the number range."""
     whole, bias, mantissa_bits = (torch.int32, 127, 23) if values.dtype == torch.float32 else (torch.int64, 1023, 52)
     exponent = torch.as_tensor(exponent, device=values.device).clamp(-2 * bias + 2, 2 * bias)
     half = exponent.div(2, rounding_mode="floor")
@@ -32,12 +28,7 @@ def shifted(values: Tensor, exponent: int | Tensor) -> Tensor:
 
 
 def restored(values: Tensor, exponent: int | Tensor, name: str, what: str, reference: float = 0.0) -> Tensor:
-    """values * 2^exponent; ValueError, naming the argument, if the largest, or `reference`, leaves the number range.
-
-    >>> restored(torch.tensor(2.0), -200, "a", "|S_a|")
-    Traceback (most recent call last):
-    ValueError: a must have |S_a| within the range of torch.float32, got about 1e-60; use .double(), or divide a factor by its size
-    """
+    """values * 2^exponent; ValueError, naming the argument, if the largest, or `reference`, leaves the number range."""
     result = shifted(values, exponent)
     if not values.numel():
         return result
@@ -56,9 +47,6 @@ def balanced(D: Tensor, L: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor, i
     """Factors of one function with D[(L x) * (R y)] = 2^e D'[(L' x) * (R' y)], and e: rows of L', R' and the largest unit near 1.
 
     Factors of even size, all rows and columns within `EVEN_SIZE` of 1, are returned as they are, e being 0.
-
-    >>> balanced(torch.tensor([[2.0**90]]), torch.tensor([[2.0**-99]]), torch.tensor([[2.0**-99]]))
-    (tensor([[0.5000]]), tensor([[0.5000]]), tensor([[0.5000]]), -105)
     """
     low, high = torch.cat([D.detach().abs().amax(0), L.detach().abs().amax(1), R.detach().abs().amax(1)]).aminmax()
     if low * EVEN_SIZE >= 1 and high <= EVEN_SIZE:

@@ -14,9 +14,6 @@ def ranks(values: Tensor, tolerance: float | None = None) -> Tensor:
     """Whole numbers in place of real ones along the last axis: 0 for the largest, and equal ones for numbers that tie.
 
     Neighbours in size tie where they differ by at most `tolerance`, by default `TIE` eps, times the largest size.
-
-    >>> ranks(torch.tensor([1.0, 3.0, 1.0 + 1e-7, -2.0]))
-    tensor([1, 0, 1, 2])
     """
     ordered, order = values.detach().sort(dim=-1, descending=True, stable=True)
     if not values.shape[-1]:
@@ -60,10 +57,6 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
     Equal values, zero apart, have only a subspace in common. Its basis is that of a Cholesky decomposition of its projector
     P with pivoting: the axis i with the largest P_ii, the first among equals, gives the row P_i / sqrt(P_ii); then what is
     left of P. For one vector that is the sign of `upward`. Gradients are those of the rows, turned.
-
-    >>> settled(torch.tensor([2.0, 2.0]), torch.tensor([[0.6, 0.8], [-0.8, 0.6]])).abs()
-    tensor([[1., 0.],
-            [0., 1.]])
     """
     signed = upward(vectors.detach())
     tied = _ties(values)
@@ -78,10 +71,6 @@ def eigh(matrices: Tensor, order: str = "value", basis: Tensor | None = None) ->
 
     With an orthonormal `basis` (width, n), in which the matrices are written, the vectors are (..., n, width).
     Eigenvectors of equal eigenvalues have no gradient of their own: ValueError, not the NaN of a division by zero.
-
-    >>> eigh(torch.tensor([[1.0, 0.0], [0.0, -2.0]]), "size")
-    (tensor([-2.,  1.]), tensor([[0., 1.],
-            [1., 0.]]))
     """
     values, vectors = torch.linalg.eigh(matrices)
     if order == "value":

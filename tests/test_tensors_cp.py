@@ -232,7 +232,7 @@ def test_a_dense_tensor_beyond_the_limit_names_bytes_and_the_other_route():
     factor = torch.zeros(1, 1).expand(1, 20_000)
     cp = CPTensor(torch.ones(1, 1), factor, factor)
     for build in (cp.dense, cp.symmetric):
-        with pytest.raises(ValueError, match=r"\(1, 20000, 20000\) would need 1.5 GiB, more than the limit of 1.0 GiB; use fewer outputs, or the factors"):
+        with pytest.raises(ValueError, match=r"\(1, 20000, 20000\) would need 1.5 GiB, .* 1.0 GiB; use the factors"):
             build()
     with pytest.raises(ValueError, match=r"256.0 GiB, .* use hosvd"):
         require_affordable((128,) * 5, torch.float64, "hosvd")

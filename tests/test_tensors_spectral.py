@@ -175,5 +175,5 @@ def test_errors_name_the_argument():
         spectrum.importance(randn(0, 4))
     with pytest.raises(ValueError, match="x must have 4 entries"):
         spectrum.contributions(randn(3))
-    with pytest.raises(ValueError, match="dense tensor of shape .* fewer outputs"):
+    with pytest.raises(ValueError, match="dense tensor of shape .* fewer directions"):
         interaction(CPTensor(torch.ones(9000, 1), torch.ones(1, 200), torch.ones(1, 200)))

@@ -125,12 +125,8 @@ def resolve(function: Values, low: float, high: float, degree: int | None = None
     """`function` (n,) -> (n, values) on [low, high] as a piecewise series, and the largest tail that was left.
 
     With a `degree`, each piece takes degree + 1 nodes and is the function itself; without, 17 to 65 nodes. The worst piece is
-    halved while its tail is above the tolerance, or its |values| are more than `MAX_SPREAD` apart (its error is relative to the
-    largest), and there are fewer than `MAX_PIECES`. Raises ValueError where a value is not finite.
-
-    >>> series, tail = resolve(lambda alphas: alphas.exp(), -1.0, 1.0)
-    >>> len(series.pieces), series(torch.tensor([1.0], dtype=torch.float64)), tail < 1e-13
-    (1, tensor([2.7183], dtype=torch.float64), True)
+    halved while its tail is above the tolerance, or its |values|, whose error is relative to the largest, are more than
+    `MAX_SPREAD` apart, and there are fewer than `MAX_PIECES`. Raises ValueError where a value is not finite.
     """
     pieces = [_piece(function, low, high, degree, tolerance, 0)]
     while len(pieces) < MAX_PIECES and (worst := max(pieces, key=lambda piece: piece.need)).need > 1:
@@ -172,10 +168,6 @@ def lead_changes(curve: PiecewiseSeries, values: Values) -> list[TippingPoint]:
     interval, a token whose series cannot reach that of the best one is out; where more than four are left the interval is
     halved. Crossings of the rest are roots of differences. `values` (n,) -> (n, tokens) is what is compared in the end,
     between those roots and at the ends; what differs by rounding alone changes no lead. A place is found by halving.
-
-    >>> parabola = lambda alphas: torch.stack([alphas**2, 0 * alphas + 0.25], -1)
-    >>> [change[1:] for change in lead_changes(resolve(parabola, -1.0, 1.0, degree=2)[0], parabola)]
-    [(0, 1), (1, 0)]
     """
     low, high = curve.pieces[0].low, curve.pieces[-1].high
     crossings = torch.tensor([root for piece in curve.pieces for root in _crossings(piece, 0)], dtype=torch.float64)
@@ -194,10 +186,8 @@ def lead_changes(curve: PiecewiseSeries, values: Values) -> list[TippingPoint]:
 
 
 def real_roots(series: ChebyshevSeries) -> Tensor:
-    """Real parts of the roots near the interval of a series with one value, in float64, sorted.
-
-    Close pairs may come out a little off the real axis: those within `AXIS_DISTANCE` are kept, as places to look between.
-    """
+    """Real parts of the roots near the interval of a series with one value, in float64, sorted: places to look between, as
+    close pairs may come out a little off the real axis."""
     coefficients = series.chopped().coefficients.double()
     if coefficients[0].abs() > coefficients[1:].abs().sum() * (1 + AXIS_DISTANCE):
         return coefficients.new_zeros(0)

@@ -176,10 +176,7 @@ class Polynomial:
         return (torch.as_tensor(alphas).to(self.coefficients) - self.centre) / self.unit
 
     def cancellation(self, alphas: Tensor) -> Tensor:
-        """How much larger the terms are than the values: max sum_k |c_k t^k| / max |p|, (...) -> (...), at least 1.
-
-        The relative error of a value is about the rounding error of the dtype (2e-16 in float64) times this.
-        """
+        """By how much more than rounding values may err: max sum_k |c_k t^k| / max |p|, (...) -> (...), at least 1."""
         powers, coefficients = _scaled_powers(self.points(alphas), self.degree), self.coefficients.reshape(self.degree + 1, -1)
         largest, values = (powers.abs() @ coefficients.abs()).amax(-1), (powers @ coefficients).abs().amax(-1)
         return torch.where(largest > 0, largest / values, 1.0)

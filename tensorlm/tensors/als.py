@@ -1,4 +1,4 @@
-"""CP decomposition of stacked layers by alternating least squares, from their factors: T_oij... ~ sum_c A0_oc A1_ic A2_jc ...
+"""CP decomposition of stacked layers by alternating least squares, from factors: T_oij... ~ sum_c A0_oc A1_ic A2_jc ...
 
 One sweep updates every factor in turn, A_n = M_n V_n^-1, where M_n is T contracted with the other factors and V_n the
 elementwise product of their Gram matrices (Kolda & Bader 2009, section 3.4). M_n comes from the tree: what is below each
@@ -61,10 +61,9 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
     """CP decomposition of T at this rank, of one layer (order 3) or a network (order 2^N + 1), after `steps` sweeps.
 
     `start` holds a matrix (size of the mode, rank) for each mode, the output first, which the first update replaces; None
-    draws Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`. No sweep
-    makes the fit worse, up to the 1e-8 or so that normal equations leave of it. ALS finds a local minimum, and at some ranks
-    none exists: factors then grow without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
-    Raises ValueError for a rank, steps or start that do not fit, for NaN or infinity, and where numbers leave their range.
+    draws Gaussian ones from `seed`. Nothing is normalised, as in TensorLy's `parafac`. ALS finds a local minimum, and where
+    none exists factors grow without bound (Kolda & Bader 2009, section 3.3). Try several seeds. Raises ValueError for a
+    rank, steps or start that do not fit, for NaN or infinity, and where numbers leave their range.
 
     >>> layer = CPTensor(torch.eye(2), torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
     >>> fit = cp_als(layer, rank=1, steps=2)  # x1 x2 and 2 x1 x2
@@ -101,13 +100,12 @@ def _start(network: ComposedTensor, rank: int, start: list[Tensor] | None, seed:
     powers = 2 * torch.stack([factor.abs().amax(0).log2() for factor in start[1:]]).sum(0)
     largest = math.log2(torch.finfo(network.dtype).max) - 2
     if any(math.isfinite(power) and abs(power) > largest for power in powers.tolist()):
-        raise ValueError(f"start must have columns whose squared lengths have products within the range of {network.dtype}; divide each "
-                         "column by its length")
+        raise ValueError(f"start must have columns with products within the range of {network.dtype}; divide by lengths")
     return list(start)
 
 
 class _Node:
-    """One copy of a layer. `below` is what its branches read, modes or nodes, by the matrices `encoders` and their transposes.
+    """One copy of a layer. `below` is what its branches read, modes or nodes, by the matrices `encoders`, with transposes.
     All values are rows, (r, hidden) and (r, width): products of few rows with large matrices are fastest that way."""
 
     def __init__(self, layers: tuple[CPTensor, ...], modes: range):
@@ -178,8 +176,8 @@ class _Sweep:
 
 
 def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
-    """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where a column keeps nothing of its squared length, the share
-    1 / (V_kk V^-1_kk), beside all others, only in directions in which V is not zero to rounding, and `old` in the others."""
+    """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where a column keeps nothing, 1 / (V_kk V^-1_kk), of its
+    squared length beside all others, only in directions in which V is not zero to rounding, and `old` in the others."""
     least = torch.finfo(product.dtype).eps ** DEPENDENCE_POWER
     lower, failed = torch.linalg.cholesky_ex(product)
     if not failed:
@@ -187,8 +185,7 @@ def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
         if all(least * size * own < 1 for size, own in zip(product.diagonal().tolist(), inverse.diagonal().tolist())):
             return inverse @ contracted
     if not math.isfinite(product.sum() + contracted.sum()):
-        raise ValueError(f"tensor must have a fit whose factors stay within the range of {product.dtype}, they left it; use .double(), "
-                         "fewer steps or another start")
+        raise ValueError(f"tensor must have a fit within the range of {product.dtype}; use .double() or another start")
     sizes = product.diagonal().sqrt()
     sizes = torch.where(sizes > 0, sizes, 1.0)
     scales = sizes * sizes.unsqueeze(1)  # lest short columns seem dependent

@@ -18,9 +18,8 @@ NAMES = ("q1", "k1", "q2", "k2", "v", "o")
 def head_tensor(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, o: Tensor) -> Tensor:
     """H_oabcde, (out, width, width, width, width, width): axes a, b for the query's token, c, d, e for the key's.
 
-    Shapes: q1, k1, q2, k2, v (head_dim, width), o (out, head_dim); scale the queries first (`head_weights` does).
-    Squared attention has q1 = q2 and k1 = k2. Raises ValueError where shapes do not fit, or where H takes more than
-    `checks.DENSE_LIMIT` bytes. Source: the graphical form in Nissen Gonzalez et al. arXiv 2605.15183.
+    Shapes: q1, k1, q2, k2, v (head_dim, width), o (out, head_dim), queries scaled. ValueError where shapes do not fit, or H
+    takes more than `checks.DENSE_LIMIT` bytes. Source: the graphical form in Nissen Gonzalez et al. arXiv 2605.15183.
     """
     _check(q1=q1, k1=k1, q2=q2, k2=k2, v=v, o=o)
     require_affordable((o.shape[0],) + (v.shape[1],) * 5, v.dtype, "attend, which never needs the tensor")
@@ -33,11 +32,8 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
     Shapes: x (time, width), `weights` the arguments of `head_tensor`, `coefficients` c (time, time), `rotations` R (time,
     head_dim, head_dim) or None -> (time, out). H_ij has R_i q1 and R_i q2 for its queries, R_j k1 and R_j k2 for its keys.
 
-    >>> one = torch.ones(1, 1)
-    >>> weights = dict(q1=one, k1=one, q2=one, k2=one, v=one, o=one)
-    >>> head_output(torch.tensor([[2.0], [3.0]]), weights, torch.ones(2, 2).tril())  # 2^5, and 3^2 2^3 + 3^5
-    tensor([[ 32.],
-            [315.]])
+    >>> head_output(torch.tensor([[2.0]]), dict.fromkeys(NAMES, torch.ones(1, 1)), torch.ones(1, 1))  # 2^5
+    tensor([[32.]])
     """
     require_matrix("x", x)
     _check(**weights)
@@ -84,6 +80,5 @@ def _check(**weights: Tensor) -> None:
     wanted = weights["q1"].shape
     for name in ("k1", "q2", "k2"):
         require(weights[name].shape == wanted, name, weights[name], f"of shape {tuple(wanted)} like q1")
-    v, o = weights["v"], weights["o"]
-    require(v.shape[1] == wanted[1], "v", v, f"(head_dim, {wanted[1]})")
-    require(o.shape[1] == len(v), "o", o, f"(out, {len(v)})")
+    require(weights["v"].shape[1] == wanted[1], "v", weights["v"], f"(head_dim, {wanted[1]})")
+    require(weights["o"].shape[1] == len(weights["v"]), "o", weights["o"], f"(out, {len(weights['v'])})")

@@ -38,8 +38,7 @@ class ComposedTensor:
 
     Raises ValueError where there is no layer or two that follow each other do not fit, TypeError for mixed dtypes.
 
-    >>> square = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))  # x^2
-    >>> network = compose(square, square, square)
+    >>> network = compose(*[CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))] * 3)  # x^2, three times
     >>> network.degree, network.order, network(torch.tensor([2.0]))
     (8, 9, tensor([256.]))
     """

@@ -48,7 +48,7 @@ class CPTensor:
 
     @classmethod
     def from_layer(cls, layer) -> "CPTensor":
-        """Detached copies of the matrices of an MLP of kind `bilinear`, `square` (then L = R) or `product` with two encoders.
+        """Detached copies of the matrices of an MLP of kind `bilinear`, `square` (L = R) or `product` with two encoders.
 
         Raises ValueError for every other kind, TypeError where there is no kind.
         """
@@ -140,8 +140,8 @@ class CPTensor:
         return (self.D * right) @ self.L + (self.D * left) @ self.R
 
     def dense(self) -> Tensor:
-        """T_oij = sum_k D_ok L_ki R_kj (out, width, width); ValueError where it takes more than `checks.DENSE_LIMIT` bytes."""
-        require_affordable(self.shape, self.dtype, "fewer outputs, or the factors: evaluation, similarity and hosvd never need T")
+        """T_oij = sum_k D_ok L_ki R_kj (out, width, width); ValueError beyond `checks.DENSE_LIMIT` bytes."""
+        require_affordable(self.shape, self.dtype, "the factors: evaluation, similarity, eigen and hosvd never need T")
         return cp_unfolding(self.D, self.L, self.R).view(self.shape)
 
     def symmetric(self) -> Tensor:
@@ -189,8 +189,8 @@ class CPTensor:
         """The one set of factors that stands for all that `swap`, unit by unit too, `permute` and `rescale` reach.
 
         L_k and R_k have norm 1 and a positive largest entry (the first of equals), D_k carries size and sign; of L_k and R_k
-        the lexicographically greater one is L_k; units are sorted by falling norm of D_k, equal ones lexicographically, all to
-        rounding. A unit that contributes nothing becomes zero and comes last. CP forms that no gauge connects stay different:
+        the lexicographically greater one is L_k; units are sorted by falling norm of D_k, equal ones lexicographically, all
+        to rounding. A unit that adds nothing becomes zero and comes last. CP forms that no gauge connects stay different:
         compare functions by `same_function`. Raises ValueError for NaN or infinity, and where D leaves the number range.
 
         >>> CPTensor(torch.tensor([[1.0, 6.0]]), torch.eye(2), -2 * torch.eye(2)).canonical().D
@@ -212,7 +212,7 @@ class CPTensor:
         return CPTensor(restored(D, exponent, "cp", "factors of norm 1 beside D"), L, R).permute(order)
 
     def square_form(self) -> "CPTensor":
-        """One encoder, squared: f(x) = D' (M x)^2 with M = [L + R; L - R], D' = [D, -D] / 4, whose T is the S of this layer."""
+        """One encoder, squared: f(x) = D' (M x)^2, M = [L + R; L - R], D' = [D, -D] / 4, whose T is the S of this layer."""
         encoder = torch.cat([self.L + self.R, self.L - self.R])
         return CPTensor(torch.cat([self.D, -self.D], dim=1) / 4, encoder, encoder)
 
@@ -249,7 +249,7 @@ class CPTensor:
     def _with_units(self, columns: Tensor, left: list[int], right: list[int]) -> "CPTensor":
         """More hidden units: unit n multiplies the inputs left[n] and right[n] and writes column n (out,) of D."""
         rows = torch.eye(self.width).to(self.D)
-        return CPTensor(torch.cat([self.D, columns], dim=1), torch.cat([self.L, rows[left]]), torch.cat([self.R, rows[right]]))
+        return CPTensor(torch.cat([self.D, columns], 1), torch.cat([self.L, rows[left]]), torch.cat([self.R, rows[right]]))
 
     def _require_vectors(self, size: int, **vectors) -> None:
         require_same_kind(D=self.D, **vectors)
@@ -258,7 +258,7 @@ class CPTensor:
 
 
 def cp_unfolding(D: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """sum_k D_ok left_ka right_kb as a matrix (out, a b): one matrix product behind the smaller of two Khatri-Rao products."""
+    """sum_k D_ok left_ka right_kb as a matrix (out, a b): a matrix product behind the smaller of two Khatri-Rao products."""
     if right.shape[1] < len(D):
         return D @ (left.unsqueeze(2) * right.unsqueeze(1)).flatten(1)
     return ((D.unsqueeze(1) * left.mT).flatten(0, 1) @ right).view(len(D), -1)
@@ -283,14 +283,14 @@ def require_finite_cp(name: str, value) -> None:
 
 
 def require_inputs(width: int, **tensors) -> None:
-    """Raise unless all are of the dtype and device of the first one, and those after it have `width` entries in their last axis."""
+    """Raise unless all are of one dtype and device, and all but the first have `width` entries in their last axis."""
     require_same_kind(**tensors)
     for name, value in list(tensors.items())[1:]:
         checks.require_last_axis(name, value, width)
 
 
 def require_chain(name: str, parts: Sequence, kind: type) -> None:
-    """Raise unless there are parts, each a `kind` (CPTensor, or with one as `cp`) of one dtype and of the width of the out before it."""
+    """Raise unless each part is a `kind` (CPTensor, or with one as `cp`), of one dtype and as wide as the out before it."""
     require(isinstance(parts, Sequence) and parts, name, parts, f"a tuple of at least one {kind.__name__}")
     for number, part in enumerate(parts):
         require_instance(f"{name}[{number}]", part, kind)
@@ -311,8 +311,8 @@ def _matrices(layer) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "product" and layer.degree == 2:
         return layer.D, *layer.E
     encoders = f" with {layer.degree} encoders" if kind == "product" else ""
-    raise ValueError(f"layer must be an MLP of kind 'bilinear', 'square' or 'product' with two encoders, got {type(layer).__name__} of "
-                     f"kind {kind!r}{encoders}")
+    raise ValueError("layer must be an MLP of kind 'bilinear', 'square' or 'product' with two encoders, got "
+                     f"{type(layer).__name__} of kind {kind!r}{encoders}")
 
 
 def _directions(rows: Tensor) -> tuple[Tensor, Tensor]:

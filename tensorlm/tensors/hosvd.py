@@ -1,8 +1,7 @@
 """HOSVD: a Tucker decomposition of stacked layers from their factors, never by way of the dense tensor.
 
-The factor of a mode holds the leading eigenvectors of its Gram matrix, and the core is the tensor restricted to them: without
-iteration within a factor sqrt(order) of the best error at these ranks (De Lathauwer, De Moor & Vandewalle 2000; Kolda &
-Bader 2009, section 4.2).
+The factor of a mode holds the leading eigenvectors of its Gram matrix, the core is the tensor restricted to them: within a
+factor sqrt(order) of the best error (De Lathauwer, De Moor & Vandewalle 2000; Kolda & Bader 2009, section 4.2).
 """
 
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from tensorlm.ties import eigh
 class Tucker:
     """T ~ core x_0 U_0 x_1 U_1 ...: core (r_0, r_1, ...), orthonormal factors U_0 (out, r_0), U_n (width, r_n).
 
-    `values[n]` are all singular values of mode n, descending: their squares sum to |T|^2, and the error^2 is at most the sum
-    over the modes of the dropped squares. Being roots of eigenvalues, those below about 1e-8 of the largest (3e-4 in
-    float32) are noise; `error` is not. `source` is the network that was decomposed.
+    `values[n]` are all singular values of mode n of the `source`, descending: error^2 is at most the sum over the modes of
+    the dropped squares. Being roots, those below about 1e-8 of the largest (3e-4 in float32) are noise; `error` is not.
     """
 
     core: Tensor
@@ -42,7 +40,7 @@ class Tucker:
         return (left @ self.factors[0].mT).view(*x.shape[:-1], -1)
 
     def dense(self) -> Tensor:
-        """The approximation as a dense tensor (out, width, ...); ValueError where it takes more than `checks.DENSE_LIMIT` bytes."""
+        """The approximation as a dense tensor (out, width, ...); ValueError beyond `checks.DENSE_LIMIT` bytes."""
         require_affordable(self.source.shape, self.core.dtype, "the core and its factors")
         dense = self.core
         for factor in self.factors:  # the axis in front is expanded and goes to the back, so the order is kept in the end
@@ -68,16 +66,13 @@ def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None
     network = as_composed(tensor)
     wanted = ranks_for("mode", ranks, network.shape)
     require_affordable(wanted, network.dtype, "lower ranks")
-    values: list[Tensor] = []
-    vectors: list[Tensor] = []
     with torch.inference_mode(not any(matrix.requires_grad for cp in network.layers for matrix in (cp.D, cp.L, cp.R))):
         found = branch_grams(network.layers)
         grams = found.of_modes()
         batches = [grams] if network.out == network.width else [grams[:1], grams[1:]]
         spectra = [eigh(torch.stack(batch)) for batch in batches]
-    for squares, rows in spectra:  # out of inference mode
-        values += squares.clamp_min(0).sqrt().unbind()
-        vectors += rows.clone().mT.unbind()
+    values = [value for squares, _ in spectra for value in squares.clamp_min(0).sqrt()]  # out of inference mode
+    vectors = [columns for _, rows in spectra for columns in rows.clone().mT]
     factors = tuple(columns[:, :rank] for columns, rank in zip(vectors, wanted))
     core = mode_products(found.layers, factors[0], factors[1:]).view(wanted)
     if found.exponent:

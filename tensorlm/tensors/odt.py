@@ -4,8 +4,8 @@
    branches of the layer above. Then everything below a wire is an isometry.
 2. Diagonalise: the singular values of a wire, one copy of it against all else, are now those of what is above it.
 3. Truncate: turn each wire into these singular vectors and drop the small values.
-All for the tensor of the layers' symmetric parts, where the copies of a wire share one basis. QR decompositions of the layers'
-own third-order unfoldings, not Gram matrices, keep small values accurate.
+All for the tensor of the layers' symmetric parts, where the copies of a wire share one basis. QR decompositions, not Gram
+matrices, keep small values accurate.
 """
 
 from dataclasses import dataclass
@@ -26,8 +26,7 @@ class ODT:
     """A network with truncated wires. Wire 0 is the input, wire n the output of layer n; it has 2^(N - n) copies, n < N.
 
     `values[n]` are the singular values of one copy of wire n, descending; their squares sum to |S|^2. `orthogonal` is the
-    network after steps 1 and 2, equal to the original; in `stack` wire n keeps `ranks[n]` directions, though it takes inputs
-    of the full width.
+    network after steps 1 and 2, equal to the original; in `stack` wire n keeps `ranks[n]` directions, taking inputs of full width.
     """
 
     orthogonal: ComposedTensor
@@ -54,11 +53,9 @@ def odt(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None =
     None for every direction with a value above rounding. Costs O(hidden width^2 out) a layer. Raises ValueError for ranks
     that do not fit, NaN or infinity, or a layer whose tensor takes more than `checks.DENSE_LIMIT` bytes.
 
-    >>> lower = CPTensor(torch.eye(2), torch.eye(2), torch.eye(2))  # (x1^2, x2^2)
-    >>> upper = CPTensor(torch.ones(1, 2), torch.tensor([[1.0, 0.0], [0.0, 0.1]]), torch.eye(2))
-    >>> small = odt(ComposedTensor((lower, upper)), ranks=(2, 1))  # x1^4 + x2^4 / 10
-    >>> small.values[1], small.stack(torch.tensor([2.0, 2.0]))
-    (tensor([1.0000, 0.1000]), tensor([16.]))
+    >>> small = odt(CPTensor(torch.tensor([[1.0, 0.1]]), torch.eye(2), torch.eye(2)), ranks=1)  # x1^2 + x2^2 / 10
+    >>> small.values[0], small.stack(torch.tensor([2.0, 2.0]))
+    (tensor([1.0000, 0.1000]), tensor([4.]))
     """
     found = branch_grams(as_composed(tensor).layers)
     layers = _orthogonalised(list(found.layers))
@@ -88,8 +85,8 @@ def _orthogonalised(layers: list[CPTensor]) -> list[CPTensor]:
 
 
 def _wire_spectra(layers: list[CPTensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Step 2, from the output down: for each wire its values, descending, and its basis, as columns. Above a wire is S of the
-    layer with R_above, the triangle of all above, on its output; by symmetry both branches are alike."""
+    """Step 2, from the output down: for each wire its values, descending, and its basis, as columns. Above a wire is S of
+    the layer with R_above, the triangle of all above, on its output; by symmetry both branches are alike."""
     values: list[Tensor] = []
     bases: list[Tensor] = []
     above = None

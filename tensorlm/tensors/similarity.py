@@ -28,9 +28,8 @@ def symmetrise(dense: Tensor, group: str = "full") -> Tensor:
     group="full": all n!, what the polynomial fixes; n at most 4. group="tree": the 2^(n - 1) that exchange the two subtrees of
     some nodes of a binary tree, n a power of two up to 8. Both are orthogonal projections.
 
-    >>> symmetrise(torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]))
-    tensor([[[0.0000, 0.5000],
-             [0.5000, 0.0000]]])
+    >>> symmetrise(torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])).flatten()
+    tensor([0.0000, 0.5000, 0.5000, 0.0000])
     """
     require_same_kind(dense=dense)
     inputs = dense.ndim - 1
@@ -64,7 +63,7 @@ def network_cosine(a: Network, b: Network) -> Tensor:
 
 
 def function_cosine(a: Network, b: Network) -> Tensor:
-    """function_inner(a, b) / (|a| |b|): 1 where b is a times a positive number, as polynomials; raises where one of them is zero."""
+    """function_inner(a, b) / (|a| |b|): 1 where b is a times a positive number, as polynomials; ValueError for zero."""
     return _cosine(_function_inner, *_pair(a, b))
 
 
@@ -85,9 +84,8 @@ def function_inner(a: Network, b: Network) -> Tensor:
 def same_function(a: CPTensor, b: CPTensor) -> bool:
     """Whether a and b are one function: |S_a - S_b| <= 1e-10 max(|S_a|, |S_b|), or within the rounding of the factors.
 
-    The distance comes from the entries of the difference, so that nothing cancels. The rounding is taken as
-    8 eps * sum_k |D_k||L_k||R_k| of both, in float32 about 1e-6 of their size. Raises ValueError where a and b have different
-    out, width or device, and for NaN or infinity; TypeError for other dtypes.
+    The distance comes from the entries of the difference, so that nothing cancels. The rounding is taken as 8 eps * sum_k
+    |D_k||L_k||R_k| of both, in float32 about 1e-6 of their size. Raises ValueError for other shapes, NaN or infinity.
 
     >>> xy = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
     >>> same_function(xy, xy.swap())
@@ -104,7 +102,7 @@ def same_function(a: CPTensor, b: CPTensor) -> bool:
 
 
 def _distance(a: CPTensor, b: CPTensor) -> Tensor:
-    """|S_a - S_b| of the one layer with the units of both, in bases of inputs and outputs where those are smaller, by slices."""
+    """|S_a - S_b| of one layer with the units of both, in bases of inputs and outputs where those are smaller, by slices."""
     D, L, R = torch.cat([a.D, -b.D], dim=1), torch.cat([a.L, b.L]), torch.cat([a.R, b.R])
     hidden = D.shape[1]
     if 2 * hidden < a.width:
@@ -173,8 +171,9 @@ def _cosine(product: Callable[[ComposedTensor, ComposedTensor], tuple[Tensor, in
 def _pair(a: Network, b: Network) -> tuple[ComposedTensor, ComposedTensor]:
     """Both as networks; raises unless they are finite and of one dtype, device and shape."""
     a, b = as_composed(a), as_composed(b)
-    for number, layer in enumerate((*a.layers, *b.layers)):
-        require_finite_cp(f"layers[{number % len(a.layers)}]", layer)
+    for network in (a, b):
+        for number, layer in enumerate(network.layers):
+            require_finite_cp(f"layers[{number}]", layer)
     require_same_kind(a=a.layers[0].D, b=b.layers[0].D)
     require(a.shape == b.shape, "shape of b", b.shape, f"{a.shape} like that of a")
     return a, b

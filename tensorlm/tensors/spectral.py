@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require, require_finite, require_instance, require_whole
+from tensorlm.checks import require, require_affordable, require_finite, require_instance, require_whole
 from tensorlm.scaling import balanced, exponents, length, restored, shifted
 from tensorlm.tensors.cp import CPTensor, require_finite_cp, require_inputs
 from tensorlm.ties import eigh
@@ -20,8 +20,7 @@ from tensorlm.ties import eigh
 class Spectrum:
     """Eigenvalues (m, r) by descending size and orthonormal eigenvectors (m, r, width), as rows, of m interaction matrices.
 
-    Of equal sizes positive ones come first; sign and basis are those of `ties`. The gradient of eigenvectors is a ValueError
-    at equal eigenvalues.
+    Of equal sizes positive ones come first; sign and basis are those of `ties`, and equal eigenvalues have no gradient.
 
     >>> spectrum = eigen(CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])))  # f = x1 x2
     >>> spectrum.values, spectrum.error(1), spectrum.evaluate(torch.tensor([3.0, 2.0]), k=2)
@@ -46,7 +45,7 @@ class Spectrum:
         return Spectrum(self.values[:, :k], self.vectors[:, :k]).contributions(x).sum(-1)
 
     def importance(self, inputs: Tensor) -> Tensor:
-        """lambda E[(v . x)^2], what each eigenvector adds to u . f(x) on average over the rows of `inputs` (n, width): (m, r)."""
+        """lambda E[(v . x)^2], what each eigenvector adds to u . f(x) on average over `inputs` (n, width): (m, r)."""
         require_finite("inputs", inputs)
         require(inputs.ndim > 1 and inputs.numel(), "inputs", inputs, "(n, width) with at least 1 row")
         return self.contributions(inputs).flatten(0, -3).mean(0)
@@ -58,12 +57,11 @@ def interaction(cp: CPTensor, directions: Tensor | None = None) -> Tensor:
     `directions` (m, out) gives (m, width, width), one direction (out,) gives (width, width), None every output. Raises
     ValueError where they do not fit, the result takes more than `checks.DENSE_LIMIT` bytes or leaves the number range.
 
-    >>> cp = CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))  # f = x1 x2
-    >>> interaction(cp, torch.tensor([2.0]))
-    tensor([[0., 1.],
-            [1., 0.]])
+    >>> interaction(CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1)), torch.tensor([2.0]))  # of x^2
+    tensor([[2.]])
     """
     L, R, weights, exponent = _weighted(cp, directions)
+    require_affordable((len(weights), cp.width, cp.width), cp.dtype, "fewer directions, or eigen with 2 hidden < width")
     matrices = restored(CPTensor(weights, L, R).symmetric(), exponent.unsqueeze(-1), "cp", "interaction matrices")
     return matrices[0] if directions is not None and directions.ndim == 1 else matrices
 
@@ -72,9 +70,8 @@ def eigen(cp: CPTensor, directions: Tensor | None = None) -> Spectrum:
     """Eigenvalues and eigenvectors of `interaction(cp, directions)`, all directions in one batch.
 
     Where 2 hidden < width no width x width matrix is formed: with [L^T R^T] = B [A_L A_R] (QR, 2 hidden columns) every Q_u is
-    B sym(A_L diag(D^T u) A_R^T) B^T, so a 2 hidden x 2 hidden problem is left, and r = min(2 hidden, width) of the
-    eigenvalues are returned (the others are zero). Raises ValueError for NaN and infinity in a factor or direction, and where
-    eigenvalues leave the number range.
+    B sym(A_L diag(D^T u) A_R^T) B^T, so a 2 hidden x 2 hidden problem is left, and r = min(2 hidden, width) eigenvalues are
+    returned (the others are zero). Raises ValueError for NaN and infinity, and where eigenvalues leave the number range.
 
     >>> eigen(CPTensor(torch.ones(1, 2), torch.eye(2, 9), torch.eye(2, 9))).values  # x1^2 + x2^2 of nine inputs
     tensor([[1., 1., 0., 0.]])
@@ -86,12 +83,13 @@ def eigen(cp: CPTensor, directions: Tensor | None = None) -> Spectrum:
     if kept < cp.width and not weights.requires_grad and not L.requires_grad and not R.requires_grad:
         basis, both = torch.linalg.qr(torch.cat([L, R]).mT)
         L, R = both.mT.split(cp.hidden)
+    require_affordable((len(weights), L.shape[1], L.shape[1]), cp.dtype, "fewer directions at a time")
     values, vectors = eigh(CPTensor(weights, L, R).symmetric(), "size", basis)
     return Spectrum(restored(values[:, :kept], exponent, "cp", "eigenvalues"), vectors[:, :kept])
 
 
 class LayerHOSVD(NamedTuple):
-    """S = sum_r sigma_r u_r (x) Q_r with orthonormal u_r and Q_r = interaction(cp, u_r) / sigma_r: u (r, out), sigma (r,) descending."""
+    """S = sum_r sigma_r u_r (x) Q_r, orthonormal u_r and Q_r = interaction(cp, u_r) / sigma_r: u (r, out), sigma (r,)."""
 
     directions: Tensor
     values: Tensor
@@ -100,9 +98,9 @@ class LayerHOSVD(NamedTuple):
 def layer_hosvd(cp: CPTensor) -> LayerHOSVD:
     """HOSVD of a layer when no output directions are given: the singular value decomposition of S as out x width^2.
 
-    S S^T = D H D^T, H = [(L L^T) * (R R^T) + (L R^T) * (R L^T)] / 2, has the eigenvalues sigma^2, whose sum is |S|^2. Being
-    roots, sigma below about 1e-8 of the largest (3e-4 in float32) are noise. Raises ValueError for NaN or infinity in a
-    factor, and where sigma leaves the number range. Source: Pearce et al. arXiv 2410.08417, section 3.3.
+    S S^T = D H D^T, H = [(L L^T) * (R R^T) + (L R^T) * (R L^T)] / 2, has the eigenvalues sigma^2: those below about 1e-8 of
+    the largest sigma (3e-4 in float32) are noise. Raises ValueError for NaN or infinity, and where sigma leaves the range.
+    Source: Pearce et al. arXiv 2410.08417, section 3.3.
 
     >>> layer_hosvd(CPTensor(torch.ones(2, 1), torch.tensor([[2.0]]), torch.tensor([[3.0]]))).values.round(decimals=4)
     tensor([8.4853])

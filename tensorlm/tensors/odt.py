@@ -26,7 +26,7 @@ class ODT:
     """A network with truncated wires. Wire 0 is the input, wire n the output of layer n; it has 2^(N - n) copies, n < N.
 
     `values[n]` are the singular values of one copy of wire n, descending; their squares sum to |S|^2. `orthogonal` is the
-    network after steps 1 and 2, equal to the original; in `stack` wire n keeps `ranks[n]` directions, taking inputs of full width.
+    network after steps 1 and 2, equal to the original; in `stack` wire n keeps `ranks[n]` directions, of full-width inputs.
     """
 
     orthogonal: ComposedTensor

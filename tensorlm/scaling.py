@@ -1,7 +1,6 @@
 """Powers of two, taken out of factors before products are formed and put back in the end: exact, and no square leaves the number range.
 
-Norms and Gram matrices multiply six factors and more: in float32 the factors of a layer need only be 1e-8 for its |S|^2 to be
-zero, in float64 1e-60.
+Norms and Gram matrices multiply six factors and more: in float32 factors of 1e-8 make |S|^2 zero, in float64 of 1e-60.
 """
 
 import math
@@ -14,35 +13,22 @@ ZERO_UNIT_POWERS = 40  # powers of two by which a unit that is zero may exceed t
 
 
 def exponents(values: Tensor, dims: int | tuple[int, ...]) -> Tensor:
-    """The whole e with 2^(e-1) <= largest size < 2^e over the axes `dims`, which are kept; 0 for 0, NaN and infinity.
-
-    >>> exponents(torch.tensor([[1.0, -3.0], [0.0, 0.0]]), 1)
-    tensor([[2],
-            [0]], dtype=torch.int32)
-    """
+    """The whole e with 2^(e-1) <= largest size < 2^e over the axes `dims`, which are kept; 0 for 0, NaN and infinity."""
     sizes = values.detach().abs().amax(dims, keepdim=True)
     return torch.where(torch.isfinite(sizes), torch.frexp(sizes).exponent, 0)
 
 
 def shifted(values: Tensor, exponent: int | Tensor) -> Tensor:
-    """values * 2^exponent, exactly, but for what leaves the number range.
-
-    >>> shifted(torch.tensor([3.0, 5.0]), torch.tensor([-1, 100])).tolist() == [1.5, 5 * 2.0**100]
-    True
-    """
-    bias = 127 if values.dtype == torch.float32 else 1023
+    """values * 2^exponent, exactly, but for what leaves the number range."""
+    whole, bias, mantissa_bits = (torch.int32, 127, 23) if values.dtype == torch.float32 else (torch.int64, 1023, 52)
     exponent = torch.as_tensor(exponent, device=values.device).clamp(-2 * bias + 2, 2 * bias)
     half = exponent.div(2, rounding_mode="floor")
-    return values * _power_of_two(half, values.dtype) * _power_of_two(exponent - half, values.dtype)
+    powers_of_two = ((part.to(whole) + bias << mantissa_bits).view(values.dtype) for part in (half, exponent - half))
+    return values * next(powers_of_two) * next(powers_of_two)
 
 
 def restored(values: Tensor, exponent: int | Tensor, name: str, what: str, reference: float = 0.0) -> Tensor:
-    """values * 2^exponent; ValueError, naming the argument, if the largest, or `reference`, leaves the number range.
-
-    >>> restored(torch.tensor(2.0), -200, "a", "|S_a|")
-    Traceback (most recent call last):
-    ValueError: a must have |S_a| within the range of torch.float32, got about 1e-60; use .double(), or divide a factor by its size
-    """
+    """values * 2^exponent; ValueError, naming the argument, if the largest, or `reference`, leaves the number range."""
     result = shifted(values, exponent)
     if not values.numel():
         return result
@@ -57,24 +43,10 @@ def restored(values: Tensor, exponent: int | Tensor, name: str, what: str, refer
     return result
 
 
-def ordinary(size: float, dtype: torch.dtype) -> bool:
-    """Whether a size is so far within the number range that its square, and what it came from, are too.
-
-    >>> ordinary(1e-6, torch.float32), ordinary(1e-12, torch.float32), ordinary(0.0, torch.float64)
-    (True, False, False)
-    """
-    least = torch.finfo(dtype).tiny ** 0.25
-    return least < size < 1 / least
-
-
 def balanced(D: Tensor, L: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
     """Factors of one function with D[(L x) * (R y)] = 2^e D'[(L' x) * (R' y)], and e: rows of L', R' and the largest unit near 1.
 
     Factors of even size, all rows and columns within `EVEN_SIZE` of 1, are returned as they are, e being 0.
-
-    >>> D, L, R, e = balanced(torch.tensor([[2.0**90]]), torch.tensor([[2.0**-99]]), torch.tensor([[2.0**-99]]))
-    >>> D.item(), L.item(), R.item(), e
-    (0.5, 0.5, 0.5, -105)
     """
     low, high = torch.cat([D.detach().abs().amax(0), L.detach().abs().amax(1), R.detach().abs().amax(1)]).aminmax()
     if low * EVEN_SIZE >= 1 and high <= EVEN_SIZE:
@@ -88,19 +60,8 @@ def balanced(D: Tensor, L: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor, i
 
 
 def length(values: Tensor, dim: int = -1) -> Tensor:
-    """Euclidean norm along an axis, right as long as it is itself within the number range.
-
-    >>> length(torch.tensor([3e-30, 4e-30]))
-    tensor(5.0000e-30)
-    """
+    """Euclidean norm along an axis, right as long as it is itself within the number range."""
     if not values.shape[dim]:
         return values.sum(dim)
     exponent = exponents(values, dim)
     return shifted(torch.linalg.vector_norm(shifted(values, -exponent), dim=dim, keepdim=True), exponent).squeeze(dim)
-
-
-def _power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
-    """2^exponent from the bits of a number, within the range of normal ones."""
-    if dtype == torch.float32:
-        return ((exponent.to(torch.int32) + 127) << 23).view(torch.float32)
-    return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)

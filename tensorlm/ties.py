@@ -1,8 +1,7 @@
 """One rule for order, sign and basis where rounding would decide: what sorts or chooses by size does it here.
 
-Which of equal eigenvalues a solver puts first, which sign it gives a vector and which basis a common subspace, hangs on the
-last digit. Here numbers that agree to `TIE` rounding errors of the largest are equal: among equal sizes positive comes
-before negative, and what then still is equal stays in its order.
+Numbers that agree to `TIE` rounding errors of the largest are equal: among equal sizes positive comes before negative, and
+what then still is equal stays in its order.
 """
 
 import torch
@@ -15,9 +14,6 @@ def ranks(values: Tensor, tolerance: float | None = None) -> Tensor:
     """Whole numbers in place of real ones along the last axis: 0 for the largest, and equal ones for numbers that tie.
 
     Neighbours in size tie where they differ by at most `tolerance`, by default `TIE` eps, times the largest size.
-
-    >>> ranks(torch.tensor([1.0, 3.0, 1.0 + 1e-7, -2.0]))
-    tensor([1, 0, 1, 2])
     """
     ordered, order = values.detach().sort(dim=-1, descending=True, stable=True)
     if not values.shape[-1]:
@@ -28,40 +24,23 @@ def ranks(values: Tensor, tolerance: float | None = None) -> Tensor:
 
 
 def by_value(values: Tensor, tolerance: float | None = None) -> Tensor:
-    """Order of falling value along the last axis, ties by index.
-
-    >>> by_value(torch.tensor([1.0, 3.0, 3.0 + 2e-7]))
-    tensor([1, 2, 0])
-    """
+    """Order of falling value along the last axis, ties by index."""
     return ranks(values, tolerance).argsort(dim=-1, stable=True)
 
 
 def by_size(values: Tensor, tolerance: float | None = None) -> Tensor:
-    """Order of falling size along the last axis; among equal sizes positive before negative, then by index.
-
-    >>> by_size(torch.tensor([1.0, -3.0 - 2e-7, 3.0]))
-    tensor([2, 1, 0])
-    """
+    """Order of falling size along the last axis; among equal sizes positive before negative, then by index."""
     return (2 * ranks(values.abs(), tolerance) + (values.detach() < 0)).argsort(dim=-1, stable=True)
 
 
 def peak(vectors: Tensor) -> Tensor:
-    """Index of the first entry along the last axis whose size is the largest, to the root of eps, keeping the axis.
-
-    >>> peak(torch.tensor([0.5, -3.0, 3.0 + 2e-7]))
-    tensor([1])
-    """
+    """Index of the first entry along the last axis whose size is the largest, to the root of eps, keeping the axis."""
     sizes = vectors.detach().abs()
     return (sizes >= sizes.amax(-1, keepdim=True) * (1 - torch.finfo(vectors.dtype).eps ** 0.5)).int().argmax(-1, keepdim=True)
 
 
 def upward(vectors: Tensor) -> Tensor:
-    """Vectors along the last axis with the sign that makes the entry at `peak` positive.
-
-    >>> upward(torch.tensor([[0.5, -3.0], [-1.0, 1.0]]))
-    tensor([[-0.5000,  3.0000],
-            [ 1.0000, -1.0000]])
-    """
+    """Vectors along the last axis with the sign that makes the entry at `peak` positive."""
     fixed = vectors.detach()
     high = fixed.amax(-1, keepdim=True)
     balance = fixed.amin(-1, keepdim=True) + high
@@ -78,12 +57,6 @@ def settled(values: Tensor, vectors: Tensor) -> Tensor:
     Equal values, zero apart, have only a subspace in common. Its basis is that of a Cholesky decomposition of its projector
     P with pivoting: the axis i with the largest P_ii, the first among equals, gives the row P_i / sqrt(P_ii); then what is
     left of P. For one vector that is the sign of `upward`. Gradients are those of the rows, turned.
-
-    >>> turned = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
-    >>> settled(torch.tensor([2.0, 1.0]), turned), settled(torch.tensor([2.0, 2.0]), turned).abs()
-    (tensor([[ 0.6000,  0.8000],
-            [ 0.8000, -0.6000]]), tensor([[1., 0.],
-            [0., 1.]]))
     """
     signed = upward(vectors.detach())
     tied = _ties(values)
@@ -98,11 +71,6 @@ def eigh(matrices: Tensor, order: str = "value", basis: Tensor | None = None) ->
 
     With an orthonormal `basis` (width, n), in which the matrices are written, the vectors are (..., n, width).
     Eigenvectors of equal eigenvalues have no gradient of their own: ValueError, not the NaN of a division by zero.
-
-    >>> values, vectors = eigh(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), "size")
-    >>> values, vectors.round(decimals=4)
-    (tensor([ 1., -1.]), tensor([[ 0.7071,  0.7071],
-            [ 0.7071, -0.7071]]))
     """
     values, vectors = torch.linalg.eigh(matrices)
     if order == "value":

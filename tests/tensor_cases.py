@@ -17,6 +17,11 @@ def random_cp(out=3, hidden=5, width=4, seed=0) -> CPTensor:
     return _layer(out, hidden, width, torch.Generator().manual_seed(seed), torch.float64)
 
 
+def single(cp: CPTensor) -> CPTensor:
+    """The layer in float32."""
+    return CPTensor(*(factor.float() for factor in (cp.D, cp.L, cp.R)))
+
+
 def random_network(widths=(3, 2, 4), hidden=3, seed=0, dtype=torch.float64) -> ComposedTensor:
     """A network of layers widths[0] -> widths[1] -> ..., all of one hidden width."""
     generator = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
-from tensor_cases import SETTINGS, close, differ, random_cp
+from tensor_cases import SETTINGS, close, differ, random_cp, single
 
 from tensorlm.checks import require_affordable, require_whole
 from tensorlm.layers import Attention, build_mlp
@@ -191,13 +191,10 @@ def test_parameter_count_is_that_of_the_layer():
     assert CPTensor.from_layer(layer).parameter_count == layer.parameter_count
 
 
-def test_dtype_and_device_round_trip():
-    single = random_cp().to(torch.float32)
-    for name, factor in single.double().to(torch.float32, "cpu").factors().items():
-        assert torch.equal(factor, getattr(single, name))
-    assert single.double().dtype == torch.float64
-    if torch.cuda.is_available():
-        assert single.to(device="cuda").device.type == "cuda" and single.to(device="cuda").dtype == torch.float32
+def test_double_precision_keeps_every_number():
+    cp = single(random_cp())
+    assert cp.double().dtype == torch.float64 and all(torch.equal(factor.float(), cp.factors()[name])
+                                                      for name, factor in cp.double().factors().items())
 
 
 def test_factors_survive_a_file(tmp_path):
@@ -235,11 +232,8 @@ def test_a_dense_tensor_beyond_the_limit_names_bytes_and_the_other_route():
     factor = torch.zeros(1, 1).expand(1, 20_000)
     cp = CPTensor(torch.ones(1, 1), factor, factor)
     for build in (cp.dense, cp.symmetric):
-        with pytest.raises(ValueError, match=r"\(1, 20000, 20000\) would need 1.5 GiB, more than the limit of 1.0 GiB; use the factors"):
+        with pytest.raises(ValueError, match=r"\(1, 20000, 20000\) would need 1.5 GiB, .* 1.0 GiB; use the factors"):
             build()
-    with pytest.raises(ValueError, match="768 B, more than the limit of 767 B"):
-        random_cp(out=6).dense(limit=767)
-    assert random_cp(out=6).dense(limit=768).shape == (6, 4, 4)
     with pytest.raises(ValueError, match=r"256.0 GiB, .* use hosvd"):
         require_affordable((128,) * 5, torch.float64, "hosvd")
 
@@ -280,14 +274,10 @@ CALLS = [
     (lambda: require_whole("rank", 0, 1, 4), ValueError, "rank must be a whole number from 1 to 4, got 0"),
     (lambda: require_whole("rank", True, 1, 4), ValueError, "rank must be a whole number from 1 to 4, got True"),
     (lambda: require_whole("k", 2.0, 1, 4), ValueError, "k must be a whole number from 1 to 4, got 2.0"),
-    (lambda: CP.dense(limit="1 GiB"), ValueError, "limit must be a number of bytes"),
-    (lambda: CP.dense(limit=-1), ValueError, "limit must be a number of bytes of at least 0, got -1"),
-    (lambda: CP.to("float64"), TypeError, "dtype=str"),
-    (lambda: CP.to(torch.bfloat16), TypeError, "D must be torch.float32 or torch.float64, got torch.bfloat16"),
     (lambda: CPTensor.from_layer(torch.nn.Linear(2, 2)), TypeError, "layer must be an MLP with a `kind`, got Linear"),
     (lambda: CPTensor.from_layer(build_mlp("swiglu", 4, 5)), ValueError, "got GatedMLP of kind 'swiglu'"),
     (lambda: CPTensor.from_layer(build_mlp("product", 4, 5)), ValueError, "of kind 'product' with 3 encoders"),
-    (lambda: CPTensor.from_layer(build_mlp("full", 4)), ValueError, "from_dense"),
+    (lambda: CPTensor.from_layer(build_mlp("full", 4)), ValueError, "got FullTensorMLP of kind 'full'"),
     (lambda: CPTensor.from_layer(Attention("bilinear", 8, 4, 4)), ValueError, "got Attention of kind 'bilinear'"),
     (lambda: CPTensor.from_layer(build_mlp("bilinear", 4, 5).half()), TypeError, "got torch.float16"),
 ]

@@ -133,7 +133,6 @@ def test_orthogonalisation_changes_no_network_and_makes_isometries(network):
         torch.testing.assert_close(gram, identity(len(gram)), rtol=0, atol=1e-7)  # of ill-conditioned layers too
     for values in result.values:
         close(values.square().sum(), network.symmetrised().squared_norm())
-    close(result.directions @ result.directions.mT, identity(network.width))
     assert float(result.error) < 1e-10 * size(network) and float(result.error_bound) == 0
 
 
@@ -168,8 +167,8 @@ def test_truncation_stays_within_the_dropped_mass(widths, seed, data):
     assert [layer.width for layer in result.stack.layers[1:]] == [min(rank, len(v)) for rank, v in zip(ranks, result.values)][1:]
     assert result.stack.width == network.width
     if len(ranks) == 1:  # one wire of two copies: projected by a rank-r projector
-        close(result.stack.layers[0].L @ (identity(network.width) - result.directions[: ranks[0]].mT @ result.directions[: ranks[0]]),
-              torch.zeros_like(network.layers[0].L), scale=1)
+        both = torch.cat([result.stack.layers[0].L, result.stack.layers[0].R])
+        close(torch.linalg.svdvals(both)[ranks[0] :], torch.zeros(min(both.shape)).double()[ranks[0] :], scale=1)
 
 
 def test_the_bound_needs_the_copies_of_a_wire():
@@ -178,17 +177,6 @@ def test_the_bound_needs_the_copies_of_a_wire():
     dropped = sum(values[rank:].square().sum() for values, rank in zip(result.values, result.ranks))
     assert float(result.error) ** 2 > 1.1 * float(dropped)
     assert float(result.error) <= float(result.error_bound)
-
-
-@pytest.mark.parametrize("tolerance", [0.0, 0.05, 0.3])
-def test_a_tolerance_is_kept(tolerance):
-    network = random_network((6, 5, 4, 3), hidden=7)
-    result, size = odt(network, tolerance=tolerance), float(network.symmetrised().squared_norm().sqrt())
-    assert float(result.error) <= float(result.error_bound) + 1e-12 * size <= tolerance * size + 1e-11 * size
-    for values, rank, copies in zip(result.values, result.ranks, (8, 4, 2)):
-        one_less = copies * float(values[rank - 1 :].square().sum())
-        assert one_less > tolerance**2 * size**2 / 3  # each wire keeps as little as its share allows
-    assert tolerance == 0 or result.ranks < (6, 5, 4)
 
 
 def test_odt_finds_the_rank_of_a_wire_and_survives_zero():
@@ -325,10 +313,6 @@ def test_errors_name_the_argument():
         odt(network, (1, 1, 1))
     with pytest.raises(ValueError, match=r"ranks\[1\] must be a whole number from 1 to 2, got 3"):
         odt(network, (1, 3))
-    with pytest.raises(ValueError, match="tolerance must be None where ranks are given, got 0.1"):
-        odt(network, 1, tolerance=0.1)
-    with pytest.raises(ValueError, match="tolerance must be at least 0 and below 1, got 1.5"):
-        odt(network, tolerance=1.5)
     with pytest.raises(ValueError, match="rank must be a whole number from 1 to .* got 0"):
         cp_als(network, 0)
     with pytest.raises(ValueError, match="steps must be a whole number"):

@@ -148,14 +148,6 @@ def test_from_dense_drops_zero_eigenvalues_and_keeps_a_unit():
     zero = CPTensor.from_dense(torch.zeros(2, 3, 3))
     assert zero.shape == (2, 3, 3) and zero.hidden == 1 and not zero.dense().any()
     assert not CPTensor.from_dense(torch.tensor([[[0.0, 1.0], [-1.0, 0.0]]])).dense().any()
-    assert CPTensor.from_dense(random_cp().dense(), tolerance=2.0).hidden == 1
-
-
-def test_from_dense_keeps_the_largest_eigenvalues():
-    tensor = torch.diag_embed(torch.tensor([[-3.0, 2.0, 0.1], [1.0, 1.5, 0.0]]))
-    kept = CPTensor.from_dense(tensor, tolerance=0.4)
-    assert kept.hidden == 3
-    torch.testing.assert_close(kept.dense(), torch.diag_embed(torch.tensor([[-3.0, 2.0, 0.0], [0.0, 1.5, 0.0]])))
 
 
 @pytest.mark.parametrize("form", [CPTensor.square_form, CPTensor.symmetrised, zero_lifted])
@@ -184,9 +176,6 @@ CALLS = [
     (lambda: CPTensor.from_dense(torch.full((1, 2, 2), float("nan"))), ValueError, "tensor must be finite, got 4 of 4 entries"),
     (lambda: CPTensor.from_dense(torch.ones(1, 2, 2).half()), TypeError, "got torch.float16"),
     (lambda: CPTensor.from_dense([[[1.0]]]), TypeError, "tensor must be a Tensor, got list"),
-    (lambda: CPTensor.from_dense(torch.ones(1, 2, 2), tolerance=-1.0), ValueError, "tolerance must be a .* of at least 0, got -1.0"),
-    (lambda: CPTensor.from_dense(torch.ones(1, 2, 2), tolerance=float("nan")), ValueError, "tolerance must be a .* of at least 0"),
-    (lambda: CPTensor.from_dense(torch.ones(1, 2, 2), tolerance="1"), ValueError, "tolerance must be a finite number"),
 ]
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from tensor_cases import SETTINGS, random_cp
+from tensor_cases import SETTINGS, random_cp, single
 
 from tensorlm.tensors import CPTensor
 
@@ -149,8 +149,8 @@ def test_entries_that_differ_by_rounding_alone_decide_nothing():
 
 
 def test_single_precision():
-    cp = random_cp().to(torch.float32)
-    fixed, turned = cp.canonical(), random_gauge(cp.double(), 3).to(torch.float32).canonical()
+    cp = single(random_cp())
+    fixed, turned = cp.canonical(), single(random_gauge(cp.double(), 3)).canonical()
     for name in "DLR":
         torch.testing.assert_close(getattr(turned, name), getattr(fixed, name), rtol=1e-5, atol=1e-5)
 

@@ -29,8 +29,8 @@ extreme = pytest.mark.parametrize("dtype, factor", EXTREME)
 
 
 def scaled(seed, dtype=torch.float64, factor=1.0, out=3, width=4) -> CPTensor:
-    cp = random_cp(out=out, width=width, seed=seed).to(dtype)
-    return CPTensor(*(matrix * factor for matrix in (cp.D, cp.L, cp.R)))
+    cp = random_cp(out=out, width=width, seed=seed)
+    return CPTensor(*(matrix.to(dtype) * factor for matrix in (cp.D, cp.L, cp.R)))
 
 
 def network(seed, *scale) -> ComposedTensor:

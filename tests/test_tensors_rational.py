@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+from tensor_cases import single
 
 from tensorlm.layers import Attention, Norm
 from tensorlm.layers.norm import EPS
@@ -126,9 +127,6 @@ def test_a_stack_in_homogeneous_coordinates(blocks):
     close(numerator / denominator[..., None], expected)
     close(stack(x), expected)
     assert stack.degrees == (3**blocks, 3**blocks - 1)
-    for scaled, plain in zip(stack.homogeneous(1.5 * x, torch.full((5,), 1.5, dtype=torch.float64)), (numerator, denominator)):
-        close(scaled, 1.5 ** (3**blocks) * plain)
-        assert not torch.allclose(scaled, 1.5 ** (2**blocks) * plain, rtol=1e-3)  # the degree without norms
     assert not torch.allclose(stack.homogeneous(1.5 * x)[0], 1.5 ** (3**blocks) * numerator, rtol=1e-3)  # not in x alone
 
 
@@ -272,7 +270,7 @@ STACK = RationalStack((BLOCK,))
     (lambda: RationalBlock(make_cp(out=3)), ValueError, r"of equal out and width .* got CPTensor of shape \(3, 4, 4\)"),
     (lambda: BLOCK(draw(5)), ValueError, "x must have 4 entries in its last axis"),
     (lambda: BLOCK(draw(4).float()), TypeError, "must be torch.float64 like"),
-    (lambda: BLOCK(torch.tensor(1.0)), ValueError, r"x must have 4 entries in its last axis, got shape \(\)"),
+    (lambda: BLOCK(draw(1)[0]), ValueError, r"x must have 4 entries in its last axis, got shape \(\)"),
     (lambda: BLOCK([1.0]), TypeError, "x must be a Tensor, got list"),
     (lambda: RationalStack(BLOCK), ValueError, "blocks must be a tuple of at least one RationalBlock, got RationalBlock"),
     (lambda: rational_misfit(lambda a: 0 * a, (1, 1)), ValueError, "not all 0"),
@@ -283,7 +281,7 @@ STACK = RationalStack((BLOCK,))
     (lambda: RationalStack(()), ValueError, "at least one RationalBlock"),
     (lambda: RationalStack((make_cp(),)), TypeError, r"blocks\[0\] must be a RationalBlock, got CPTensor"),
     (lambda: RationalStack((BLOCK, RationalBlock(make_cp(5)))), ValueError, r"blocks\[1\] must be of width 4"),
-    (lambda: RationalStack((BLOCK, RationalBlock(make_cp().to(torch.float32)))), TypeError, "must be torch.float64"),
+    (lambda: RationalStack((BLOCK, RationalBlock(single(make_cp())))), TypeError, "must be torch.float64"),
     (lambda: STACK.along(draw(4), draw(5)), ValueError, r"s must be a vector of shape \(4,\), got Tensor of shape \(5,\)"),
     (lambda: STACK.along(draw(4), draw(4) / 0), ValueError, "s must be finite"),
     (lambda: STACK.along(draw(4).float(), draw(4)), TypeError, "x must be torch.float64"),
@@ -295,7 +293,6 @@ STACK = RationalStack((BLOCK,))
     (lambda: cubic_tensor(0), ValueError, "width must be a whole number of at least 1"),
     (lambda: rational_scores(draw(2, 4), draw(3, 4), draw(2, 5), draw(3, 4)), ValueError, "q2 must be of shape"),
     (lambda: rational_misfit(torch.sin, (-1, 2)), ValueError, "degree of the numerator must be a whole number from 0 to 200"),
-    (lambda: rational_misfit(torch.sin, (1, 2), reach=0), ValueError, "reach must be a finite number above 0"),
 ])
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):

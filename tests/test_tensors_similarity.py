@@ -4,7 +4,7 @@ import opt_einsum
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from tensor_cases import SETTINGS, close, random_cp
+from tensor_cases import SETTINGS, close, random_cp, single
 
 from tensorlm.tensors import CPTensor, function_cosine, function_inner, same_function
 
@@ -95,7 +95,9 @@ def test_functions_are_told_apart_in_bases_and_in_slices(out, hidden, width, mon
     share = float((a.symmetric() - b.symmetric()).norm() / max(norm(a), norm(b)))
     for slices in (2**26, 1):
         monkeypatch.setattr("tensorlm.tensors.similarity.SLICE_BYTES", slices)
-        assert same_function(a, b, share * (1 + 1e-12)) and not same_function(a, b, share * (1 - 1e-12))
+        for factor, same in ((1 + 1e-12, True), (1 - 1e-12, False)):
+            monkeypatch.setattr("tensorlm.tensors.similarity.SAME_SHARE", share * factor)
+            assert same_function(a, b) == same  # so the distance is measured to 1e-12
 
 
 def test_functions_are_told_apart_where_a_dense_slice_would_not_fit():
@@ -110,18 +112,19 @@ def test_other_factors_of_one_function_are_the_same_function(pair):
     for same in (turned(a), a.square_form(), a.symmetrised(), a.canonical(), CPTensor.from_dense(a.dense())):
         assert same_function(a, same)
     assert not same_function(a, b)
-    single = a.to(torch.float32)
-    assert same_function(single, single.square_form()) and not same_function(single, b.to(torch.float32))
+    assert same_function(single(a), single(a).square_form()) and not same_function(single(a), single(b))
 
 
 @pytest.mark.parametrize("change, same", [(0.0, True), (1e-12, True), (1e-9, False), (1e-3, False)])
-def test_same_function_sees_changes_that_the_gram_formula_cannot(change, same):
+def test_same_function_sees_changes_that_the_gram_formula_cannot(change, same, monkeypatch):
     a = random_cp()
     b = turned(CPTensor(a.D * (1 + change), a.L, a.R))
     assert same_function(a, b) == same
     if change == 1e-9:
         expected = 1e-9 * norm(a).item()
-        assert same_function(a, b, 1.0001e-9) and not same_function(a, b, 0.9999e-9)
+        for share, within in ((1.0001e-9, True), (0.9999e-9, False)):
+            monkeypatch.setattr("tensorlm.tensors.similarity.SAME_SHARE", share)
+            assert same_function(a, b) == within
         gram = (function_inner(a, a) - 2 * function_inner(a, b) + function_inner(b, b)).clamp(min=0).sqrt()
         assert gram.item() != pytest.approx(expected, rel=0.5)
 
@@ -135,7 +138,7 @@ def cancelling(cp: CPTensor, seed=5) -> CPTensor:
 def test_zero_functions_are_one_function():
     a, b = cancelling(random_cp(hidden=2)), cancelling(random_cp(hidden=3, seed=1))
     assert same_function(a, b) and not same_function(a, random_cp())
-    assert same_function(a, CPTensor(0 * a.D, a.L, a.R), tolerance=0)
+    assert same_function(a, CPTensor(0 * a.D, a.L, a.R))
 
 
 NAN = CPTensor(torch.full((3, 5), float("nan"), dtype=torch.float64), *draw((5, 4), (5, 4)))
@@ -143,7 +146,7 @@ A = random_cp()
 CALLS = [
     (lambda f: f(A, random_cp(out=2)), ValueError, r"shape of b must be \(3, 4, 4\) like that of a, got \(2, 4, 4\)"),
     (lambda f: f(A, random_cp(width=5)), ValueError, r"got \(3, 5, 5\)"),
-    (lambda f: f(A, random_cp().to(torch.float32)), TypeError, "b must be torch.float64 like a, got torch.float32"),
+    (lambda f: f(A, single(random_cp())), TypeError, "b must be torch.float64 like a, got torch.float32"),
     (lambda f: f(NAN, A), ValueError, "D.* must be finite, got 15 of 15"),
     (lambda f: f(A, NAN), ValueError, "D.* must be finite"),
     (lambda f: f(A, A.dense()), TypeError, "must be a C.*Tensor, got Tensor"),
@@ -161,7 +164,6 @@ def test_pairs_that_do_not_fit_are_named(function, call, error, message):
 MORE_CALLS = [
     (lambda: function_cosine(A, CPTensor(0 * A.D, A.L, A.R)), ValueError, "b must be other than zero, for which no cosine is defined"),
     (lambda: function_cosine(CPTensor(0 * A.D, A.L, A.R), A), ValueError, "a must be other than zero"),
-    (lambda: same_function(A, A, tolerance=-1), ValueError, "tolerance must be a finite number of at least 0, got -1"),
 ]
 
 

@@ -42,7 +42,7 @@ def test_contributions_sum_to_the_function(cp):
     spectrum, x = eigen(cp), randn(2, 3, cp.width)
     assert spectrum.contributions(x).shape == (2, 3, *spectrum.values.shape)
     close(spectrum.contributions(x).sum(-1), cp(x))
-    close(spectrum.evaluate(x), cp(x))
+    close(spectrum.evaluate(x, spectrum.values.shape[-1]), cp(x))
     close(from_pairs(spectrum), cp.symmetric())
     sizes = spectrum.values.abs()
     assert bool((sizes[:, :-1] >= sizes[:, 1:]).all())

@@ -22,8 +22,6 @@ class Monomials:
 
     >>> Monomials(1).multiply(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0, 1.0]))  # (1 + t)(1 + t)^2
     tensor([1., 3., 3., 1.])
-    >>> Monomials(2, order=2).exponents
-    ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
     """
 
     variables: int = 1
@@ -31,8 +29,7 @@ class Monomials:
 
     def __post_init__(self):
         require_whole("variables", self.variables, 1)
-        require(self.variables == 1 or self.order is not None, "order", self.order,
-                f"given for {self.variables} strengths, whose number of monomials grows with its power")
+        require(self.variables == 1 or self.order is not None, "order", self.order, f"given for {self.variables} strengths")
         if self.order is not None:
             require_whole("order", self.order)
 
@@ -43,8 +40,12 @@ class Monomials:
 
     @cached_property
     def exponents(self) -> tuple[tuple[int, ...], ...]:
-        """The powers of each strength in every monomial, in the order of the rows."""
-        return _exponents(self.variables, self.order)
+        """The powers of each strength in every monomial, in the order of the rows: (0, 0), (1, 0), (0, 1), (2, 0), ..."""
+        order = require_whole("order", self.order)
+        if self.variables == 1:
+            return tuple((degree,) for degree in range(order + 1))
+        shorter = Monomials(self.variables - 1, order).exponents
+        return tuple((degree - sum(rest), *rest) for degree in range(order + 1) for rest in shorter if sum(rest) <= degree)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """The sum of two arrays of possibly different degrees."""
@@ -65,7 +66,7 @@ class Monomials:
         return _convolve_matrices(a, b, limit, _by_equation(equation)) if equation else _convolve(a, b, limit)
 
     def _multiply_by_table(self, a: Tensor, b: Tensor, product) -> Tensor:
-        table = _products(self.variables, self.order)[: len(a), : len(b)].to(a.device)
+        table = _products(self)[: len(a), : len(b)].to(a.device)
         rows = (table[:, row] >= 0 for row in range(len(b)))
         parts = ((table[kept, row], product(a[kept], b[row : row + 1])[:, 0]) for row, kept in enumerate(rows))
         where, first = next(parts)
@@ -100,7 +101,7 @@ def _convolve_matrices(a: Tensor, b: Tensor, limit: int, product) -> Tensor:
 
 
 def _by_equation(equation: str):
-    """The products of all pairs of coefficients: (n, ...), (m, ...) -> (n, m, ...)."""
+    """The function that multiplies all pairs of coefficients: (n, ...), (m, ...) -> (n, m, ...)."""
     if not equation:
         return lambda a, b: a[:, None] * b[None]
     terms, result = equation.split("->")
@@ -118,19 +119,10 @@ def _by_degree(pairs: Tensor) -> Tensor:
 
 
 @lru_cache
-def _exponents(variables: int, order: int) -> tuple[tuple[int, ...], ...]:
-    if variables == 1:
-        return tuple((degree,) for degree in range(order + 1))
-    shorter = _exponents(variables - 1, order)
-    return tuple((degree - sum(rest), *rest) for degree in range(order + 1) for rest in shorter if sum(rest) <= degree)
-
-
-@lru_cache
-def _products(variables: int, order: int) -> Tensor:
+def _products(algebra: Monomials) -> Tensor:
     """The row of the product of two monomials, -1 above the order."""
-    exponents = _exponents(variables, order)
-    row = {powers: index for index, powers in enumerate(exponents)}
-    return torch.tensor([[row.get(tuple(map(sum, zip(one, other))), -1) for other in exponents] for one in exponents])
+    row = {powers: index for index, powers in enumerate(algebra.exponents)}
+    return torch.tensor([[row.get(tuple(map(sum, zip(one, other))), -1) for other in row] for one in row])
 
 
 POWERS = Monomials()
@@ -184,23 +176,13 @@ class Polynomial:
         return (torch.as_tensor(alphas).to(self.coefficients) - self.centre) / self.unit
 
     def cancellation(self, alphas: Tensor) -> Tensor:
-        """How much larger the terms are than the values: max sum_k |c_k t^k| / max |p|, (...) -> (...), at least 1.
-
-        The relative error of a value is about the rounding error of the dtype (2e-16 in float64) times this.
-
-        >>> Polynomial(torch.tensor([1.0, -0.99])).cancellation(torch.tensor([0.0, 1.0])).round()
-        tensor([  1., 199.])
-        """
+        """By how much more than rounding values may err: max sum_k |c_k t^k| / max |p|, (...) -> (...), at least 1."""
         powers, coefficients = _scaled_powers(self.points(alphas), self.degree), self.coefficients.reshape(self.degree + 1, -1)
         largest, values = (powers.abs() @ coefficients.abs()).amax(-1), (powers @ coefficients).abs().amax(-1)
         return torch.where(largest > 0, largest / values, 1.0)
 
     def derivative(self, order: int = 1) -> "Polynomial":
-        """The derivative in alpha; that of a jet is known to one order less each time.
-
-        >>> Polynomial(torch.tensor([0.0, 0.0, 0.0, 1.0]), unit=2.0).derivative(2)(torch.tensor(1.0))  # (alpha / 2)^3
-        tensor(0.7500)
-        """
+        """The derivative in alpha; that of a jet is known to one order less each time."""
         coefficients = self.coefficients
         for _ in range(require_whole("order", order)):
             powers = torch.arange(1, len(coefficients)).to(coefficients)
@@ -208,7 +190,7 @@ class Polynomial:
         return replace(self, coefficients=coefficients)
 
     def mapped(self, linear) -> "Polynomial":
-        """A linear map of the values; `linear` takes the coefficients as a batch."""
+        """The polynomial of linearly mapped values; `linear` takes the coefficients as a batch."""
         return replace(self, coefficients=linear(self.coefficients))
 
     def rescaled(self, unit: float) -> "Polynomial":
@@ -223,11 +205,9 @@ class Ratio:
 
     Both have one unit and centre. Multiplying both by the same number changes nothing where power is 1.
 
-    >>> ratio = Ratio(Polynomial(torch.tensor([[0.0], [1.0]])), Polynomial(torch.tensor([1.0, 0.0, 1.0])))  # a / (1 + a^2)
+    >>> ratio = Ratio(Polynomial(torch.tensor([0.0, 1.0])), Polynomial(torch.tensor([1.0, 0.0, 1.0])))  # a / (1 + a^2)
     >>> ratio(torch.tensor([1.0, 2.0])), ratio.derivative(torch.tensor([1.0, 2.0]), 1)
-    (tensor([[0.5000],
-            [0.4000]]), tensor([[ 0.0000],
-            [-0.1200]]))
+    (tensor([0.5000, 0.4000]), tensor([ 0.0000, -0.1200]))
     """
 
     numerator: Polynomial
@@ -239,12 +219,12 @@ class Ratio:
         return self.numerator.degree, self.denominator.degree
 
     def __call__(self, alphas: Tensor) -> Tensor:
-        """Values at every strength, (...) -> (..., *shape); beyond one unit in powers of 1 / alpha, so that none overflows."""
         return self.derivative(alphas, 0)
 
     def derivative(self, alphas: Tensor, order: int) -> Tensor:
         """From the Taylor coefficients of both sides at each strength, f_k of d^-p by k d_0 f_k = sum_j (-p j - k + j) d_j f_(k-j)."""
-        tops, bottoms = (_taylor(side, alphas, order) for side in (self.numerator, self.denominator))
+        tops, bottoms = ([side.derivative(k).reduced(alphas)[0] / math.factorial(k) for k in range(order + 1)]
+                         for side in (self.numerator, self.denominator))  # p^(k) / k! divided by max(1, |t|)^(degree - k)
         inverse = [bottoms[0].pow(-self.power)]
         for k in range(1, order + 1):
             terms = [(-self.power * j - k + j) * bottoms[j] * inverse[k - j] for j in range(1, k + 1)]
@@ -257,11 +237,6 @@ class Ratio:
     def cancellation(self, alphas: Tensor) -> Tensor:
         """The larger one of both sides': (...) -> (...), at least 1; see `Polynomial.cancellation`."""
         return torch.maximum(self.numerator.cancellation(alphas), self.denominator.cancellation(alphas))
-
-
-def _taylor(side: Polynomial, alphas: Tensor, order: int) -> list[Tensor]:
-    """p^(k) / k! divided by max(1, |t|)^(degree - k), for k = 0 .. order."""
-    return [side.derivative(k).reduced(alphas)[0] / math.factorial(k) for k in range(order + 1)]
 
 
 def _scaled_powers(points: Tensor, degree: int) -> Tensor:

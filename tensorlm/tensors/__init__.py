@@ -1,7 +1,6 @@
 """Tensors of bilinear layers: pure functions on their factors, from the CP form of one layer to whole networks.
 
-No module here trains anything or knows of text. Everything takes float32 or float64 on any device and works from
-the factors; a dense tensor is built only where it is asked for and small.
+Everything takes float32 or float64 on any device; a dense tensor is built only where it is asked for and small.
 """
 
 from tensorlm.tensors.als import cp_als
@@ -15,10 +14,7 @@ from tensorlm.tensors.similarity import function_cosine, function_inner, network
 from tensorlm.tensors.spectral import eigen, interaction, layer_hosvd
 
 __all__ = [
-    "CPTensor", "lift", "same_function",
-    "eigen", "interaction", "layer_hosvd",
-    "compose", "cp_als", "hosvd", "odt",
-    "function_cosine", "function_inner", "network_cosine", "symmetrise",
-    "head_output", "head_tensor", "head_weights",
-    "RationalBlock", "RationalStack", "cubic_tensor", "rational_misfit", "rational_scores", "remaining_root",
+    "CPTensor", "lift", "same_function", "eigen", "interaction", "layer_hosvd", "head_output", "head_tensor", "head_weights",
+    "compose", "cp_als", "hosvd", "odt", "function_cosine", "function_inner", "network_cosine",
+    "symmetrise", "RationalBlock", "RationalStack", "cubic_tensor", "rational_misfit", "rational_scores", "remaining_root",
 ]

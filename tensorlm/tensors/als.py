@@ -1,8 +1,8 @@
-"""CP decomposition of stacked layers by alternating least squares, from their factors.
+"""CP decomposition of stacked layers by alternating least squares, from factors: T_oij... ~ sum_c A0_oc A1_ic A2_jc ...
 
-Fits T_oij... ~ sum_c A0_oc A1_ic A2_jc ... One sweep updates every factor in turn, A_n = M_n V_n^-1, where M_n is T contracted with
-the other factors and V_n the elementwise product of their Gram matrices (Kolda & Bader 2009, section 3.4). M_n comes from
-the tree: what is below each branch is kept, so a sweep is O(2^N hidden width rank), never width^(2^N).
+One sweep updates every factor in turn, A_n = M_n V_n^-1, where M_n is T contracted with the other factors and V_n the
+elementwise product of their Gram matrices (Kolda & Bader 2009, section 3.4). M_n comes from the tree: what is below each
+branch is kept, so a sweep is O(2^N hidden width rank), never width^(2^N).
 """
 
 import itertools
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require, require_finite, require_last_axis, require_same_kind, require_whole
+from tensorlm.checks import require, require_finite, require_same_kind, require_whole
 from tensorlm.scaling import restored
 from tensorlm.tensors.composition import ComposedTensor, Tree, as_composed, branch_grams, tree_distance
-from tensorlm.tensors.cp import CPTensor
+from tensorlm.tensors.cp import CPTensor, require_inputs
 
 MAX_COUNT = 2**20  # columns or sweeps beyond which a number is taken for a slip
 CANCELLATION_POWER = 0.5  # an error^2 below eps^this, 1.5e-8 in float64, of the terms it is the sum of is measured otherwise
@@ -36,8 +36,7 @@ class CPFit:
     def __call__(self, x: Tensor) -> Tensor:
         """The fitted function, sum_c A0_oc (A1_c . x) (A2_c . x) ...: x (..., width) -> (..., out)."""
         output, first, *others = self.factors
-        require_same_kind(factors=output, x=x)
-        require_last_axis("x", x, len(first))
+        require_inputs(len(first), factors=output, x=x)
         values = x @ first
         for factor in others:
             values = values * (x @ factor)
@@ -62,11 +61,9 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
     """CP decomposition of T at this rank, of one layer (order 3) or a network (order 2^N + 1), after `steps` sweeps.
 
     `start` holds a matrix (size of the mode, rank) for each mode, the output first, which the first update replaces; None
-    draws Gaussian ones from `seed`. Modes are updated in order and nothing is normalised, as in TensorLy's `parafac`. Where
-    columns are dependent an update is the nearest to the factor before; no sweep makes the fit worse, up to the 1e-8 or so
-    that normal equations leave of it. ALS finds a local minimum, and at some ranks none exists: the factors then grow
-    without bound (Kolda & Bader 2009, section 3.3). Try several seeds.
-    Raises ValueError for a rank, steps or start that do not fit, for NaN or infinity, and where numbers leave their range.
+    draws Gaussian ones from `seed`. Nothing is normalised, as in TensorLy's `parafac`. ALS finds a local minimum, and where
+    none exists factors grow without bound (Kolda & Bader 2009, section 3.3). Try several seeds. Raises ValueError for a
+    rank, steps or start that do not fit, for NaN or infinity, and where numbers leave their range.
 
     >>> layer = CPTensor(torch.eye(2), torch.tensor([[1.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
     >>> fit = cp_als(layer, rank=1, steps=2)  # x1 x2 and 2 x1 x2
@@ -90,11 +87,12 @@ def cp_als(tensor: CPTensor | ComposedTensor, rank: int, steps: int = 50, start:
 
 
 def _start(network: ComposedTensor, rank: int, start: list[Tensor] | None, seed: int) -> list[Tensor]:
-    """The given factors, checked, or Gaussian ones of the inputs; that of the output, which the first update finds, is zero then."""
+    """The given factors, checked, or Gaussian ones of the inputs and zero for the output, which the first update finds."""
     if start is None:
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randn(size, rank, dtype=network.dtype, generator=generator) for size in network.shape[1:]]
-        return [factor.to(network.device) for factor in (torch.zeros(network.out, rank, dtype=network.dtype), *drawn)]
+        drawn.insert(0, torch.zeros(network.out, rank, dtype=network.dtype))
+        return [factor.to(network.layers[0].D.device) for factor in drawn]
     require(len(start) == network.order, "start", start, f"a list with a matrix for each of {network.order} modes")
     require_same_kind(tensor=network.layers[0].D, **{f"start[{number}]": factor for number, factor in enumerate(start)})
     for number, (factor, size) in enumerate(zip(start, network.shape)):
@@ -102,16 +100,13 @@ def _start(network: ComposedTensor, rank: int, start: list[Tensor] | None, seed:
     powers = 2 * torch.stack([factor.abs().amax(0).log2() for factor in start[1:]]).sum(0)
     largest = math.log2(torch.finfo(network.dtype).max) - 2
     if any(math.isfinite(power) and abs(power) > largest for power in powers.tolist()):
-        raise ValueError(f"start must have columns whose squared lengths have products within the range of {network.dtype}; divide each "
-                         "column by its length")
+        raise ValueError(f"start must have columns with products within the range of {network.dtype}; divide by lengths")
     return list(start)
 
 
 class _Node:
-    """One copy of a layer. `below` is what its branches read, modes or nodes; `encoders` the matrices, and transposes, they do it by.
-
-    All values here are rows: (r, hidden), (r, width). Products of few rows with large matrices are fastest that way.
-    """
+    """One copy of a layer. `below` is what its branches read, modes or nodes, by the matrices `encoders`, with transposes.
+    All values are rows, (r, hidden) and (r, width): products of few rows with large matrices are fastest that way."""
 
     def __init__(self, layers: tuple[CPTensor, ...], modes: range):
         *lower, layer = layers
@@ -169,10 +164,8 @@ class _Sweep:
         return factor
 
     def _error(self, squared: float) -> float:
-        """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices.
-
-        So near to an exact fit that |T|^2 - 2 <T, fit> + |fit|^2 would cancel, from `tree_distance`.
-        """
+        """From the last update: <T, fit> = sum(M_n * A_n), and |fit|^2 is the sum over the product of all Gram matrices;
+        so near to an exact fit that |T|^2 - 2 <T, fit> + |fit|^2 would cancel, from `tree_distance`."""
         contracted, factor, whole = self.last
         left = squared - 2 * (contracted * factor).sum().item() + whole.sum().item()
         size = math.sqrt(squared) or 1.0
@@ -183,12 +176,8 @@ class _Sweep:
 
 
 def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
-    """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where columns depend on each other, the nearest to `old`.
-
-    1 / (V_kk V^-1_kk) is what column k keeps of its squared length beside all others. Where one keeps nothing, only the
-    directions in which V is not zero to rounding are solved for (at unit diagonal, lest short columns seem dependent), and
-    `old` is kept in the others: so a sweep never makes the fit worse, as a plain V^+ M would.
-    """
+    """V^-1 M for a positive semi-definite V (r, r), by Cholesky; where a column keeps nothing, 1 / (V_kk V^-1_kk), of its
+    squared length beside all others, only in directions in which V is not zero to rounding, and `old` in the others."""
     least = torch.finfo(product.dtype).eps ** DEPENDENCE_POWER
     lower, failed = torch.linalg.cholesky_ex(product)
     if not failed:
@@ -196,10 +185,9 @@ def _solve(product: Tensor, contracted: Tensor, old: Tensor) -> Tensor:
         if all(least * size * own < 1 for size, own in zip(product.diagonal().tolist(), inverse.diagonal().tolist())):
             return inverse @ contracted
     if not math.isfinite(product.sum() + contracted.sum()):
-        raise ValueError(f"tensor must have a fit whose factors stay within the range of {product.dtype}, they left it; use .double(), "
-                         "fewer steps or another start")
+        raise ValueError(f"tensor must have a fit within the range of {product.dtype}; use .double() or another start")
     sizes = product.diagonal().sqrt()
     sizes = torch.where(sizes > 0, sizes, 1.0)
-    scales = sizes * sizes.unsqueeze(1)
+    scales = sizes * sizes.unsqueeze(1)  # lest short columns seem dependent
     inverse = torch.linalg.pinv(product / scales, rtol=least, hermitian=True) / scales
     return old + inverse @ (contracted - product @ old)

@@ -3,41 +3,26 @@
     z_i = sum_{j <= i} c_ij H(x_i, x_i, x_j, x_j, x_j),   H_oabcde = (q1' k1)_ac (q2' k2)_bd (o v)_oe
 
 with q' the transpose of q: two bilinear forms and a matrix, multiplied. Mask, decay and row scale are the constants c.
-Rotary positions turn queries and keys by constant matrices R_i and R_j: H then depends on the pair of positions, and is a
-constant tensor all the same.
+Rotary positions turn queries and keys by constant matrices R_i and R_j: H is constant for each pair of positions then.
 """
 
 import torch
 from torch import Tensor
 
-from tensorlm.checks import (
-    DENSE_LIMIT,
-    require,
-    require_affordable,
-    require_last_axis,
-    require_matrix,
-    require_one_of,
-    require_same_kind,
-    require_whole,
-)
+from tensorlm.checks import require, require_affordable, require_matrix, require_one_of, require_same_kind, require_whole
+from tensorlm.tensors.cp import require_inputs
 
 NAMES = ("q1", "k1", "q2", "k2", "v", "o")
 
 
-def head_tensor(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, o: Tensor, limit: float = DENSE_LIMIT) -> Tensor:
+def head_tensor(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, o: Tensor) -> Tensor:
     """H_oabcde, (out, width, width, width, width, width): axes a, b for the query's token, c, d, e for the key's.
 
-    Shapes: q1, k1, q2, k2, v (head_dim, width), o (out, head_dim); scale the queries first (`head_weights` does).
-    Squared attention has q1 = q2 and k1 = k2. Exchanging the two branches exchanges a with b and c with d, and leaves the
-    function as it is. Raises ValueError where shapes do not fit, or where H takes more than `limit` bytes.
-    Source: the graphical form in Nissen Gonzalez et al. arXiv 2605.15183.
-
-    >>> one = torch.ones(1, 1)
-    >>> head_tensor(2 * one, one, one, one, one, 3 * one).shape, head_tensor(2 * one, one, one, one, one, 3 * one).item()
-    (torch.Size([1, 1, 1, 1, 1, 1]), 6.0)
+    Shapes: q1, k1, q2, k2, v (head_dim, width), o (out, head_dim), queries scaled. ValueError where shapes do not fit, or H
+    takes more than `checks.DENSE_LIMIT` bytes. Source: the graphical form in Nissen Gonzalez et al. arXiv 2605.15183.
     """
     _check(q1=q1, k1=k1, q2=q2, k2=k2, v=v, o=o)
-    require_affordable((o.shape[0],) + (v.shape[1],) * 5, v.dtype, "attend, which never needs the tensor", limit)
+    require_affordable((o.shape[0],) + (v.shape[1],) * 5, v.dtype, "attend, which never needs the tensor")
     return torch.einsum("ac,bd,oe->oabcde", q1.mT @ k1, q2.mT @ k2, o @ v)
 
 
@@ -47,16 +32,13 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
     Shapes: x (time, width), `weights` the arguments of `head_tensor`, `coefficients` c (time, time), `rotations` R (time,
     head_dim, head_dim) or None -> (time, out). H_ij has R_i q1 and R_i q2 for its queries, R_j k1 and R_j k2 for its keys.
 
-    >>> one = torch.ones(1, 1)
-    >>> weights = dict(q1=one, k1=one, q2=one, k2=one, v=one, o=one)
-    >>> head_output(torch.tensor([[2.0], [3.0]]), weights, torch.ones(2, 2).tril())  # 2^5, and 3^2 2^3 + 3^5
-    tensor([[ 32.],
-            [315.]])
+    >>> head_output(torch.tensor([[2.0]]), dict.fromkeys(NAMES, torch.ones(1, 1)), torch.ones(1, 1))  # 2^5
+    tensor([[32.]])
     """
     require_matrix("x", x)
     _check(**weights)
-    require_same_kind(x=x, coefficients=coefficients, **weights)
-    require_last_axis("x", x, weights["v"].shape[1])
+    require_same_kind(coefficients=coefficients, **weights)
+    require_inputs(weights["v"].shape[1], v=weights["v"], x=x)
     time, head_dim = len(x), len(weights["q1"])
     require(coefficients.shape == (time, time), "coefficients", coefficients, f"of shape {(time, time)}, one for each pair of tokens")
     if rotations is None:
@@ -73,12 +55,11 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
 def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
     """Detached weights of one head of an attention layer: the arguments of `head_tensor`, queries divided by sqrt(head_dim).
 
-    `layer` has kind "bilinear" or "squared", no norm on queries and keys, and no key_offset (which mixes two positions).
-    Raises ValueError for other layers and for an index that is no head.
+    ValueError unless `layer` has kind "bilinear" or "squared", no norm on queries and keys, and no key_offset.
 
     >>> from tensorlm.layers import Attention
-    >>> {name: tuple(weight.shape) for name, weight in head_weights(Attention("squared", 4, 2, context=8), 1).items()}
-    {'q1': (2, 4), 'k1': (2, 4), 'q2': (2, 4), 'k2': (2, 4), 'v': (2, 4), 'o': (4, 2)}
+    >>> head_weights(Attention("squared", width=4, head_dim=2, context=8), 1)["o"].shape
+    torch.Size([4, 2])
     """
     require_one_of("kind of the layer", getattr(layer, "kind", None), ("bilinear", "squared"))
     if any(norm.kind != "none" for norm in layer.qk_norms) or "key_offset" in layer.positions.features:
@@ -99,6 +80,5 @@ def _check(**weights: Tensor) -> None:
     wanted = weights["q1"].shape
     for name in ("k1", "q2", "k2"):
         require(weights[name].shape == wanted, name, weights[name], f"of shape {tuple(wanted)} like q1")
-    v, o = weights["v"], weights["o"]
-    require(v.shape[1] == wanted[1], "v", v, f"(head_dim, {wanted[1]})")
-    require(o.shape[1] == len(v), "o", o, f"(out, {len(v)})")
+    require(weights["v"].shape[1] == wanted[1], "v", weights["v"], f"(head_dim, {wanted[1]})")
+    require(weights["o"].shape[1] == len(weights["v"]), "o", weights["o"], f"(out, {len(weights['v'])})")

@@ -1,8 +1,8 @@
 """Stacked bilinear layers as one tensor in tree form: N layers are a polynomial of degree 2^N, a tensor of order 2^N + 1.
 
 Two layers: T_oijkl = sum_mn T2_omn T1_mij T1_nkl. The tree has one copy of the last layer, two of the one before it, four of
-the next, so its cost is that of the factors, while the dense tensor has out * width^(2^N) entries: 256 GiB for two layers
-of width 128. The leaves (inputs) are ordered left subtree first, and the left branch of a layer is its L.
+the next, so its cost is that of the factors, while the dense tensor has out * width^(2^N) entries. The leaves (inputs) are
+ordered left subtree first, and the left branch of a layer is its L.
 """
 
 import math
@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tensorlm.checks import DENSE_LIMIT, require, require_affordable, require_instance, require_same_kind
-from tensorlm.scaling import balanced, exponents, length, ordinary, restored, shifted
-from tensorlm.tensors.cp import CPTensor, cp_unfolding, require_finite_cp
+from tensorlm.checks import require_affordable, require_instance
+from tensorlm.scaling import balanced, exponents, length, restored, shifted
+from tensorlm.tensors.cp import CPTensor, cp_unfolding, require_chain, require_finite_cp
 
 FACTOR_ROUTES = "the factors: evaluation, mode_grams, hosvd, odt and cp_als never need the dense tensor"
 NORM_ROUTES = "squared norms and inner products, which lose half of the digits where the two nearly agree"
@@ -24,9 +24,7 @@ NORM_ROUTES = "squared norms and inner products, which lose half of the digits w
 @dataclass(frozen=True, eq=False)
 class Tree:
     """D [(left y_0) * (right y_1)], where y_0, y_1 are the values of the two subtrees `below`, or inputs where there are none.
-
-    D (out, hidden), left (hidden, size of y_0), right (hidden, size of y_1). Subtrees may be one object: they are read once.
-    """
+    Subtrees may be one object: they are read once."""
 
     D: Tensor
     left: Tensor
@@ -36,12 +34,11 @@ class Tree:
 
 @dataclass(frozen=True, eq=False)
 class ComposedTensor:
-    """f(x) = f_N(... f_1(x)) of N layers, the first applied first: layers[i].out == layers[i + 1].width.
+    """f(x) = f_N(... f_1(x)) of N layers, the first applied first.
 
     Raises ValueError where there is no layer or two that follow each other do not fit, TypeError for mixed dtypes.
 
-    >>> square = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))  # x^2
-    >>> network = compose(square, square, square)
+    >>> network = compose(*[CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))] * 3)  # x^2, three times
     >>> network.degree, network.order, network(torch.tensor([2.0]))
     (8, 9, tensor([256.]))
     """
@@ -49,15 +46,7 @@ class ComposedTensor:
     layers: tuple[CPTensor, ...]
 
     def __post_init__(self):
-        require(self.layers, "layers", self.layers, "at least 1 CPTensor")
-        for number, layer in enumerate(self.layers):
-            require_instance(f"layers[{number}]", layer, CPTensor)
-        require_same_kind(**{f"layers[{number}]": layer.D for number, layer in enumerate(self.layers)})
-        for number, (lower, upper) in enumerate(zip(self.layers, self.layers[1:]), start=1):
-            require(lower.out == upper.width, f"layers[{number}]", upper, f"of width {lower.out}, the out of the layer before it")
-
-    def __repr__(self) -> str:
-        return f"ComposedTensor({', '.join(map(repr, self.layers))})"
+        require_chain("layers", self.layers, CPTensor)
 
     @property
     def width(self) -> int:
@@ -72,22 +61,16 @@ class ComposedTensor:
         return self.layers[0].dtype
 
     @property
-    def device(self) -> torch.device:
-        return self.layers[0].device
-
-    @property
     def degree(self) -> int:
-        """Degree of the polynomial, 2^N: f(a x) = a^(2^N) f(x). Also the number of leaves."""
+        """Degree of the polynomial, and number of leaves."""
         return 2 ** len(self.layers)
 
     @property
     def order(self) -> int:
-        """Number of axes of the tensor, 2^N + 1."""
         return self.degree + 1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the dense tensor, (out, width, ..., width)."""
         return self.out, *(self.width,) * self.degree
 
     @property
@@ -96,7 +79,6 @@ class ComposedTensor:
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of the dense tensor, out * width^(2^N) numbers."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -105,25 +87,20 @@ class ComposedTensor:
             x = layer(x)
         return x
 
-    def dense(self, limit: float = DENSE_LIMIT) -> Tensor:
-        """T (out, width, ..., width). Raises ValueError, naming the bytes, where it takes more than `limit`."""
-        require_affordable(self.shape, self.dtype, FACTOR_ROUTES, limit)
+    def dense(self) -> Tensor:
+        """T (out, width, ..., width). Raises ValueError, naming the bytes, where it takes more than `checks.DENSE_LIMIT`."""
+        require_affordable(self.shape, self.dtype, FACTOR_ROUTES)
         return mode_products(self.layers, None, [None] * self.degree).view(self.shape)
 
     def symmetrised(self) -> "ComposedTensor":
-        """The network of the layers' symmetric parts: the same function, and both copies of a wire share one basis.
-
-        For two layers its tensor is T averaged over 8 of the 24 permutations of the inputs, not over all of them.
-        """
+        """The network of the layers' symmetric parts: the same function, and both copies of a wire share one basis."""
         return ComposedTensor(tuple(layer.symmetrised() for layer in self.layers))
 
     def mode_grams(self) -> list[Tensor]:
-        """Gram matrices of all 1 + 2^N modes, the output first, from the factors in O(2^N h^2 (h + width)).
-
-        Their eigenvectors are the HOSVD's factors. ValueError for NaN or infinity, and beyond the number range.
-        """
+        """Gram matrices of all 1 + 2^N modes, the output first, from the factors in O(2^N h^2 (h + width)); ValueError for
+        NaN or infinity, and beyond the number range."""
         found = branch_grams(self.layers)
-        grams = [found.wires[-1], *leaf_grams(found)]
+        grams = found.of_modes()
         return [restored(gram, 2 * found.exponent, "tensor", "Gram matrices") for gram in grams] if found.exponent else grams
 
     def squared_norm(self) -> Tensor:
@@ -132,14 +109,11 @@ class ComposedTensor:
         return restored(found.wires[-1].trace(), 2 * found.exponent, "tensor", "|T|^2")
 
     def tree(self, bases: Sequence[Tensor] | None = None) -> Tree:
-        """The same tensor as a `Tree`, both copies of a layer being one object.
-
-        With a matrix of basis vectors, as columns, for each mode, the output first: T x_0 B_0 B_0^T x_1 B_1 B_1^T ...
-        """
-        if bases is None:
-            return evaluate_tree(self.layers, [None] * self.degree, _node)[0]
-        tree = evaluate_tree(self.layers, [basis @ basis.mT for basis in bases[1:]], _node)[0]
-        return replace(tree, D=bases[0] @ (bases[0].mT @ tree.D))
+        """The same tensor as a `Tree`, both copies of a layer being one object; with `bases`, a matrix of columns for each
+        mode, the output first: T x_0 B_0 B_0^T x_1 B_1 B_1^T ..."""
+        leaves = [None] * self.degree if bases is None else [basis @ basis.mT for basis in bases[1:]]
+        tree = evaluate_tree(self.layers, leaves, _node)[0]
+        return tree if bases is None else replace(tree, D=bases[0] @ (bases[0].mT @ tree.D))
 
 
 def compose(*layers: CPTensor) -> ComposedTensor:
@@ -155,22 +129,24 @@ def as_composed(tensor: CPTensor | ComposedTensor) -> ComposedTensor:
     return tensor
 
 
-def require_finite_layers(layers: Sequence[CPTensor]) -> None:
-    """Raise ValueError, naming factor and layer, if an entry is NaN or infinite."""
-    for number, layer in enumerate(layers):
-        require_finite_cp(f"layers[{number}]", layer)
-
-
 class Grams(NamedTuple):
     """For each layer the pair (L G' L^T, R G' R^T), each (hidden, hidden), and the Gram matrix G (out, out) of its output.
-
-    The network's output is 2^exponent times that of `layers`.
-    """
+    The network's output is 2^exponent times that of `layers`."""
 
     layers: tuple[CPTensor, ...]
     pairs: list[tuple[Tensor, Tensor]]
     wires: list[Tensor]
     exponent: int
+
+    def of_modes(self) -> list[Tensor]:
+        """Gram matrices of the output and, in their order, of all leaves: down from the output, E_L = L^T [(D^T E D) * (R G
+        R^T)] L, and the same with L and R exchanged."""
+        around: list[Tensor] = []
+        for layer, (left, right) in zip(reversed(self.layers), reversed(self.pairs)):
+            D, L, R = layer.D, layer.L, layer.R
+            units = [D.mT @ above @ D for above in around] if around else [D.mT @ D]
+            around = [gram for unit in units for gram in (L.mT @ (unit * right) @ L, R.mT @ (unit * left) @ R)]
+        return [self.wires[-1], *around]
 
 
 def branch_grams(layers: tuple[CPTensor, ...]) -> Grams:
@@ -178,10 +154,11 @@ def branch_grams(layers: tuple[CPTensor, ...]) -> Grams:
 
     Where squares would leave the number range, layers are balanced, and divided so that the trace of every G is near 1.
     """
-    found = _grams(layers)
-    if all(ordinary(wire.trace().item(), wire.dtype) for wire in found.wires):
+    found, least = _grams(layers), torch.finfo(layers[0].dtype).tiny ** 0.25
+    if all(least < wire.trace().item() < 1 / least for wire in found.wires):
         return found
-    require_finite_layers(layers)
+    for number, layer in enumerate(layers):
+        require_finite_cp(f"layers[{number}]", layer)
     made: tuple[CPTensor, ...] = ()
     exponent = 0
     for layer in layers:
@@ -200,19 +177,6 @@ def _grams(layers: tuple[CPTensor, ...]) -> Grams:
         pairs.append((left @ layer.L.mT, right @ layer.R.mT))
         wires.append(layer.D @ (pairs[-1][0] * pairs[-1][1]) @ layer.D.mT)
     return Grams(layers, pairs, wires, 0)
-
-
-def leaf_grams(found: Grams) -> list[Tensor]:
-    """Gram matrices (width, width) of all leaves, in their order.
-
-    Down from the output, E_L = L^T [(D^T E D) * (R G R^T)] L, and the same with L and R exchanged.
-    """
-    around: list[Tensor] = []
-    for layer, (left, right) in zip(reversed(found.layers), reversed(found.pairs)):
-        D, L, R = layer.D, layer.L, layer.R
-        units = [D.mT @ above @ D for above in around] if around else [D.mT @ D]
-        around = [gram for unit in units for gram in (L.mT @ (unit * right) @ L, R.mT @ (unit * left) @ R)]
-    return around
 
 
 def evaluate_tree(layers: Sequence[CPTensor], leaves: Sequence, node: Callable) -> list:
@@ -241,7 +205,6 @@ def _layer_products(layer: CPTensor, D: Tensor, left: Tensor | None, right: Tens
 
 
 def _node(layer: CPTensor, left, right) -> Tree:
-    """One node of a tree, above two subtrees or above two leaves (matrices, None being the identity)."""
     if isinstance(left, Tree):
         return Tree(layer.D, layer.L, layer.R, (left, right))
     return Tree(layer.D, layer.L if left is None else layer.L @ left, layer.R if right is None else layer.R @ right)
@@ -253,10 +216,6 @@ def tree_distance(a: Tree, b: Tree) -> Tensor:
     Every pair of subtrees is replaced by the triangular factor of a QR decomposition, which has the same Gram matrix;
     squaring, which would lose half of the digits, happens only at the root. Costs O(out * hidden * width^2) a node.
     Raises ValueError where that takes more than `checks.DENSE_LIMIT` bytes, and where the distance leaves the number range.
-
-    >>> square = Tree(torch.ones(1, 1), torch.eye(1), torch.eye(1))
-    >>> tree_distance(square, Tree(torch.full((1, 1), 3.0), torch.eye(1), torch.eye(1)))
-    tensor(2.)
     """
     (a, first), (b, second) = _balanced(a, {}), _balanced(b, {})
     top = max(first, second)

@@ -1,8 +1,7 @@
 """The bilinear layer as a third-order tensor in CP form: evaluate, polarise, differentiate, densify, write in other factors.
 
-T_oij = sum_k D_ok L_ki R_kj is a sum of `hidden` outer products, so the three matrices of the layer *are* a CP
-decomposition of its tensor. The function f(x)_o = sum_ij T_oij x_i x_j sees only the symmetric part S_oij = (T_oij +
-T_oji) / 2: two layers are one function exactly when their S are equal.
+T_oij = sum_k D_ok L_ki R_kj: the three matrices of the layer *are* a CP decomposition of its tensor. The function f(x)_o =
+sum_ij T_oij x_i x_j sees only the symmetric part S_oij = (T_oij + T_oji) / 2: layers with equal S are one function.
 """
 
 from collections.abc import Sequence
@@ -11,36 +10,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tensorlm.checks import (
-    DENSE_LIMIT,
-    is_whole,
-    require,
-    require_affordable,
-    require_broadcast,
-    require_finite,
-    require_instance,
-    require_last_axis,
-    require_matrix,
-    require_number,
-    require_same_kind,
-)
+from tensorlm import checks
+from tensorlm.checks import require, require_affordable, require_finite, require_instance, require_matrix, require_same_kind
 from tensorlm.scaling import balanced, exponents, length, restored, shifted
 from tensorlm.ties import TIE, eigh, peak, ranks
+
+ZERO_EIGENVALUE = 1e-12  # share of the largest one below which `from_dense` drops an eigenvalue
 
 
 @dataclass(frozen=True, eq=False)
 class CPTensor:
     """Factors of f(x) = D[(L x) * (R x)]: D (out, hidden), L and R (hidden, width), float32 or float64.
 
-    Raises TypeError where a factor is no tensor or of another dtype, ValueError where shapes or devices do not fit.
-    Evaluation lets NaN and infinity pass; decompositions and similarities refuse them.
-    Source: Kolda & Bader, Tensor Decompositions and Applications (2009), section 3; Pearce et al. arXiv 2410.08417, section 2.
+    Raises TypeError where a factor is no tensor or of another dtype, ValueError where shapes or devices do not fit. NaN and
+    infinity pass, but decompositions and similarities refuse them. Source: Kolda & Bader, Tensor Decompositions and
+    Applications (2009), section 3; Pearce et al. arXiv 2410.08417, section 2.
 
-    >>> cp = CPTensor(D=torch.tensor([[1.0, -1.0]]), L=torch.eye(2), R=torch.eye(2))
-    >>> cp
-    CPTensor(out=1, hidden=2, width=2, torch.float32, cpu)
-    >>> cp(torch.tensor([3.0, 2.0]))  # x1^2 - x2^2
-    tensor([5.])
+    >>> cp = CPTensor(D=torch.tensor([[1.0, -1.0]]), L=torch.eye(2), R=torch.eye(2))  # x1^2 - x2^2
+    >>> cp, cp(torch.tensor([3.0, 2.0]))
+    (CPTensor(out=1, hidden=2, width=2, torch.float32, cpu), tensor([5.]))
     """
 
     D: Tensor
@@ -56,43 +44,36 @@ class CPTensor:
             raise ValueError(f"D, L and R must be (out, hidden), (hidden, width) and (hidden, width), got {shapes}")
 
     def __repr__(self) -> str:
-        return f"CPTensor(out={self.out}, hidden={self.hidden}, width={self.width}, {self.dtype}, {self.device})"
+        return f"CPTensor(out={self.out}, hidden={self.hidden}, width={self.width}, {self.dtype}, {self.D.device})"
 
     @classmethod
     def from_layer(cls, layer) -> "CPTensor":
-        """Detached copies of a layer's matrices, in its dtype.
+        """Detached copies of the matrices of an MLP of kind `bilinear`, `square` (L = R) or `product` with two encoders.
 
-        `layer` is an MLP of kind `bilinear` (L, R, D), `square` (E, D; then L = R = E) or `product` with two encoders.
         Raises ValueError for every other kind, TypeError where there is no kind.
-
-        >>> from tensorlm.layers import build_mlp
-        >>> CPTensor.from_layer(build_mlp("bilinear", width=4, hidden=6))
-        CPTensor(out=4, hidden=6, width=4, torch.float32, cpu)
         """
         return cls(*(matrix.detach().clone() for matrix in _matrices(layer)))
 
     @classmethod
-    def from_dense(cls, tensor: Tensor, tolerance: float = 1e-12) -> "CPTensor":
+    def from_dense(cls, tensor: Tensor) -> "CPTensor":
         """An exact CP form of the symmetric part of a dense tensor (out, width, width): S_o = sum_r lambda v v^T, output by output.
 
-        Hidden units: the eigenvalues larger in size than `tolerance` times the largest, at most out * width and at least one;
-        L = R = v, D = lambda in row o. Seldom the fewest units possible: finding the CP rank is NP-hard (Kolda & Bader 2009, 3.1).
-        Raises ValueError for another shape, NaN or infinity, or a negative tolerance; TypeError for another dtype.
+        A hidden unit for every eigenvalue that is not zero to rounding, and at least one: L = R = v, D = lambda in row o.
+        Seldom the fewest possible: finding the CP rank is NP-hard (Kolda & Bader 2009, 3.1).
+        Raises ValueError for another shape, NaN or infinity; TypeError for another dtype.
 
-        >>> cp = CPTensor.from_dense(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))  # 2 x1 x2
-        >>> cp, round(cp(torch.tensor([3.0, 2.0])).item(), 4)
-        (CPTensor(out=1, hidden=2, width=2, torch.float32, cpu), 12.0)
+        >>> CPTensor.from_dense(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]]))  # 2 x1 x2
+        CPTensor(out=1, hidden=2, width=2, torch.float32, cpu)
         """
         require_same_kind(tensor=tensor)
         fits = tensor.ndim == 3 and tensor.shape[1] == tensor.shape[2] and tensor.numel()
         require(fits, "tensor", tensor, "a tensor of shape (out, width, width), all at least 1")
-        require_number("tolerance", tolerance, least=0)
         require_finite("tensor", tensor)
         exponent = exponents(tensor, (0, 1, 2))
         scaled = shifted(tensor, -exponent)
         values, vectors = (part.flip(1) for part in eigh((scaled + scaled.mT) / 2))  # rising
         sizes = values.abs()
-        kept = sizes > tolerance * sizes.max()
+        kept = sizes > ZERO_EIGENVALUE * sizes.max()
         kept.view(-1)[sizes.argmax()] = True
         outputs, _ = kept.nonzero(as_tuple=True)
         D = tensor.new_zeros(len(tensor), len(outputs))
@@ -113,7 +94,6 @@ class CPTensor:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape of the dense tensor, (out, width, width)."""
         return self.out, self.width, self.width
 
     @property
@@ -121,83 +101,61 @@ class CPTensor:
         return self.D.dtype
 
     @property
-    def device(self) -> torch.device:
-        return self.D.device
-
-    @property
     def parameter_count(self) -> int:
-        """Entries of the factors, hidden * (out + 2 width)."""
         return self.hidden * (self.out + 2 * self.width)
 
     @property
     def dense_count(self) -> int:
-        """Entries of T, out * width^2."""
         return self.out * self.width**2
 
     @property
     def symmetric_count(self) -> int:
-        """Free entries of S, out * width (width + 1) / 2."""
+        """Free entries of S."""
         return self.out * self.width * (self.width + 1) // 2
 
     def __call__(self, x: Tensor) -> Tensor:
         """f(x) = D[(L x) * (R x)]: x (..., width) -> (..., out)."""
-        self._require_input(x=x)
+        require_inputs(self.width, D=self.D, x=x)
         return ((x @ self.L.mT) * (x @ self.R.mT)) @ self.D.mT
 
     def polar(self, u: Tensor, v: Tensor) -> Tensor:
         """B(u, v) = S(., u, v) = D[(L u) * (R v) + (L v) * (R u)] / 2: u, v (..., width), broadcast -> (..., out).
 
         B is symmetric, B(x, x) = f(x), B(u, v) = [f(u + v) - f(u - v)] / 4 and f(x + a s) = f(x) + 2a B(x, s) + a^2 f(s).
-
-        >>> cp = CPTensor(torch.tensor([[1.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))  # f = x1 x2
-        >>> cp.polar(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
-        tensor([0.5000])
         """
-        self._require_input(u=u, v=v)
-        require_broadcast(u=u, v=v)
+        require_inputs(self.width, D=self.D, u=u, v=v)
+        checks.require_broadcast(u=u, v=v)
         crossed = (u @ self.L.mT) * (v @ self.R.mT) + (v @ self.L.mT) * (u @ self.R.mT)
         return crossed @ self.D.mT / 2
 
     def contributions(self, x: Tensor) -> Tensor:
-        """c_k(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o: x (..., width) -> (..., out, hidden).
-
-        They sum to f(x). Scaling x leaves the shares |c_k| / sum |c| as they are; another CP form of the function has others.
-        """
-        self._require_input(x=x)
+        """c_ok(x) = D_ok (L_k x)(R_k x), what hidden unit k adds to output o: x (..., width) -> (..., out, hidden)."""
+        require_inputs(self.width, D=self.D, x=x)
         return self.D * ((x @ self.L.mT) * (x @ self.R.mT)).unsqueeze(-2)
 
     def jacobian(self, x: Tensor) -> Tensor:
         """J(x) = 2 S(., ., x), J_oi = df_o / dx_i: x (..., width) -> (..., out, width). Euler: J(x) x = 2 f(x)."""
-        self._require_input(x=x)
+        require_inputs(self.width, D=self.D, x=x)
         left, right = (x @ self.L.mT).unsqueeze(-2), (x @ self.R.mT).unsqueeze(-2)
         return (self.D * right) @ self.L + (self.D * left) @ self.R
 
-    def dense(self, limit: float = DENSE_LIMIT) -> Tensor:
-        """T_oij = sum_k D_ok L_ki R_kj, shape (out, width, width); ValueError where it takes more than `limit` bytes.
-
-        >>> CPTensor(torch.ones(1, 1), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])).dense()
-        tensor([[[0., 1.],
-                 [0., 0.]]])
-        """
-        require_affordable(self.shape, self.dtype, "the factors: evaluation, similarity, eigen and hosvd never need T", limit)
+    def dense(self) -> Tensor:
+        """T_oij = sum_k D_ok L_ki R_kj (out, width, width); ValueError beyond `checks.DENSE_LIMIT` bytes."""
+        require_affordable(self.shape, self.dtype, "the factors: evaluation, similarity, eigen and hosvd never need T")
         return cp_unfolding(self.D, self.L, self.R).view(self.shape)
 
-    def symmetric(self, limit: float = DENSE_LIMIT) -> Tensor:
+    def symmetric(self) -> Tensor:
         """S_oij = (T_oij + T_oji) / 2, all that the function is; raises as `dense` does."""
-        half = self.dense(limit) / 2
+        half = self.dense() / 2
         return half + half.mT
 
     def factors(self) -> dict[str, Tensor]:
         """Detached contiguous copies by name, as safetensors stores them: CPTensor(**cp.factors()) is the inverse."""
         return {name: getattr(self, name).detach().clone(memory_format=torch.contiguous_format) for name in "DLR"}
 
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> "CPTensor":
-        """The same tensor in another dtype or on another device."""
-        return CPTensor(*(factor.to(dtype=dtype, device=device) for factor in (self.D, self.L, self.R)))
-
     def double(self) -> "CPTensor":
         """The same tensor in float64, in which identities hold to 1e-10."""
-        return self.to(dtype=torch.float64)
+        return CPTensor(self.D.double(), self.L.double(), self.R.double())
 
     def swap(self) -> "CPTensor":
         """(D, R, L): the encoders exchanged. T_oij becomes T_oji; S and f stay."""
@@ -206,18 +164,14 @@ class CPTensor:
     def permute(self, order: Tensor | Sequence[int]) -> "CPTensor":
         """The hidden units in another order: unit k of the result is unit order[k]. T, S and f stay."""
         units = order.tolist() if isinstance(order, Tensor) else order
-        fits = isinstance(units, Sequence) and all(map(is_whole, units)) and sorted(units) == list(range(self.hidden))
+        fits = isinstance(units, Sequence) and all(map(checks.is_whole, units)) and sorted(units) == list(range(self.hidden))
         require(fits, "order", units, f"a permutation of 0 .. {self.hidden - 1}")
         return CPTensor(self.D[:, list(units)], self.L[list(units)], self.R[list(units)])
 
     def rescale(self, left: Tensor, right: Tensor) -> "CPTensor":
         """L_k times left_k, R_k times right_k, D_k divided by both; left, right (hidden,). T, S and f stay.
 
-        Raises ValueError unless left and right have shape (hidden,) and are finite and not zero, and where a factor leaves
-        the number range by them; TypeError for another dtype.
-
-        >>> CPTensor(torch.ones(1, 1), torch.ones(1, 2), torch.ones(1, 2)).rescale(torch.tensor([2.0]), torch.tensor([-1.0])).factors()
-        {'D': tensor([[-0.5000]]), 'L': tensor([[2., 2.]]), 'R': tensor([[-1., -1.]])}
+        Raises ValueError unless left and right are finite and not zero, and where a factor leaves the number range by them.
         """
         self._require_vectors(self.hidden, left=left, right=right)
         for name, scale in (("left", left), ("right", right)):
@@ -235,13 +189,12 @@ class CPTensor:
         """The one set of factors that stands for all that `swap`, unit by unit too, `permute` and `rescale` reach.
 
         L_k and R_k have norm 1 and a positive largest entry (the first of equals), D_k carries size and sign; of L_k and R_k
-        the lexicographically greater one is L_k; units are sorted by falling norm of D_k, equal ones lexicographically. A unit
-        that contributes nothing becomes zero and comes last. Equality is meant to rounding. Other CP forms of one function,
-        which no gauge connects, stay different: compare functions by `same_function`.
-        Raises ValueError for NaN or infinity, and where D leaves the number range. Source: Kolda & Bader (2009), section 3.
+        the lexicographically greater one is L_k; units are sorted by falling norm of D_k, equal ones lexicographically, all
+        to rounding. A unit that adds nothing becomes zero and comes last. CP forms that no gauge connects stay different:
+        compare functions by `same_function`. Raises ValueError for NaN or infinity, and where D leaves the number range.
 
-        >>> CPTensor(torch.tensor([[1.0, 6.0]]), torch.eye(2), -2 * torch.eye(2)).canonical().factors()
-        {'D': tensor([[-12.,  -2.]]), 'L': tensor([[0., 1.], [1., 0.]]), 'R': tensor([[0., 1.], [1., 0.]])}
+        >>> CPTensor(torch.tensor([[1.0, 6.0]]), torch.eye(2), -2 * torch.eye(2)).canonical().D
+        tensor([[-12.,  -2.]])
         """
         require_finite_cp("cp", self)
         D, L, R, exponent = balanced(self.D, self.L, self.R)
@@ -252,13 +205,14 @@ class CPTensor:
         L, R = torch.where(behind, R, L), torch.where(behind, L, R)
         alive = D.any(dim=0)
         D, L, R = D * alive, L * alive.unsqueeze(1), R * alive.unsqueeze(1)
-        return CPTensor(restored(D, exponent, "cp", "factors of norm 1 beside D"), L, R).permute(_falling_order(D, L, R))
+        sizes = length(D, 0).unsqueeze(1)
+        keys = torch.cat([sizes, L, R, D.mT / sizes.max().clamp_min(torch.finfo(D.dtype).tiny)], dim=1)
+        keys = torch.where(keys.abs() > TIE * torch.finfo(D.dtype).eps, keys, 0)
+        order = torch.unique(ranks(keys.mT).mT, dim=0, return_inverse=True)[1].argsort(stable=True)
+        return CPTensor(restored(D, exponent, "cp", "factors of norm 1 beside D"), L, R).permute(order)
 
     def square_form(self) -> "CPTensor":
-        """One encoder, squared: f(x) = D' (M x)^2 with M = [L + R; L - R], D' = [D, -D] / 4, so L = R = M, of 2 hidden units each.
-
-        From ab = [(a + b)^2 - (a - b)^2] / 4. Its T is symmetric: the S of this layer.
-        """
+        """One encoder, squared: f(x) = D' (M x)^2, M = [L + R; L - R], D' = [D, -D] / 4, whose T is the S of this layer."""
         encoder = torch.cat([self.L + self.R, self.L - self.R])
         return CPTensor(torch.cat([self.D, -self.D], dim=1) / 4, encoder, encoder)
 
@@ -269,11 +223,7 @@ class CPTensor:
     def with_input_bias(self, left: Tensor, right: Tensor) -> "CPTensor":
         """D[(L x + left) * (R x + right)] as a layer on (1, x): L~ = [left L], R~ = [right R], left and right (hidden,).
 
-        Zeros lift a layer that has no biases. Raises ValueError or TypeError where a bias does not fit.
-
-        >>> cp = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))
-        >>> cp.with_input_bias(torch.tensor([2.0]), torch.tensor([3.0]))(lift(torch.tensor([1.0])))  # (1 + 2) (1 + 3)
-        tensor([12.])
+        Zeros lift a layer that has no biases.
         """
         self._require_vectors(self.hidden, left=left, right=right)
         return CPTensor(self.D, torch.cat([left.unsqueeze(1), self.L], dim=1), torch.cat([right.unsqueeze(1), self.R], dim=1))
@@ -281,13 +231,12 @@ class CPTensor:
     def with_output_bias(self, bias: Tensor) -> "CPTensor":
         """f(1, x) + bias, for a lifted layer: one more hidden unit, 1 times 1, writes bias (out,)."""
         self._require_vectors(self.out, bias=bias)
-        return self._appended(bias.unsqueeze(1), self._unit_rows(0), self._unit_rows(0))
+        return self._with_units(bias.unsqueeze(1), [0], [0])
 
     def with_residual(self) -> "CPTensor":
         """x + f(1, x), for a lifted layer: unit i of `out` more hidden units writes x_i times 1. ValueError unless out = width - 1."""
         require(self.out == self.width - 1, "cp", self, "lifted with out = width - 1, so that x and f(1, x) can be added")
-        identity = torch.eye(self.out, dtype=self.dtype, device=self.device)
-        return self._appended(identity, self._unit_rows(*range(1, self.width)), self._unit_rows(*[0] * self.out))
+        return self._with_units(torch.eye(self.out).to(self.D), list(range(1, self.width)), [0] * self.out)
 
     def with_constant(self) -> "CPTensor":
         """(1, f(1, x)), for a lifted layer: one more hidden unit, 1 times 1, writes the new output slot 0.
@@ -295,20 +244,12 @@ class CPTensor:
         So lifted layers stack: the next one finds its constant where it reads it. Add a residual before, not after.
         """
         below = CPTensor(torch.cat([torch.zeros_like(self.D[:1]), self.D]), self.L, self.R)
-        slot = torch.eye(below.out, 1, dtype=self.dtype, device=self.device)
-        return below._appended(slot, self._unit_rows(0), self._unit_rows(0))
+        return below._with_units(torch.eye(below.out, 1).to(self.D), [0], [0])
 
-    def _appended(self, columns: Tensor, left: Tensor, right: Tensor) -> "CPTensor":
-        """More hidden units: columns (out, n) of D, rows left and right (n, width) of L and R."""
-        return CPTensor(torch.cat([self.D, columns], dim=1), torch.cat([self.L, left]), torch.cat([self.R, right]))
-
-    def _unit_rows(self, *slots: int) -> Tensor:
-        return torch.eye(self.width, dtype=self.dtype, device=self.device)[list(slots)]
-
-    def _require_input(self, **vectors) -> None:
-        require_same_kind(D=self.D, **vectors)
-        for name, value in vectors.items():
-            require_last_axis(name, value, self.width)
+    def _with_units(self, columns: Tensor, left: list[int], right: list[int]) -> "CPTensor":
+        """More hidden units: unit n multiplies the inputs left[n] and right[n] and writes column n (out,) of D."""
+        rows = torch.eye(self.width).to(self.D)
+        return CPTensor(torch.cat([self.D, columns], 1), torch.cat([self.L, rows[left]]), torch.cat([self.R, rows[right]]))
 
     def _require_vectors(self, size: int, **vectors) -> None:
         require_same_kind(D=self.D, **vectors)
@@ -317,18 +258,14 @@ class CPTensor:
 
 
 def cp_unfolding(D: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """sum_k D_ok left_ka right_kb as a matrix (out, a b): one matrix product behind the smaller of two Khatri-Rao products.
-
-    >>> cp_unfolding(torch.ones(1, 1), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]))
-    tensor([[3., 4., 6., 8.]])
-    """
+    """sum_k D_ok left_ka right_kb as a matrix (out, a b): a matrix product behind the smaller of two Khatri-Rao products."""
     if right.shape[1] < len(D):
         return D @ (left.unsqueeze(2) * right.unsqueeze(1)).flatten(1)
     return ((D.unsqueeze(1) * left.mT).flatten(0, 1) @ right).view(len(D), -1)
 
 
 def lift(x: Tensor) -> Tensor:
-    """(1, x) on the last axis: (..., width) -> (..., 1 + width). Raises ValueError for a number, TypeError for another dtype.
+    """(1, x) on the last axis: (..., width) -> (..., 1 + width).
 
     >>> lift(torch.tensor([3.0, 2.0]))
     tensor([1., 3., 2.])
@@ -345,8 +282,25 @@ def require_finite_cp(name: str, value) -> None:
         require_finite(f"{factor} of {name}", getattr(value, factor))
 
 
+def require_inputs(width: int, **tensors) -> None:
+    """Raise unless all are of one dtype and device, and all but the first have `width` entries in their last axis."""
+    require_same_kind(**tensors)
+    for name, value in list(tensors.items())[1:]:
+        checks.require_last_axis(name, value, width)
+
+
+def require_chain(name: str, parts: Sequence, kind: type) -> None:
+    """Raise unless each part is a `kind` (CPTensor, or with one as `cp`), of one dtype and as wide as the out before it."""
+    require(isinstance(parts, Sequence) and parts, name, parts, f"a tuple of at least one {kind.__name__}")
+    for number, part in enumerate(parts):
+        require_instance(f"{name}[{number}]", part, kind)
+    layers = [getattr(part, "cp", part) for part in parts]
+    require_same_kind(**{f"{name}[{number}]": layer.D for number, layer in enumerate(layers)})
+    for number, (lower, upper) in enumerate(zip(layers, layers[1:]), start=1):
+        require(lower.out == upper.width, f"{name}[{number}]", upper, f"of width {lower.out}, the out of the one before it")
+
+
 def _matrices(layer) -> tuple[Tensor, Tensor, Tensor]:
-    """D, L, R of a degree-2 MLP; of a `square` one, L is R."""
     kind = getattr(layer, "kind", None)
     if kind is None:
         raise TypeError(f"layer must be an MLP with a `kind`, got {type(layer).__name__}")
@@ -357,20 +311,11 @@ def _matrices(layer) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "product" and layer.degree == 2:
         return layer.D, *layer.E
     encoders = f" with {layer.degree} encoders" if kind == "product" else ""
-    hint = "; of a full tensor, CPTensor.from_dense makes a CP form" if kind in ("full", "symmetric") else ""
-    raise ValueError(f"layer must be an MLP of kind 'bilinear', 'square' or 'product' with two encoders, "
-                     f"got {type(layer).__name__} of kind {kind!r}{encoders}{hint}")
+    raise ValueError("layer must be an MLP of kind 'bilinear', 'square' or 'product' with two encoders, got "
+                     f"{type(layer).__name__} of kind {kind!r}{encoders}")
 
 
 def _directions(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of norm 1 with a positive largest entry, and the signed norms they had; zero rows stay zero."""
     norms = rows.gather(1, peak(rows)).sign() * length(rows, 1).unsqueeze(1)
     return rows / torch.where(norms == 0, 1, norms), norms.squeeze(1)
-
-
-def _falling_order(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
-    """Units by falling norm of D_k, then by L_k, R_k, D_k, what ties being equal."""
-    sizes = length(D, 0).unsqueeze(1)
-    keys = torch.cat([sizes, L, R, D.mT / sizes.max().clamp_min(torch.finfo(D.dtype).tiny)], dim=1)
-    keys = torch.where(keys.abs() > TIE * torch.finfo(D.dtype).eps, keys, 0)
-    return torch.unique(ranks(keys.mT).mT, dim=0, return_inverse=True)[1].argsort(stable=True)

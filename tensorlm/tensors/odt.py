@@ -4,9 +4,8 @@
    branches of the layer above. Then everything below a wire is an isometry.
 2. Diagonalise: the singular values of a wire, one copy of it against all else, are now those of what is above it.
 3. Truncate: turn each wire into these singular vectors and drop the small values.
-
-All of it is about the tensor of the layers' symmetric parts (`ComposedTensor.symmetrised`), where the copies of a wire share
-one basis. QR decompositions of the layers' own third-order unfoldings, not Gram matrices, keep small values accurate.
+All for the tensor of the layers' symmetric parts, where the copies of a wire share one basis. QR decompositions, not Gram
+matrices, keep small values accurate.
 """
 
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require, require_affordable
 from tensorlm.scaling import length, restored
 from tensorlm.tensors.composition import ComposedTensor, as_composed, branch_grams, tree_distance
 from tensorlm.tensors.cp import CPTensor
@@ -27,22 +25,20 @@ from tensorlm.ties import settled
 class ODT:
     """A network with truncated wires. Wire 0 is the input, wire n the output of layer n; it has 2^(N - n) copies, n < N.
 
-    `values[n]` are the singular values of one copy of wire n, descending; their squares sum to |S|^2. `directions` (values[0],
-    width) are the directions of the input they belong to, as rows. `orthogonal` is the network after steps 1 and 2, equal to
-    the original; in `stack` wire n keeps `ranks[n]` directions, though it takes inputs of the full width.
+    `values[n]` are the singular values of one copy of wire n, descending; their squares sum to |S|^2. `orthogonal` is the
+    network after steps 1 and 2, equal to the original; in `stack` wire n keeps `ranks[n]` directions, of full-width inputs.
     """
 
     orthogonal: ComposedTensor
     stack: ComposedTensor
     values: tuple[Tensor, ...]
-    directions: Tensor
     ranks: tuple[int, ...]
 
     @property
     def error_bound(self) -> Tensor:
         """|S - S_truncated| is at most the root of the sum over the wires of copies x dropped values^2."""
-        wires = zip(_copies(len(self.values)), self.values, self.ranks)
-        return length(torch.cat([copies**0.5 * values[rank:] for copies, values, rank in wires]))
+        wires = zip(range(len(self.values), 0, -1), self.values, self.ranks)
+        return length(torch.cat([2 ** (layers_above / 2) * values[rank:] for layers_above, values, rank in wires]))
 
     @cached_property
     def error(self) -> Tensor:
@@ -50,42 +46,35 @@ class ODT:
         return tree_distance(self.orthogonal.symmetrised().tree(), self.stack.symmetrised().tree())
 
 
-def odt(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None = None, tolerance: float | None = None) -> ODT:
+def odt(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None = None) -> ODT:
     """Truncate the wires of a network, or the input of one layer, by their singular values in the whole network's tensor.
 
-    `ranks` holds one number for each of the N wires, the input first; an int stands for min(ranks, possible) in every wire.
-    `tolerance` instead drops as much as keeps `error_bound` within tolerance x |S|; neither keeps every direction with a
-    value above rounding. Costs O(hidden width^2 out) a layer. Raises ValueError for ranks or a tolerance that do not
-    fit, NaN or infinity, or a layer whose tensor takes more than `checks.DENSE_LIMIT` bytes.
+    `ranks` holds one number for each of the N wires, the input first; an int stands for min(ranks, possible) in every wire,
+    None for every direction with a value above rounding. Costs O(hidden width^2 out) a layer. Raises ValueError for ranks
+    that do not fit, NaN or infinity, or a layer whose tensor takes more than `checks.DENSE_LIMIT` bytes.
 
-    >>> lower = CPTensor(torch.eye(2), torch.eye(2), torch.eye(2))  # (x1^2, x2^2)
-    >>> upper = CPTensor(torch.ones(1, 2), torch.tensor([[1.0, 0.0], [0.0, 0.1]]), torch.eye(2))
-    >>> small = odt(ComposedTensor((lower, upper)), ranks=(2, 1))  # x1^4 + x2^4 / 10
-    >>> small.values[1], small.stack(torch.tensor([2.0, 2.0]))
-    (tensor([1.0000, 0.1000]), tensor([16.]))
+    >>> small = odt(CPTensor(torch.tensor([[1.0, 0.1]]), torch.eye(2), torch.eye(2)), ranks=1)  # x1^2 + x2^2 / 10
+    >>> small.values[0], small.stack(torch.tensor([2.0, 2.0]))
+    (tensor([1.0000, 0.1000]), tensor([4.]))
     """
     found = branch_grams(as_composed(tensor).layers)
-    require(ranks is None or tolerance is None, "tolerance", tolerance, "None where ranks are given")
     layers = _orthogonalised(list(found.layers))
     values, bases = _wire_spectra(layers)
-    if tolerance is None:
-        wanted = ranks_for("wire", ranks, tuple(layer.width for layer in found.layers))
-        kept = tuple(min(rank, len(value)) for rank, value in zip(wanted, values))
-    else:
-        kept = _ranks_within(values, tolerance)
+    wanted = ranks_for("wire", ranks, tuple(layer.width for layer in found.layers))
+    kept = tuple(min(rank, len(value)) for rank, value in zip(wanted, values))
     if found.exponent:
         values = [restored(value, found.exponent, "tensor", "singular values") for value in values]
         layers[-1] = CPTensor(restored(layers[-1].D, found.exponent, "tensor", "factors"), layers[-1].L, layers[-1].R)
     orthogonal = _turned(layers, [None, *bases[1:]])
     whole = [basis[:, :rank] for basis, rank in zip(bases, kept)]
     stack = _turned(layers, [whole[0] @ whole[0].mT if kept[0] < len(bases[0]) else None, *whole[1:]])
-    return ODT(orthogonal, stack, tuple(values), bases[0].mT.contiguous(), kept)
+    return ODT(orthogonal, stack, tuple(values), kept)
 
 
 def _orthogonalised(layers: list[CPTensor]) -> list[CPTensor]:
     """Step 1. The singular directions of a layer's unfolding that are zero to rounding are dropped, one is always kept."""
     for index, (layer, above) in enumerate(zip(layers, layers[1:])):
-        triangle = torch.linalg.qr(_unfolding(layer).mT, mode="r").R.mT
+        triangle = torch.linalg.qr(layer.symmetric().flatten(1).mT, mode="r").R.mT
         vectors, values, _ = torch.linalg.svd(triangle, full_matrices=False)
         rank = max(1, int((values > torch.finfo(values.dtype).eps * max(triangle.shape) * values[0]).sum()))
         vectors, values = settled(values, vectors.mT)[:rank].mT, values[:rank]
@@ -96,28 +85,20 @@ def _orthogonalised(layers: list[CPTensor]) -> list[CPTensor]:
 
 
 def _wire_spectra(layers: list[CPTensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Step 2, from the output down: for each wire its values, descending, and its basis, as columns.
-
-    Above a wire is S of the layer with R_above, the triangle of all above, on its output; by symmetry both branches are alike.
-    """
+    """Step 2, from the output down: for each wire its values, descending, and its basis, as columns. Above a wire is S of
+    the layer with R_above, the triangle of all above, on its output; by symmetry both branches are alike."""
     values: list[Tensor] = []
     bases: list[Tensor] = []
     above = None
     for layer in reversed(layers):
         D = layer.D if above is None else above @ layer.D
-        stacked = _unfolding(CPTensor(D, layer.L, layer.R)).reshape(-1, layer.width)
+        stacked = CPTensor(D, layer.L, layer.R).symmetric().reshape(-1, layer.width)
         _, sizes, directions = torch.linalg.svd(torch.linalg.qr(stacked, mode="r").R)
         directions = settled(sizes, directions)
         above = sizes.unsqueeze(1) * directions
         values.insert(0, sizes)
         bases.insert(0, directions.mT)
     return values, bases
-
-
-def _unfolding(layer: CPTensor) -> Tensor:
-    """The symmetric part of one layer as a matrix (out, width^2)."""
-    require_affordable(layer.shape, layer.dtype, "hosvd, which works with Gram matrices")
-    return layer.symmetric().flatten(1)
 
 
 def _turned(layers: list[CPTensor], bases: list[Tensor | None]) -> ComposedTensor:
@@ -127,17 +108,3 @@ def _turned(layers: list[CPTensor], bases: list[Tensor | None]) -> ComposedTenso
         D = layer.D if above is None else above.mT @ layer.D
         turned.append(CPTensor(D, *(matrix if below is None else matrix @ below for matrix in (layer.L, layer.R))))
     return ComposedTensor(tuple(turned))
-
-
-def _copies(wires: int) -> list[int]:
-    return [2 ** (wires - number) for number in range(wires)]
-
-
-def _ranks_within(values: list[Tensor], tolerance: float) -> tuple[int, ...]:
-    """The smallest ranks whose dropped mass, times copies, is each an equal share of (tolerance |S|)^2."""
-    require(0 <= tolerance < 1, "tolerance", tolerance, "at least 0 and below 1")
-    ranks = []
-    for mass, copies in zip((value.square() for value in values), _copies(len(values))):
-        tails = mass.flip(0).cumsum(0).flip(0)
-        ranks.append(max(1, int((copies * len(values) * tails > tolerance**2 * tails[0]).sum())))
-    return tuple(ranks)

@@ -76,7 +76,7 @@ def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_
                     optimizer: dict[str, Tensor] | None = None, rng: dict[str, Tensor] | None = None) -> Path:
     """Write a checkpoint atomically; CheckpointError, and nothing is written, for weights that are neither float32 nor float16."""
     for name, value in model.state_dict().items():
-        _require_fit(Path(path), name, value, value)
+        _require_fit(name, value, value)
     parts = {"model": model.state_dict(), "optimizer": optimizer, "rng": rng}
     tensors = {f"{part}.{name}": value.detach().cpu().contiguous()
                for part, named in parts.items() for name, value in (named or {}).items()}
@@ -105,29 +105,38 @@ def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> C
     names the file and the defect. No code in a file is ever run.
     """
     path = find_checkpoint(Path(path))
-    metadata, tensors = _read(path)
+    try:
+        return _checked(path, allow_nonfinite)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is not a complete safetensors file (damaged, or of another kind): {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _checked(path: Path, allow_nonfinite: bool) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        _require_header(metadata)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     _require_hash(path, metadata, tensors)
-    sections = {name: _object(metadata[name], f"{path}: its metadata {name!r}") for name in SECTIONS if name in metadata}
-    if "model_config" not in sections:
-        raise CheckpointError(f"{path}: its metadata has no 'model_config'")
+    sections = {name: _object(metadata[name], f"its metadata {name!r}") for name in SECTIONS if name in metadata}
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
         if part not in parts:
-            raise CheckpointError(f"{path}: unexpected tensor {name!r}; names start with {', '.join(parts)}")
+            raise ValueError(f"unexpected tensor {name!r}; names start with {', '.join(parts)}")
         parts[part][rest] = value
     try:
         model_config = ModelConfig.from_dict(sections["model_config"])
         train_config = TrainConfig.from_dict(sections["train_config"]) if "train_config" in sections else None
     except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its configuration is not valid here: {error}") from None
+        raise ValueError(f"its configuration is not valid here: {error}") from None
     for name, value in parts["model"].items():
         if (bad := int((~torch.isfinite(value)).sum())) and not allow_nonfinite:
-            raise CheckpointError(f"{path}: tensor 'model.{name}' has {bad:,} numbers of {value.numel():,} that are NaN or "
-                                  f"infinite; allow_nonfinite=True loads it all the same")
-    model = _build(path, model_config, parts["model"])
-    return Checkpoint(path, model, model_config, train_config, sections.get("source", {}), sections.get("state", {}),
-                      sections.get("card", {}), parts["optimizer"], parts["rng"])
+            raise ValueError(f"tensor 'model.{name}' has {bad:,} numbers of {value.numel():,} that are NaN or infinite; "
+                             f"allow_nonfinite=True loads it all the same")
+    return Checkpoint(path, _build(model_config, parts["model"]), model_config, train_config, sections.get("source", {}),
+                      sections.get("state", {}), sections.get("card", {}), parts["optimizer"], parts["rng"])
 
 
 def load_model(path: str | os.PathLike, allow_nonfinite: bool = False) -> TensorTransformer:
@@ -172,62 +181,53 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted((folder / FOLDER_NAME).glob(f"step_*{SUFFIX}"))
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{path}: is a safetensors file, but not a {FORMAT}, got format {metadata.get('format')!r}")
-            if metadata.get("version") != VERSION:
-                raise CheckpointError(f"{path}: has version {metadata.get('version')!r}; this tensorlm reads {VERSION!r}")
-            return metadata, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is not a complete safetensors file (damaged, or of another kind): {error}") from None
+def _require_header(metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"is a safetensors file, but not a {FORMAT}, got format {metadata.get('format')!r}")
+    if metadata.get("version") != VERSION:
+        raise ValueError(f"has version {metadata.get('version')!r}; this tensorlm reads {VERSION!r}")
+    if unknown := sorted(set(metadata) - {"format", "version", HASH_KEY, *SECTIONS}):
+        raise ValueError(f"has metadata {unknown[0]!r}, which no {FORMAT} has: the file is damaged")
+    if "model_config" not in metadata:
+        raise ValueError("its metadata has no 'model_config'")
 
 
 def _require_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
     """Compare with the hash in the header, or in the card of a model that was released before headers had one."""
-    if unknown := sorted(set(metadata) - {"format", "version", HASH_KEY, *SECTIONS}):
-        raise CheckpointError(f"{path}: has metadata {unknown[0]!r}, which no {FORMAT} has: the file is damaged")
     stated, card = metadata.get(HASH_KEY), path.with_suffix(".json")
     if stated is None and card.is_file():
-        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"{path}: its card {card.name}").get(HASH_KEY)
+        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"its card {card.name}").get(HASH_KEY)
     if stated is not None and stated != content_hash(metadata, tensors):
-        raise CheckpointError(f"{path}: is damaged: its content does not have the sha256 that was noted when it was written")
+        raise ValueError("is damaged: its content does not have the sha256 that was noted when it was written")
 
 
 def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = parse_json(text, where)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
-    if isinstance(value, dict):
-        return value
-    raise CheckpointError(f"{where} must be a JSON object")
+    value = parse_json(text, where)
+    require(isinstance(value, dict), where, value, "a JSON object")
+    return value
 
 
-def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
+def _build(config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
     pieces = max(config.layers, config.encoders if config.mlp == "product" else 0)
     if pieces > len(weights):
-        raise CheckpointError(f"{path}: its model_config has {pieces} layers or encoders, the file only {len(weights)} tensors")
+        raise ValueError(f"its model_config has {pieces} layers or encoders, the file only {len(weights)} tensors")
     try:
         with torch.device("meta"):  # shapes only: no memory, however large the configuration claims to be
             expected = TensorTransformer(config).state_dict()
     except (RuntimeError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{path}: no model can be built from its model_config: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"no model can be built from its model_config: {str(error).splitlines()[0]}") from None
     for name in sorted(set(expected) ^ set(weights)):
-        raise CheckpointError(f"{path}: tensor 'model.{name}' is {'missing' if name in expected else 'not expected'}")
+        raise ValueError(f"tensor 'model.{name}' is {'missing' if name in expected else 'not expected'}")
     for name, value in weights.items():
-        _require_fit(path, name, value, expected[name])
+        _require_fit(name, value, expected[name])
     model = TensorTransformer(config)
     model.load_state_dict(weights)
     return model
 
 
-def _require_fit(path: Path, name: str, value: Tensor, expected: Tensor) -> None:
+def _require_fit(name: str, value: Tensor, expected: Tensor) -> None:
     if value.shape != expected.shape:
-        raise CheckpointError(f"{path}: tensor 'model.{name}' has shape {tuple(value.shape)}, but its model_config "
-                              f"asks for {tuple(expected.shape)}")
+        raise CheckpointError(f"tensor 'model.{name}' has shape {tuple(value.shape)}, its model_config asks for {tuple(expected.shape)}")
     allowed = (torch.float32, torch.float16) if expected.is_floating_point() else (expected.dtype,)
     if value.dtype not in allowed:
-        raise CheckpointError(f"{path}: tensor 'model.{name}' is {value.dtype}; allowed: {', '.join(map(str, allowed))}")
+        raise CheckpointError(f"tensor 'model.{name}' is {value.dtype}; allowed: {', '.join(map(str, allowed))}")

@@ -1,14 +1,13 @@
 """What a table tells: what a loss cost, what a cost bought, and which differences the seeds can tell from chance.
 
-There are two kinds of points. A *curve* is what one run passes on its way down. Its learning rate has not come down yet, so
-it tells when an arm passes a loss on a fixed schedule, and nothing about runs that were planned to be shorter. A *ladder*
-holds the final losses of several runs, each with a whole schedule: what more steps really buy.
+A *curve* is what one run passes on its way down, before its learning rate has come down: nothing about shorter runs. A
+*ladder* holds the final losses of several runs, each with a whole schedule: what more steps really buy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,8 +56,7 @@ def paired(arm: Mapping, base: Mapping, level: float = LEVEL) -> Difference:
     """The difference arm minus base over the seeds for which both have a number: {seed: loss}, or columns of `finals`.
 
     With d_i the difference at seed i and n seeds: mean d, deviation s = sqrt(sum (d_i - d)^2 / (n - 1)), and
-    smallest = t(level, n - 1) s / sqrt(n), half the width of the t interval of d. Raises ValueError for
-    fewer than two common seeds.
+    smallest = t(level, n - 1) s / sqrt(n), half the width of the t interval of d. ValueError for fewer than two common seeds.
 
     >>> found = paired({0: 4.1, 1: 4.3, 2: 4.2}, {0: 4.0, 1: 4.2, 2: 4.1})
     >>> round(found.mean, 3), found.significant
@@ -76,10 +74,9 @@ def smallest_difference(losses: Any, level: float = LEVEL) -> float:
 
     Every seed is a block in which each of the a arms occurs once. With the residuals e_ij = x_ij - (mean of arm i) -
     (mean of seed j) + (mean of all), s^2 = sum e_ij^2 / ((a - 1)(n - 1)) and the result is
-    t(level, (a - 1)(n - 1)) sqrt(2 s^2 / n): Fisher's least significant difference of randomised blocks. It takes all
-    arms to scatter alike, and in return has far more degrees of freedom than `paired`. It is for one comparison named
-    beforehand; among k comparisons k (1 - level) are larger by chance alone. Raises ValueError unless there are two
-    arms or more that all have the same two seeds or more.
+    t(level, (a - 1)(n - 1)) sqrt(2 s^2 / n): Fisher's least significant difference of randomised blocks, for arms that
+    scatter alike and one comparison named beforehand. Raises ValueError unless two arms or more have the same two seeds
+    or more.
 
     >>> round(smallest_difference({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.5, 1: 2.4}, "c": {0: 1.1, 1: 2.2}}), 4)
     0.3042
@@ -96,8 +93,7 @@ def crossing(points: Points, loss: float, scale: str = "linear") -> float | None
     """The x at which points (x, loss), in the order of x, first come down to `loss`; None where they never do.
 
     Between neighbours (x0, l0) and (x1, l1) with l0 > loss >= l1: x = x0 + (x1 - x0) (l0 - loss) / (l0 - l1); "log"
-    does the same with log x. Raises ValueError where the first point lies below `loss` already: the crossing is
-    not among the points.
+    does the same with log x. Raises ValueError where the first point lies below `loss` already.
 
     >>> crossing([(10, 5.0), (20, 4.0), (30, 3.6)], 4.5)
     15.0
@@ -115,10 +111,9 @@ def crossing(points: Points, loss: float, scale: str = "linear") -> float | None
 
 
 def ladder_ratio(points: Points, base: Points) -> float:
-    """How many times the x of ladder `base` another one needs for equal loss, interpolated in log x.
+    """How many times the x of ladder `base` another one needs for equal loss: the higher one of their two last, in log x.
 
-    The loss is the higher one of their two last points: the worse of the two needs all of its x for it, the better
-    one the x of its `crossing`. Raises ValueError where that loss lies above the better one's first point.
+    Raises ValueError where that loss lies above the better one's first point.
     """
     if not points or not base:
         raise ValueError("there are no points of one of the two")
@@ -209,39 +204,19 @@ class Table:
     def steps_ratio(self, arm: str, base: str, by: str = "step", level: float = LEVEL) -> Ratio:
         """How many times the steps of `base` an arm needs for equal loss: geometric mean over seeds, and its t interval.
 
-        With m and s the mean and deviation of the n values log r_i of `ladder_ratio`: exp(m) and
-        exp(m +- t(level, n - 1) s / sqrt(n)). `by` "cpu_seconds" gives the ratio of the seconds instead; its scatter over
-        seeds holds no error of the clock, since all seeds share one `step_seconds`: that is in `paces`.
+        With m and s the mean and deviation of the n values log r_i of `ladder_ratio`: exp(m) and exp(m +- t(level, n - 1) s /
+        sqrt(n)). `by` "cpu_seconds" gives the ratio of the seconds, without the clock's error, which is in `paces`.
         """
         seeds = set.intersection(*(set(self.rows.loc[self.rows["arm"] == name, "seed"]) for name in (arm, base)))
         logs = {seed: math.log(ladder_ratio(self.ladder(arm, seed, by), self.ladder(base, seed, by))) for seed in sorted(seeds)}
         found = paired(logs, dict.fromkeys(logs, 0.0), level)
         return Ratio(*(math.exp(found.mean + side * found.smallest) for side in (0, -1, 1)))
 
-    def summary(self, baseline: str, targets: Sequence[float] = ()) -> pd.DataFrame:
-        """A row an arm: size, final loss over the seeds and how many runs failed, difference from the baseline with the smallest
-        significant one, and what it cost; NaN for what the rows do not tell."""
+    def summary(self, baseline: str) -> pd.DataFrame:
+        """A row an arm: parameters, final loss over the seeds, failed runs, difference from the baseline, smallest significant one."""
         losses, by_arm = self.finals(), self.rows.groupby("arm", sort=False)
-        timed, base = _tried(self.equal_seconds), losses.get(baseline, pd.Series(dtype=float))
-        found = pd.DataFrame({"parameters": by_arm["parameters"].first(), "loss": losses.mean(), "deviation": losses.std(),
-                              "failed": by_arm["row"].agg(lambda kinds: (kinds == "failed").sum()),
-                              f"minus {baseline}": losses.sub(base, axis=0).mean()})
-
-        def each(find: Callable[[str], Any]) -> pd.Series:
-            return pd.Series({arm: _tried(lambda: find(arm)) for arm in self.arms}, dtype=float)
-
-        found["least"] = each(lambda arm: paired(losses[arm], base).smallest)
-        found["CPU-ms a step"] = each(lambda arm: 1000 * self.step_seconds(arm))
-        for target in targets:
-            found[f"steps to {target:g}"] = each(lambda arm: self.to_target(arm, target).mean())
-        found[f"steps for the loss of {baseline}, times its own"] = each(lambda arm: self.steps_ratio(arm, baseline).value)
-        if timed is not None:
-            found[f"loss at {timed[0]:.0f} CPU-s"] = timed[1].mean()
-        return found.loc[self.arms]
-
-
-def _tried(find: Callable[[], Any]) -> Any:
-    try:
-        return find()
-    except ValueError:
-        return None
+        d = losses.sub(losses.get(baseline, pd.Series(dtype=float)), axis=0)
+        least = stdtrit(d.count() - 1, (1 + LEVEL) / 2) * d.std() / d.count() ** 0.5
+        failed = by_arm["row"].agg(lambda kinds: (kinds == "failed").sum())
+        return pd.DataFrame({"parameters": by_arm["parameters"].first(), "loss": losses.mean(), "deviation": losses.std(),
+                             "failed": failed, f"minus {baseline}": d.mean(), "least": least}).loc[self.arms]

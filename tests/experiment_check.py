@@ -8,7 +8,6 @@ from tensorlm.training.experiments import Arm, SpreadWindows
 from tensorlm.training.experiments.declare import Experiment, plan
 from tensorlm.training.experiments.run import table_row
 
-
 RETIRED = {"split", "targets"}  # fields in the provenance of tables made before
 
 

@@ -54,7 +54,7 @@ def test_a_device_that_is_not_there_is_refused(name):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="precision must be auto, .*, got 'half'"):
+    with pytest.raises(ValueError, match="precision must be one of 'auto', .*, got 'half'"):
         choose_precision("half", CPU)
 
 

@@ -19,13 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tensorlm.checks import unfit
+from tensorlm.checks import require, require_one_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BF16_CAPABILITY = (8, 0)
-FP16_CAPABILITY = (7, 0)
-PROBE_SECONDS = 1.0
-PROBE_GAIN = 1.15
+BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
+PROBE_SECONDS, PROBE_GAIN = 0.5, 1.15
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 LOST_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of the backends
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -40,12 +38,7 @@ class Precision:
 
     @property
     def name(self) -> str:
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-
-    @property
-    def newton_schulz(self) -> torch.dtype:
-        """Dtype of Muon's iteration: bfloat16 where that is the compute dtype, else float32."""
-        return torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
+        return str(self.dtype).removeprefix("torch.")
 
 
 def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -56,35 +49,31 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise unfit("device", name, "auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise unfit("device", name, f"one of the {torch.cuda.device_count()} CUDA devices of this machine")
+    require(device.type in ("cpu", "cuda"), "device", name, "auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    require(device.type == "cpu" or (device.index or 0) < count, "device", name, f"one of the {count} CUDA devices of this machine")
     return device
 
 
-def choose_precision(precision: str, device: torch.device, capability: tuple[int, int] | None = None) -> Precision:
+def choose_precision(precision: str, device: torch.device) -> Precision:
     """The compute dtype for `precision` ("auto", "float32", "bfloat16", "float16") on `device`.
 
-    A named precision is obeyed. "auto" means: bfloat16 on CUDA from compute capability 8.0 on; float16 with a
-    scaled loss from 7.0 on (T4, V100); float32 on anything older. On a CPU bfloat16 only where a probe of at most
-    a second, made once per process, finds it faster. `capability` defaults to the device's own. The question
-    is never put to `torch.cuda.is_bf16_supported`, which says yes where bfloat16 is only emulated.
+    A named one is obeyed. "auto" on CUDA: bfloat16 from compute capability 8.0 on, float16 with a scaled loss from 7.0 on
+    (T4, V100), else float32 (`torch.cuda.is_bf16_supported` says yes where bfloat16 is only emulated). On a CPU: bfloat16
+    only where a probe of at most a second, made once per process, finds it faster.
 
-    >>> choose_precision("auto", torch.device("cuda"), capability=(7, 5))
+    >>> choose_precision("float16", torch.device("cuda"))
     Precision(dtype=torch.float16, scale_loss=True)
     """
-    if precision in DTYPES:
-        return Precision(DTYPES[precision], scale_loss=precision == "float16")
-    if precision != "auto":
-        raise unfit("precision", precision, f"auto, {', '.join(DTYPES)}")
-    if device.type == "cuda":
-        capability = capability or torch.cuda.get_device_capability(device)
-        if capability >= BF16_CAPABILITY:
-            return Precision(torch.bfloat16)
-        return choose_precision("float16" if capability >= FP16_CAPABILITY else "float32", device)
-    faster = device.type == "cpu" and cpu_bf16_faster()
-    return Precision(torch.bfloat16 if faster else torch.float32)
+    require_one_of("precision", precision, ("auto", *DTYPES))
+    if precision == "auto":
+        precision = "float32"
+        if device.type == "cuda":
+            capability = torch.cuda.get_device_capability(device)
+            precision = "bfloat16" if capability >= BF16_CAPABILITY else "float16" if capability >= FP16_CAPABILITY else "float32"
+        elif device.type == "cpu" and cpu_bf16_faster():
+            precision = "bfloat16"
+    return Precision(DTYPES[precision], scale_loss=precision == "float16")
 
 
 @functools.cache
@@ -96,7 +85,7 @@ def cpu_bf16_faster() -> bool:
         for dtype in best:
             seconds = _time_layer(dtype)
             best[dtype] = min(best[dtype], seconds) if attempt else best[dtype]
-        if time.perf_counter() - start > PROBE_SECONDS / 2:
+        if time.perf_counter() - start > PROBE_SECONDS:
             break
     return best[torch.bfloat16] * PROBE_GAIN < best[torch.float32]
 
@@ -170,7 +159,7 @@ class World:
         return self.sum_(tensor).div_(self.size)
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """The module whose backward pass averages gradients; running constants of norms are averaged by `update_norms`."""
+        """The module whose backward pass averages gradients (not the buffers: `update_norms` does)."""
         if self.size == 1:
             return module
         ids = [device.index] if device.type == "cuda" else None
@@ -186,10 +175,9 @@ def current_world() -> World:
 
 @contextlib.contextmanager
 def joined_world(device: str = "auto") -> Iterator[World]:
-    """The processes that `torchrun` started, or a world of one; leaves the group at the end.
+    """The processes that `torchrun` started (NCCL where each has its own GPU, else gloo), or a world of one.
 
-    NCCL where this process has its own GPU and `device` is not "cpu", gloo otherwise. Raises ValueError for a
-    variable of `torchrun` that is no number, and LostPeerError where the processes cannot meet, or one was lost.
+    Raises ValueError for a variable of `torchrun` that is no number, LostPeerError where a process is missing or was lost.
     """
     if _torchrun_number("WORLD_SIZE", 1) == 1:
         yield World()
@@ -201,8 +189,7 @@ def joined_world(device: str = "auto") -> Iterator[World]:
         if not any(word in str(error) for word in LOST_WORDS):
             raise
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise LostPeerError(f"rank {current_world().rank}: another process of this run has ended or cannot be reached "
-                            f"({reason})") from None
+        raise LostPeerError(f"rank {dist.get_rank()}: another process of this run has ended or cannot be reached ({reason})") from None
     finally:
         dist.destroy_process_group()
 
@@ -221,8 +208,8 @@ def _join(device: str) -> None:
     try:
         dist.init_process_group("nccl" if gpu else "gloo")
     except RuntimeError as error:
-        place, reason = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}", str(error).partition("\n")[0]
-        raise LostPeerError(f"the processes of this run cannot meet at {place} ({reason})") from None
+        reason = str(error).partition("\n")[0]
+        raise LostPeerError(f"the processes of this run cannot meet at {host}:{os.environ.get('MASTER_PORT')} ({reason})") from None
 
 
 def _torchrun_number(name: str, default: int) -> int:
@@ -240,7 +227,7 @@ def environment() -> dict[str, Any]:
 
 
 def code_state(folder: Path) -> tuple[str | None, list[str]]:
-    """(commit, changed or new files) of a folder that git keeps; (None, []) for any other folder."""
+    """(commit, changed or new files) of a folder that git keeps, else (None, [])."""
     if not _git(folder, "ls-files", "."):
         return None, []
     changed = _git(folder, "status", "--porcelain", "--untracked-files=all", "--", ".")

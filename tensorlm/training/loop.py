@@ -14,13 +14,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tensorlm.checks import unfit
-from tensorlm.files import write_json
+from tensorlm.checks import require_one_of
+from tensorlm.files import force_to_disk, not_written, write_json
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.checkpoint import FINAL_NAME, CheckpointError, checkpoints_in, export_model, save_checkpoint, source_of
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.device import cpu_threads, current_world
-from tensorlm.training.folder import LOG_NAME, RESULT_NAME, Row, RunFolder, RunLog, RunSettings, read_log
+from tensorlm.training.folder import LOG_NAME, RESULT_NAME, Row, RunFolder, RunSettings, append_row, read_log, start_log
 from tensorlm.training.optim import anneal_at
 from tensorlm.training.trainer import Trainer, TrainingError, restore
 
@@ -52,11 +52,11 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
     """Train a new `TensorTransformer` on `data` (a `TokenData`), and validate it on held-out text.
 
     With `out` the run keeps a log and checkpoints in that folder; `resume` continues the run that lies there,
-    on a CPU bit for bit. `progress` gets every row of the log: None (silent), "auto", "bar", "plain", or a function
-    of one row. Ctrl-C and SIGTERM are put off to the end of the step, which is saved, and end in KeyboardInterrupt (one
-    process with `out`; a second one stops at once); a `progress` that raises KeyboardInterrupt leaves a checkpoint
-    too. `card` adds entries to the card of the released model. Under `torchrun` (inside `device.joined_world`) the
-    processes share each batch.
+    on a CPU bit for bit. `progress` shows every row of the log: None (not at all), "bar", "auto" (a bar on a terminal, lines
+    elsewhere), or a function of one row. Ctrl-C and SIGTERM are put off to the end of the step, which is saved, and end in
+    KeyboardInterrupt (one process with `out`; a second one stops at once); a `progress` that raises KeyboardInterrupt
+    leaves a checkpoint too. `card` adds entries to the card of the released model. Under `torchrun` (inside
+    `device.joined_world`) the processes share each batch.
 
     Raises ValueError for settings that do not fit, a run that the machine's memory cannot hold, or a folder in which
     another process trains, CheckpointError for a checkpoint that does not fit, and TrainingError when a loss is not
@@ -86,10 +86,10 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
         show = progress_for(train_config.steps, progress if leads else None, trainer.done)
         if folder is not None and leads and not resume:
             stack.enter_context(folder.started(run))
-        recorder = stack.enter_context(contextlib.closing(Recorder(trainer, folder, checkpoint is not None)))
+        recorder = Recorder(trainer, folder, show, checkpoint is not None)
         try:
             with _putting_off_interrupts(folder is not None and trainer.world.size == 1) as interrupt:
-                _loop(trainer, recorder, show, interrupt)
+                _loop(trainer, recorder, interrupt)
         except TrainingError as error:
             good = "none was written" if folder is None else folder.last_good(error.step)
             raise TrainingError(f"{error}; last good checkpoint: {good}", error.step) from None
@@ -103,26 +103,35 @@ class Recorder:
     checkpoint comes before the last row, whose validation may take long or fail.
     """
 
-    def __init__(self, trainer: Trainer, folder: RunFolder | None, resumed: bool = False) -> None:
+    def __init__(self, trainer: Trainer, folder: RunFolder | None, show: Show, resumed: bool = False) -> None:
         """`resumed`: a checkpoint of `folder` was restored into the trainer."""
-        self.trainer, self.folder, self.log = trainer, folder, None
+        self.trainer, self.folder, self.show = trainer, folder if trainer.world.leads else None, show
         self.history = _rows_so_far(folder.path / LOG_NAME, trainer) if folder is not None and resumed else []
-        if folder is not None and trainer.world.leads:
-            self.log = RunLog(folder.path / LOG_NAME, keep_until=trainer.done)
+        if self.folder is not None:
+            start_log(self.folder.path / LOG_NAME, keep_until=trainer.done)
 
     def add(self, row: Row) -> None:
-        """Note one row."""
+        """Note and show one row."""
         self.history.append(row)
-        if self.log is not None:
-            self.log.append(row)
+        if self.folder is not None:
+            append_row(self.folder.path / LOG_NAME, row)
+        try:
+            self.show(row)
+        except KeyboardInterrupt:  # between two steps, so the state is whole
+            if self.trainer.world.size == 1:
+                self.save()
+            raise
 
     def save(self) -> None:
         """Write a checkpoint of this moment, unless the loss of a step before it is not finite."""
         trainer = self.trainer
         trainer.settle()
-        if self.log is None or self.folder is None:
+        if self.folder is None:
             return
-        self.log.sync()
+        try:
+            force_to_disk(self.folder.path / LOG_NAME)
+        except OSError as error:
+            raise not_written(self.folder.path / LOG_NAME, error) from None
         save_checkpoint(self.folder.checkpoint_path(trainer.done), trainer.model, train_config=trainer.config,
                         source=source_of(trainer.data), **trainer.state())
         for old in checkpoints_in(self.folder.path)[:-KEPT_CHECKPOINTS]:
@@ -130,16 +139,11 @@ class Recorder:
 
     def release(self, card: dict[str, Any]) -> Path | None:
         """Write the weights with their card, and the result of the run."""
-        if self.log is None or self.folder is None:
+        if self.folder is None:
             return None
         path = export_model(self.trainer.model, self.folder.path / FINAL_NAME, card, source_of(self.trainer.data))
         write_json(self.folder.path / RESULT_NAME, {**card, "history": self.history})
         return path
-
-    def close(self) -> None:
-        """Close the log."""
-        if self.log is not None:
-            self.log.close()
 
 
 def _rows_so_far(path: Path, trainer: Trainer) -> list[Row]:
@@ -186,18 +190,7 @@ def _putting_off_interrupts(wanted: bool) -> Iterator[_Interrupt]:
             signal.signal(number, old)
 
 
-def _loop(trainer: Trainer, recorder: Recorder, show: Show, interrupt: _Interrupt) -> None:
-    for row in _rows(trainer, recorder, interrupt):
-        recorder.add(row)
-        try:
-            show(row)
-        except KeyboardInterrupt:  # between two steps, so the state is whole
-            if trainer.world.size == 1:
-                recorder.save()
-            raise
-
-
-def _rows(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> Iterator[Row]:
+def _loop(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> None:
     config = trainer.config
     while trainer.done < config.steps:
         trainer.step()
@@ -206,7 +199,7 @@ def _rows(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> Iterat
             trainer.model.set_anneal(anneal_at(config.steps, config))
         validates = _due(config.validate_every, trainer.done)
         if not last and (validates or _due(config.log_every, trainer.done)):
-            yield trainer.row(validates)
+            recorder.add(trainer.row(validates))
         stop = interrupt.asked
         if last or stop or _due(config.checkpoint_every, trainer.done):
             with trainer.clock.paused():
@@ -214,7 +207,7 @@ def _rows(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> Iterat
         if stop:
             raise KeyboardInterrupt(stop)
     if not recorder.history or recorder.history[-1]["step"] != config.steps:  # the weights are on the disk by now
-        yield trainer.row(validates=True)
+        recorder.add(trainer.row(validates=True))
     if interrupt.asked:
         raise KeyboardInterrupt(interrupt.asked)
 
@@ -233,19 +226,14 @@ def _result(trainer: Trainer, recorder: Recorder, card: dict[str, Any]) -> Train
 
 
 def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show:
-    """A function that shows the rows after step `done`.
-
-    None shows nothing, "bar" a live bar, "plain" a line each, "auto" the bar on a terminal, a function itself; else ValueError.
-    """
-    if progress is None:
-        return lambda row: None
+    """A function that shows the rows after step `done`: see `train`."""
     if callable(progress):
         return progress
-    if progress not in ("auto", "bar", "plain"):
-        raise unfit("progress", progress, "None, 'auto', 'bar', 'plain' or a function of one row")
-    if progress == "plain" or progress == "auto" and not sys.stderr.isatty():
-        return lambda row: print(f"step {row['step']}/{steps}  {describe(row)}  {time_left(row, steps)} left", flush=True)
-    bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+    require_one_of("progress", progress, (None, "auto", "bar"))
+
+    def line(row: Row) -> None:
+        left = timedelta(seconds=round(row["seconds"] / row["step"] * (steps - row["step"])))
+        print(f"step {row['step']}/{steps}  {describe(row)}  {left} left", flush=True)
 
     def show(row: Row) -> None:
         bar.update(row["step"] - bar.n)
@@ -253,6 +241,9 @@ def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show
         if bar.n >= steps:
             bar.close()
 
+    if progress == "auto" and not sys.stderr.isatty():
+        return line
+    bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, disable=progress is None)
     return show
 
 
@@ -263,13 +254,8 @@ def describe(row: Row) -> str:
     return f"loss {row['loss']:.4f}{valid}  {row['tokens_per_second']:,.0f} tokens/s{skipped}"
 
 
-def time_left(row: Row, steps: int) -> timedelta:
-    """How long the rest of the steps takes at the pace so far."""
-    return timedelta(seconds=round(row["seconds"] / row["step"] * (steps - row["step"])))
-
-
-def say(text: str, write: Callable[[str], Any] = print) -> None:
-    """Write a text at once, with a question mark for each character that standard output cannot print."""
+def say(text: str) -> None:
+    """Write a text at once, above a bar, with a question mark for each character that standard output cannot print."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    write(text.encode(encoding, "replace").decode(encoding))
+    tqdm.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from tensorlm.checks import is_finite, is_whole
+from tensorlm.checks import is_finite, is_whole, require
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.checkpoint import Checkpoint, CheckpointError
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.device import choose_precision, current_world, memory_of, resolve_device
 from tensorlm.training.evaluation import window_losses
 from tensorlm.training.folder import Row
-from tensorlm.training.optim import MAX_SKIPS_IN_A_ROW, Constraints, GradientGuard, anneal_at, lr_scale, optimizers
+from tensorlm.training.optim import GUARD_STATE, MAX_SKIPS_IN_A_ROW, Constraints, GradientGuard, anneal_at, lr_scale, optimizers
 
 STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -46,8 +46,7 @@ class Clock:
 
     def read(self) -> tuple[float, float]:
         """(seconds, CPU-seconds) so far."""
-        return (self.before[0] + time.perf_counter() - self._start[0],
-                self.before[1] + time.process_time() - self._start[1])
+        return self.before[0] + time.perf_counter() - self._start[0], self.before[1] + time.process_time() - self._start[1]
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -62,9 +61,9 @@ class Clock:
 def require_memory(model: ModelConfig, share: int, rows: int, device: torch.device, limit: int | None = None) -> None:
     """Raise ValueError where training surely needs more bytes than `device` has (`limit`), before anything is built.
 
-    `share` sequences a step and `rows` a forward pass in this process. What is counted, at least: weights, gradients
-    and one number of optimiser state (12 bytes a parameter); the batch and the indices that pick it (16 bytes a token);
-    of a forward pass the logits in float32 twice and in each layer the stream twice and the hidden units in 16 bits.
+    `share` sequences a step and `rows` a forward pass. Counted: weights, gradients, one number of optimiser state (12 bytes
+    a parameter); a batch and its indices (16 bytes a token); the logits in float32 twice, and in each layer the stream
+    twice and the hidden units in 16 bits.
     """
     limit = memory_of(device) if limit is None else limit
     tokens = rows * model.context
@@ -110,7 +109,8 @@ class Trainer:
         module = cast(nn.Module, torch.compile(self.model, dynamic=False)) if config.compile == "on" else self.model
         self.forward = self.world.wrap(module, self.device)
         self.parameters = list(self.model.parameters())
-        self.optimizers = optimizers(self.model, config, self.precision.newton_schulz)
+        ns_dtype = torch.bfloat16 if self.precision.dtype == torch.bfloat16 else torch.float32
+        self.optimizers = optimizers(self.model, config, ns_dtype)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.scale_loss else None
         self.guard = GradientGuard(config, self.parameters, always=self.scaler is not None)
         kinds = {model_config.norm, model_config.qk_norm}
@@ -179,12 +179,8 @@ class Trainer:
         """Fetch the losses of the steps since the last call; TrainingError at the first that is not finite."""
         if not self.unsettled:
             return
-        if len(self.unsettled) == 1 and self.world.size == 1:
-            values = [self.unsettled[0].item()]
-        else:
-            values = self.world.average_(torch.stack(self.unsettled)).tolist()
+        values, config = self.world.average_(torch.stack(self.unsettled)).tolist(), self.config
         self.unsettled = []
-        config = self.config
         for step, value in enumerate(values, self.done - len(values) + self.checks_every_step):
             if not math.isfinite(value):
                 batch = self.data.train_batch(step, config.batch_size, self.model.config.context, config.seed)
@@ -254,8 +250,8 @@ def _restore_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
     seconds, cpu_seconds = (_number("clock", value, float) for value in state["clock"])
     trainer.clock.before = seconds, cpu_seconds
     trainer.recent = [_number("recent", loss, float) for loss in state["recent"]]
-    kinds: dict[str, type] = {"mean": float}
-    trainer.guard.load({name: _number(name, value, kinds.get(name, int)) for name, value in state["guard"].items()})
+    for name, kind in GUARD_STATE.items():
+        setattr(trainer.guard, name, _number(name, state["guard"][name], kind))
     if trainer.scaler is not None:
         trainer.scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(checkpoint.rng["cpu"])
@@ -263,27 +259,25 @@ def _restore_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
         torch.cuda.set_rng_state(checkpoint.rng["cuda"])
 
 
-def _number(name: str, value: Any, kind: type, most: float = float("inf")) -> Any:
-    if not (is_whole(value) if kind is int else is_finite(value)) or not 0 <= value <= most:
-        raise ValueError(f"{name} = {value!r}: must be {'a whole number' if kind is int else 'a number'} from 0 to {most}")
+def _number(name: str, value: Any, kind: type, most: float = math.inf) -> Any:
+    require((is_whole if kind is int else is_finite)(value) and 0 <= value <= most, name, value, f"{kind.__name__} from 0 to {most}")
     return kind(value)
 
 
 def _restore_optimizers(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    parameters = dict(trainer.model.named_parameters())
-    names: dict[Tensor, str] = {p: name for name, p in parameters.items()}
-    owners = {names[p]: member for member in trainer.optimizers.members for g in member.param_groups for p in g["params"]}
+    names: dict[Tensor, str] = {p: name for name, p in trainer.model.named_parameters()}
+    owners = {names[p]: (member, p) for member in trainer.optimizers.members for g in member.param_groups for p in g["params"]}
     if trainer.done > trainer.guard.skipped:  # a step was taken, and every step gives each parameter its state
-        for name, owner in owners.items():
+        for name, (owner, _) in owners.items():
             for key in ADAM_STATE if isinstance(owner, torch.optim.AdamW) else STATE_SHAPED[:1]:
                 if f"{name}.{key}" not in checkpoint.optimizer:
                     raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{name}.{key}' is missing")
     for full_name, value in checkpoint.optimizer.items():
         name, _, key = full_name.rpartition(".")
-        p = parameters.get(name)
-        shape = p.shape if key in STATE_SHAPED and p is not None else torch.Size(()) if key == "step" else None
-        if p is None or value.shape != shape or value.dtype != torch.float32:
-            raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{full_name}' ({value.dtype}, "
-                                  f"{tuple(value.shape)}) does not belong to this model")
-        fused = owners[name].defaults.get("fused", False)
-        owners[name].state[p][key] = value.to(p.device if fused or key != "step" else "cpu")
+        known = name in owners and key in (*STATE_SHAPED, "step")
+        shape = torch.Size(()) if key == "step" or not known else owners[name][1].shape
+        if not known or value.shape != shape or value.dtype != torch.float32:
+            raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{full_name}' ({value.dtype}, {tuple(value.shape)}) "
+                                  f"does not belong to this model")
+        owner, p = owners[name]
+        owner.state[p][key] = value.to(p.device if owner.defaults.get("fused") or key != "step" else "cpu")

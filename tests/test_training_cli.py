@@ -74,7 +74,7 @@ def test_a_run_says_what_it_did(tmp_path, text, capsys):
     (["--steps", "many"], "--steps: invalid int value: 'many'"),
     (["--step", "3"], "unrecognized arguments: --step 3"),
     (["--steps", "0"], "TrainConfig.steps must be a whole number of at least 1, got 0"),
-    (["--data", "wiki"], "data='wiki': must be one of"),
+    (["--data", "wiki"], "data must be one of"),
     (["--data-option", "colour=red"], "colour"),
     (["--data-option", "path"], "--data-option 'path': must be NAME=VALUE"),
     (["--data-option", "path=/no/such/file"], "/no/such/file"),

@@ -9,33 +9,33 @@ from tensorlm.training.device import choose_precision, cpu_threads, resolve_devi
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
-@pytest.mark.parametrize("capability, dtype, scaled", [
-    ((12, 0), torch.bfloat16, False), ((9, 0), torch.bfloat16, False), ((8, 9), torch.bfloat16, False),
-    ((8, 0), torch.bfloat16, False), ((7, 5), torch.float16, True), ((7, 0), torch.float16, True),
-    ((6, 1), torch.float32, False),
+@pytest.mark.parametrize("capability, dtype", [
+    ((12, 0), torch.bfloat16), ((9, 0), torch.bfloat16), ((8, 9), torch.bfloat16),
+    ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((7, 0), torch.float16),
+    ((6, 1), torch.float32),
 ])
-def test_auto_follows_the_compute_capability(monkeypatch, capability, dtype, scaled):
+def test_auto_follows_the_compute_capability(monkeypatch, capability, dtype):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: pytest.fail("counts emulation as support"))
     chosen = choose_precision("auto", CUDA)
-    assert (chosen.dtype, chosen.scale_loss) == (dtype, scaled)
+    assert chosen == dtype
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("device", [CUDA, CPU])
 def test_a_named_precision_is_obeyed_without_asking_the_device(name, device):
     chosen = choose_precision(name, device)
-    assert chosen.name == name and chosen.scale_loss == (name == "float16")
+    assert chosen == getattr(torch, name)
 
 
 @pytest.mark.parametrize("faster", [True, False])
 def test_on_a_cpu_the_probe_decides(monkeypatch, faster):
     monkeypatch.setattr(policy, "cpu_bf16_faster", lambda: faster)
-    assert choose_precision("auto", CPU).dtype == (torch.bfloat16 if faster else torch.float32)
+    assert choose_precision("auto", CPU) == (torch.bfloat16 if faster else torch.float32)
 
 
 def test_the_probe_compares_what_it_measures_and_is_asked_once(monkeypatch):
-    for bf16, faster in ((0.5, True), (0.99, False), (2.0, False)):
+    for bf16, faster in ((0.5, True), (0.99), (2.0)):
         times = {torch.float32: 1e-3, torch.bfloat16: bf16 * 1e-3}
         calls = []
         monkeypatch.setattr(policy, "_time_layer", lambda dtype: calls.append(dtype) or times[dtype])

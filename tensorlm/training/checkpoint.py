@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tensorlm.checks import require, require_one_of
+from tensorlm.checks import require, require_finite, require_one_of
 from tensorlm.data import load
 from tensorlm.files import parse_json, write_atomically, write_json
 from tensorlm.model import ModelConfig, TensorTransformer
@@ -33,7 +33,7 @@ HASH_KEY = "sha256"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says which file, what is wrong, and what is allowed."""
+    """A checkpoint that cannot be used: which file, and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def require_source(path: Path, stored: dict[str, str], given: dict[str, str]) ->
     """Raise CheckpointError unless tokenizer and corpus hash of `given` are those `stored` in `path`."""
     for key in ("tokenizer", "sha256"):
         if stored.get(key) != given[key]:
-            raise CheckpointError(f"{path}: was trained with {key} {stored.get(key)!r} (corpus "
-                                  f"{stored.get('corpus')!r}), but the data given has {given[key]!r}")
+            raise CheckpointError(f"{path}: was trained with {key} {stored.get(key)!r}, the data given has {given[key]!r}")
 
 
 def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_config: TrainConfig | None = None,
@@ -100,9 +99,9 @@ def content_hash(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
 def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> Checkpoint:
     """Read a checkpoint file, or the newest one of a run's folder, and check all of it before use.
 
-    Raises CheckpointError where there is none, or the file is cut off, damaged, of another kind, from a newer version, or
-    disagrees with its own configuration, and where a weight is NaN or infinite (unless `allow_nonfinite`); each
-    names the file and the defect. No code in a file is ever run.
+    Raises CheckpointError, which names file and defect, where there is none, or it is cut off, damaged, of another kind or
+    version, or disagrees with its own configuration, or a weight is NaN or infinite (unless `allow_nonfinite`). No code
+    in a file is ever run.
     """
     path = find_checkpoint(Path(path))
     try:
@@ -115,26 +114,25 @@ def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> C
 
 def _checked(path: Path, allow_nonfinite: bool) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        _require_header(metadata)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    require_one_of("format", metadata.get("format"), [FORMAT])
+    require_one_of("version", metadata.get("version"), [VERSION])
+    for name in metadata:
+        require_one_of("its metadata", name, ("format", "version", HASH_KEY, *SECTIONS))
     _require_hash(path, metadata, tensors)
     sections = {name: _object(metadata[name], f"its metadata {name!r}") for name in SECTIONS if name in metadata}
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
-        if part not in parts:
-            raise ValueError(f"unexpected tensor {name!r}; names start with {', '.join(parts)}")
+        require_one_of(f"the first part of tensor {name!r}", part, parts)
         parts[part][rest] = value
+        if part == "model" and not allow_nonfinite:
+            require_finite(f"tensor {name!r}", value)
     try:
         model_config = ModelConfig.from_dict(sections["model_config"])
         train_config = TrainConfig.from_dict(sections["train_config"]) if "train_config" in sections else None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"its configuration is not valid here: {error}") from None
-    for name, value in parts["model"].items():
-        if (bad := int((~torch.isfinite(value)).sum())) and not allow_nonfinite:
-            raise ValueError(f"tensor 'model.{name}' has {bad:,} numbers of {value.numel():,} that are NaN or infinite; "
-                             f"allow_nonfinite=True loads it all the same")
     return Checkpoint(path, _build(model_config, parts["model"]), model_config, train_config, sections.get("source", {}),
                       sections.get("state", {}), sections.get("card", {}), parts["optimizer"], parts["rng"])
 
@@ -148,8 +146,7 @@ def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[s
                  dtype: torch.dtype = torch.float32) -> Path:
     """Write a weights-only checkpoint and, beside it, its card as JSON: corpus, tokens, seconds, loss, seed, command.
 
-    `dtype` float16 halves the file; weights that float16 cannot hold raise ValueError, as a `path` that does not end
-    in .safetensors does.
+    Raises ValueError for weights that `dtype` (float32 or float16) cannot hold, and a `path` that does not end in .safetensors.
     """
     require(Path(path).suffix == SUFFIX, "path", str(path), f"a name that ends in {SUFFIX} (its card ends in .json)")
     require_one_of("dtype", str(dtype), ("torch.float32", "torch.float16"))
@@ -157,8 +154,7 @@ def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[s
     stored.load_state_dict(model.state_dict())
     for name, parameter in stored.named_parameters():
         parameter.data = parameter.data.to(dtype)
-        if not torch.isfinite(parameter).all():
-            raise ValueError(f"{name}: has values that {dtype} cannot hold")
+        require_finite(f"{name} as {dtype}", parameter)
     card = {**card, "stored_as": str(dtype).split(".")[-1]}
     path = save_checkpoint(path, stored, source=source, card=card)
     write_json(path.with_suffix(".json"), card)
@@ -179,17 +175,6 @@ def find_checkpoint(path: Path) -> Path:
 def checkpoints_in(folder: Path) -> list[Path]:
     """The resumable checkpoints of a run's folder, oldest first."""
     return sorted((folder / FOLDER_NAME).glob(f"step_*{SUFFIX}"))
-
-
-def _require_header(metadata: dict[str, str]) -> None:
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"is a safetensors file, but not a {FORMAT}, got format {metadata.get('format')!r}")
-    if metadata.get("version") != VERSION:
-        raise ValueError(f"has version {metadata.get('version')!r}; this tensorlm reads {VERSION!r}")
-    if unknown := sorted(set(metadata) - {"format", "version", HASH_KEY, *SECTIONS}):
-        raise ValueError(f"has metadata {unknown[0]!r}, which no {FORMAT} has: the file is damaged")
-    if "model_config" not in metadata:
-        raise ValueError("its metadata has no 'model_config'")
 
 
 def _require_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
@@ -227,7 +212,7 @@ def _build(config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer
 
 def _require_fit(name: str, value: Tensor, expected: Tensor) -> None:
     if value.shape != expected.shape:
-        raise CheckpointError(f"tensor 'model.{name}' has shape {tuple(value.shape)}, its model_config asks for {tuple(expected.shape)}")
+        raise CheckpointError(f"tensor 'model.{name}' has shape {tuple(value.shape)}, expected {tuple(expected.shape)}")
     allowed = (torch.float32, torch.float16) if expected.is_floating_point() else (expected.dtype,)
     if value.dtype not in allowed:
         raise CheckpointError(f"tensor 'model.{name}' is {value.dtype}; allowed: {', '.join(map(str, allowed))}")

@@ -29,16 +29,9 @@ LOST_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by 
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True)
-class Precision:
-    """Dtype of the activations (parameters stay float32) and whether the loss is scaled against underflow."""
-
-    dtype: torch.dtype
-    scale_loss: bool = False
-
-    @property
-    def name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+def dtype_name(dtype: torch.dtype) -> str:
+    """float32 for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -55,25 +48,20 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     return device
 
 
-def choose_precision(precision: str, device: torch.device) -> Precision:
-    """The compute dtype for `precision` ("auto", "float32", "bfloat16", "float16") on `device`.
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the activations for `precision` ("auto", "float32", "bfloat16", "float16") on `device`.
 
-    A named one is obeyed. "auto" on CUDA: bfloat16 from compute capability 8.0 on, float16 with a scaled loss from 7.0 on
-    (T4, V100), else float32 (`torch.cuda.is_bf16_supported` says yes where bfloat16 is only emulated). On a CPU: bfloat16
-    only where a probe of at most a second, made once per process, finds it faster.
-
-    >>> choose_precision("float16", torch.device("cuda"))
-    Precision(dtype=torch.float16, scale_loss=True)
+    A named one is obeyed. "auto" on CUDA: bfloat16 from compute capability 8.0 on, float16 from 7.0 on (T4, V100), else
+    float32 (`torch.cuda.is_bf16_supported` says yes where bfloat16 is only emulated). On a CPU: bfloat16 only where a probe
+    of at most a second, made once per process, finds it faster.
     """
     require_one_of("precision", precision, ("auto", *DTYPES))
-    if precision == "auto":
-        precision = "float32"
-        if device.type == "cuda":
-            capability = torch.cuda.get_device_capability(device)
-            precision = "bfloat16" if capability >= BF16_CAPABILITY else "float16" if capability >= FP16_CAPABILITY else "float32"
-        elif device.type == "cpu" and cpu_bf16_faster():
-            precision = "bfloat16"
-    return Precision(DTYPES[precision], scale_loss=precision == "float16")
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if capability >= BF16_CAPABILITY else torch.float16 if capability >= FP16_CAPABILITY else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and cpu_bf16_faster() else torch.float32
 
 
 @functools.cache
@@ -99,7 +87,7 @@ def _time_layer(dtype: torch.dtype, tokens: int = 1024, width: int = 64) -> floa
 
 
 def memory_of(device: torch.device) -> int | None:
-    """Bytes of memory of a GPU, or of this machine (at most what its container may use); None where it is not told."""
+    """Bytes of memory of a GPU, or of this machine or its container; None where it is not told."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
@@ -113,7 +101,7 @@ def memory_of(device: torch.device) -> int | None:
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Run the body with exactly `count` torch threads; the former number comes back afterwards."""
+    """Run the body with `count` torch threads; the former number comes back."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -136,15 +124,14 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """True for the one process that writes files and prints."""
+        """Whether this is the one process that writes files and prints."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice | None:
-        """This process's rows of the global batch; ValueError if they cannot be shared out equally."""
+        """This process's rows of the global batch (None: all); ValueError if they cannot be shared out equally."""
         if self.size == 1:
             return None
-        if batch_size % self.size:
-            raise ValueError(f"batch_size = {batch_size} cannot be shared equally among {self.size} processes")
+        require(batch_size % self.size == 0, "batch_size", batch_size, f"a multiple of the {self.size} processes")
         share = batch_size // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
@@ -220,7 +207,7 @@ def _torchrun_number(name: str, default: int) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """What a result depends on besides its settings: versions, threads, processor, commit, files that differ from it."""
+    """What a result depends on besides its settings: versions, threads, processor, commit, files changed since."""
     return dict(zip(("commit", "uncommitted"), code_state(PACKAGE)), torch=torch.__version__, numpy=np.__version__,
                 python=platform.python_version(), threads=torch.get_num_threads(), device="cpu",
                 cpu_capability=torch.backends.cpu.get_cpu_capability())

@@ -19,7 +19,7 @@ from tensorlm.files import force_to_disk, not_written, write_json
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.checkpoint import FINAL_NAME, CheckpointError, checkpoints_in, export_model, save_checkpoint, source_of
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.device import cpu_threads, current_world
+from tensorlm.training.device import cpu_threads, current_world, dtype_name
 from tensorlm.training.folder import LOG_NAME, RESULT_NAME, Row, RunFolder, RunSettings, append_row, read_log, start_log
 from tensorlm.training.optim import anneal_at
 from tensorlm.training.trainer import Trainer, TrainingError, restore
@@ -30,7 +30,7 @@ KEPT_CHECKPOINTS = 2
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A trained model and how it came about. `seconds` and `cpu_seconds` count neither validation nor saving."""
+    """A trained model and how it came about. Seconds count neither validation nor saving."""
 
     model: TensorTransformer = field(repr=False)
     loss_valid: float
@@ -42,7 +42,7 @@ class TrainResult:
     path: Path | None = None
 
     def summary(self) -> str:
-        """One line with corpus, tokenizer, tokens, seconds and loss."""
+        """Corpus, tokenizer, tokens, seconds and loss."""
         return (f"{self.data}\n{self.tokens:,} tokens seen in {self.seconds:.1f} s ({self.cpu_seconds:.1f} CPU-s); "
                 f"{self.loss_valid:.4f} nats per token on held-out text")
 
@@ -58,9 +58,9 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
     leaves a checkpoint too. `card` adds entries to the card of the released model. Under `torchrun` (inside
     `device.joined_world`) the processes share each batch.
 
-    Raises ValueError for settings that do not fit, a run that the machine's memory cannot hold, or a folder in which
-    another process trains, CheckpointError for a checkpoint that does not fit, and TrainingError when a loss is not
-    finite: it names the step, the batch and the last good checkpoint.
+    Raises ValueError for settings that do not fit, too little memory, or a folder in which another process trains,
+    CheckpointError for a checkpoint that does not fit, and TrainingError when a loss is not finite: it names the step, the
+    batch and the last good checkpoint.
 
     >>> import numpy as np
     >>> from tensorlm.data import TokenData
@@ -88,8 +88,8 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
             stack.enter_context(folder.started(run))
         recorder = Recorder(trainer, folder, show, checkpoint is not None)
         try:
-            with _putting_off_interrupts(folder is not None and trainer.world.size == 1) as interrupt:
-                _loop(trainer, recorder, interrupt)
+            with _putting_off_interrupts(folder is not None and trainer.world.size == 1) as asked:
+                _loop(trainer, recorder, asked)
         except TrainingError as error:
             good = "none was written" if folder is None else folder.last_good(error.step)
             raise TrainingError(f"{error}; last good checkpoint: {good}", error.step) from None
@@ -97,10 +97,10 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
 
 
 class Recorder:
-    """Keeps the history of a run and, with a folder, writes it down. Only the leading process writes.
+    """Keeps the history of a run and, with a folder, writes it down, in the leading process alone.
 
-    Rows reach the disk before the checkpoint that follows them, so a resumed log has each row once. Only the last
-    checkpoint comes before the last row, whose validation may take long or fail.
+    Rows reach the disk before the checkpoint that follows them, so a resumed log has each row once; but the last checkpoint
+    comes before the last row, whose validation may fail.
     """
 
     def __init__(self, trainer: Trainer, folder: RunFolder | None, show: Show, resumed: bool = False) -> None:
@@ -137,25 +137,16 @@ class Recorder:
         for old in checkpoints_in(self.folder.path)[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
-    def release(self, card: dict[str, Any]) -> Path | None:
-        """Write the weights with their card, and the result of the run."""
-        if self.folder is None:
-            return None
-        path = export_model(self.trainer.model, self.folder.path / FINAL_NAME, card, source_of(self.trainer.data))
-        write_json(self.folder.path / RESULT_NAME, {**card, "history": self.history})
-        return path
-
 
 def _rows_so_far(path: Path, trainer: Trainer) -> list[Row]:
     """The rows of the steps taken; CheckpointError unless the log has each that came before the checkpoint."""
     config = trainer.config
     rows = [row for row in read_log(path) if row["step"] <= trainer.done] if path.exists() else []
-    wanted = [step for step in range(1, min(trainer.done, config.steps - 1) + 1)
-              if _due(config.log_every, step) or _due(config.validate_every, step)]
-    missing = sorted(set(wanted) - {row["step"] for row in rows})
-    if missing:
-        raise CheckpointError(f"{path}: has no row of step {missing[0]}, though the run has taken {trainer.done} steps; put the "
-                              f"file back, or begin anew in another folder (load_model still reads the weights)")
+    known = {row["step"] for row in rows}
+    for step in range(1, min(trainer.done, config.steps - 1) + 1):
+        if step not in known and (_due(config.log_every, step) or _due(config.validate_every, step)):
+            raise CheckpointError(f"{path}: has no row of step {step}, though the run has taken {trainer.done} steps; put the file "
+                                  f"back, or begin anew in another folder (load_model still reads the weights)")
     return rows
 
 
@@ -163,34 +154,29 @@ def _due(every: int | None, step: int) -> bool:
     return every is not None and step % every == 0
 
 
-class _Interrupt:
-    """A Ctrl-C or a polite request to end (SIGTERM) that was put off; the second one is not."""
-
-    asked: str | None = None
-
-    def __call__(self, number: int, frame: Any) -> None:
-        name = signal.Signals(number).name
-        if self.asked:
-            raise KeyboardInterrupt(name)
-        self.asked = name
-
-
 @contextlib.contextmanager
-def _putting_off_interrupts(wanted: bool) -> Iterator[_Interrupt]:
-    """Take SIGINT and SIGTERM for the body, where nobody else handles them; the loop asks between two steps."""
-    interrupt, defaults = _Interrupt(), {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+def _putting_off_interrupts(wanted: bool) -> Iterator[list[str]]:
+    """Note SIGINT and SIGTERM for the body, where nobody else handles them, the loop asks between two steps; a second one stops."""
+    asked: list[str] = []
+
+    def put_off(number: int, frame: Any) -> None:
+        asked.append(signal.Signals(number).name)
+        if len(asked) > 1:
+            raise KeyboardInterrupt(asked[-1])
+
+    defaults: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     in_charge = wanted and threading.current_thread() is threading.main_thread()
-    taken = {number: old for number, old in defaults.items() if in_charge and signal.getsignal(number) is old}
+    taken = [number for number, old in defaults.items() if in_charge and signal.getsignal(number) is old]
     for number in taken:
-        signal.signal(number, interrupt)
+        signal.signal(number, put_off)
     try:
-        yield interrupt
+        yield asked
     finally:
-        for number, old in taken.items():
-            signal.signal(number, old)
+        for number in taken:
+            signal.signal(number, defaults[number])
 
 
-def _loop(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> None:
+def _loop(trainer: Trainer, recorder: Recorder, asked: list[str]) -> None:
     config = trainer.config
     while trainer.done < config.steps:
         trainer.step()
@@ -200,29 +186,31 @@ def _loop(trainer: Trainer, recorder: Recorder, interrupt: _Interrupt) -> None:
         validates = _due(config.validate_every, trainer.done)
         if not last and (validates or _due(config.log_every, trainer.done)):
             recorder.add(trainer.row(validates))
-        stop = interrupt.asked
+        stop = asked[:1]
         if last or stop or _due(config.checkpoint_every, trainer.done):
             with trainer.clock.paused():
                 recorder.save()
         if stop:
-            raise KeyboardInterrupt(stop)
+            raise KeyboardInterrupt(*stop)
     if not recorder.history or recorder.history[-1]["step"] != config.steps:  # the weights are on the disk by now
         recorder.add(trainer.row(validates=True))
-    if interrupt.asked:
-        raise KeyboardInterrupt(interrupt.asked)
+    if asked:
+        raise KeyboardInterrupt(*asked)
 
 
 def _result(trainer: Trainer, recorder: Recorder, card: dict[str, Any]) -> TrainResult:
     for site in trainer.model.norm_sites():
         site.penalty = None  # holds the graph of the last step
-    last, config = recorder.history[-1], trainer.config
-    facts = dict(corpus=trainer.data.describe(), loss_valid=last["loss_valid"], tokens=last["tokens"],
-                 seconds=round(last["seconds"], 2), cpu_seconds=round(last["cpu_seconds"], 2), steps=config.steps,
-                 seed=config.seed, parameters=sum(p.numel() for p in trainer.parameters),
-                 precision=trainer.precision.name, device=str(trainer.device), processes=trainer.world.size)
-    path = recorder.release({**facts, **card})
-    return TrainResult(trainer.model, last["loss_valid"], recorder.history, last["seconds"], last["cpu_seconds"],
-                       last["tokens"], trainer.data.describe(), path)
+    last, config, path, text = recorder.history[-1], trainer.config, None, trainer.data.describe()
+    card = dict(corpus=text, loss_valid=last["loss_valid"], tokens=last["tokens"], seconds=round(last["seconds"], 2),
+                cpu_seconds=round(last["cpu_seconds"], 2), steps=config.steps, seed=config.seed,
+                parameters=sum(p.numel() for p in trainer.parameters), precision=dtype_name(trainer.precision),
+                device=str(trainer.device), processes=trainer.world.size) | card
+    if recorder.folder is not None:
+        path = export_model(trainer.model, recorder.folder.path / FINAL_NAME, card, source_of(trainer.data))
+        write_json(recorder.folder.path / RESULT_NAME, {**card, "history": recorder.history})
+    return TrainResult(trainer.model, last["loss_valid"], recorder.history, last["seconds"], last["cpu_seconds"], last["tokens"],
+                       text, path)
 
 
 def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,9 +21,7 @@ ADAM_GROUPS = ("embedding", "bigram", "head", "scalar")
 OUTPUT_NAMES = ("D", "o")  # matrices that write into the residual stream and start at zero
 FACTOR_NAMES = ("D", "L", "R", "E")  # of an MLP: the factors of its CP form
 POWER_ITERATIONS = 12
-MEAN_STEPS = 50
-FREE_STEPS = 10
-MAX_SKIPS_IN_A_ROW = 50
+MEAN_STEPS, FREE_STEPS, MAX_SKIPS_IN_A_ROW = 50, 10, 50
 GUARD_STATE = {"mean": float, "seen": int, "skipped": int, "in_a_row": int}
 
 
@@ -74,8 +72,7 @@ class Muon(torch.optim.Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups.pop()
         for p in group["params"]:
-            if p.ndim != 2:
-                raise ValueError(f"Muon takes matrices only; got a parameter of shape {tuple(p.shape)}")
+            require(p.ndim == 2, "a parameter", p, "a matrix")
         for name in ("lr", "weight_decay"):
             require_number(name, group[name], least=0)
         require(0 <= group["momentum"] < 1, "momentum", group["momentum"], "at least 0 and below 1")
@@ -108,7 +105,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def by_shape(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """The tensors in lists of one shape each, in the order in which shapes come."""
+    """The tensors in lists of one shape each."""
     found: dict[torch.Size, list[Tensor]] = {}
     for tensor in tensors:
         found.setdefault(tensor.shape, []).append(tensor)
@@ -138,14 +135,35 @@ def anneal_at(step: int, config: TrainConfig) -> float:
 
 
 class Optimizers:
-    """Several optimisers driven as one, their learning rates scaled together."""
+    """The optimisers of a run driven as one, their rates scaled together; each parameter belongs to exactly one (asserted).
 
-    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
-        self.members = members
-        self._peaks = [(group, group["lr"]) for member in members for group in member.param_groups]
+    Matrices: "muon-batched" is `Muon` in `ns_dtype`, "muon" torch's own where it has one (2.9 on), else `Muon` in bfloat16,
+    the same function; "adamw" AdamW. All other groups always get AdamW, without decay.
+    """
+
+    def __init__(self, model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> None:
+        groups = {name: [p for _, p in pairs] for name, pairs in model.parameter_groups().items() if pairs}
+        assert_covered(model, groups)
+        matrices = groups.pop("matrix", [])
+        self.members: list[torch.optim.Optimizer] = []
+        adam = [dict(params=params, lr=getattr(config, f"lr_{name}"), weight_decay=0.0) for name, params in groups.items()]
+        if matrices and config.optimizer == "adamw":
+            adam.append(dict(params=matrices, lr=config.lr_matrix, weight_decay=config.weight_decay))
+        elif matrices:
+            common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
+                                          ns_steps=config.newton_schulz)
+            if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
+                self.members.append(torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common))
+            else:
+                dtype = torch.bfloat16 if config.optimizer == "muon" else ns_dtype
+                self.members.append(Muon(matrices, ns_dtype=dtype, **common))
+        if adam:
+            fused = adam[0]["params"][0].device.type in ("cpu", "cuda")
+            self.members.append(torch.optim.AdamW(adam, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused))
+        self._peaks = [(group, group["lr"]) for member in self.members for group in member.param_groups]
 
     def set_scale(self, scale: float) -> None:
-        """Set every group's rate to `scale` times its peak."""
+        """Every group's rate becomes `scale` times its peak."""
         for group, peak in self._peaks:
             group["lr"] = scale * peak
 
@@ -155,40 +173,13 @@ class Optimizers:
             member.step()
 
 
-def optimizers(model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
-    """The optimisers of a run; every parameter of `model` belongs to exactly one of them (asserted).
-
-    Matrices: "muon-batched" is `Muon` in `ns_dtype`, "muon" torch's own where it has one (2.9 on), else `Muon` in bfloat16,
-    the same function; "adamw" AdamW. All other groups always get AdamW, without decay.
-    """
-    groups = {name: [p for _, p in pairs] for name, pairs in model.parameter_groups().items() if pairs}
-    assert_covered(model, groups)
-    matrices = groups.pop("matrix", [])
-    members: list[torch.optim.Optimizer] = []
-    adam = [dict(params=params, lr=getattr(config, f"lr_{name}"), weight_decay=0.0) for name, params in groups.items()]
-    if matrices and config.optimizer == "adamw":
-        adam.append(dict(params=matrices, lr=config.lr_matrix, weight_decay=config.weight_decay))
-    elif matrices:
-        common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
-                                      ns_steps=config.newton_schulz)
-        if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
-            members.append(torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common))
-        else:
-            members.append(Muon(matrices, ns_dtype=torch.bfloat16 if config.optimizer == "muon" else ns_dtype, **common))
-    if adam:
-        fused = adam[0]["params"][0].device.type in ("cpu", "cuda")
-        members.append(torch.optim.AdamW(adam, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused))
-    return Optimizers(members)
-
-
 def assert_covered(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> None:
     """Raise ValueError unless the groups hold every parameter of `model` exactly once."""
     for name in groups:
         require_one_of("parameter group", name, ("matrix", *ADAM_GROUPS))
     seen = [id(p) for params in groups.values() for p in params]
     for name, p in model.named_parameters():
-        if seen.count(id(p)) != 1:
-            raise ValueError(f"parameter {name} is in {seen.count(id(p))} optimiser groups; it must be in exactly one")
+        require(seen.count(id(p)) == 1, f"parameter {name}", seen.count(id(p)), "in exactly 1 optimiser group")
 
 
 class Constraints:
@@ -216,8 +207,9 @@ class Constraints:
         """After a step at learning rate `rate`."""
         if self.kind != "none":
             self._replace(bounded if self.kind == "spectral" else retracted)
-        for p in self.factors if self.sparsity else ():
-            p.copy_(F.softshrink(p, rate * self.sparsity))
+        if self.sparsity:
+            for p in self.factors:
+                p.copy_(F.softshrink(p, rate * self.sparsity))
 
     @torch.no_grad()
     def _replace(self, function: Callable[[Tensor, float], Tensor]) -> None:

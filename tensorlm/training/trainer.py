@@ -20,17 +20,17 @@ from tensorlm.checks import is_finite, is_whole, require
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.checkpoint import Checkpoint, CheckpointError
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.device import choose_precision, current_world, memory_of, resolve_device
+from tensorlm.training.device import choose_precision, current_world, dtype_name, memory_of, resolve_device
 from tensorlm.training.evaluation import window_losses
 from tensorlm.training.folder import Row
-from tensorlm.training.optim import GUARD_STATE, MAX_SKIPS_IN_A_ROW, Constraints, GradientGuard, anneal_at, lr_scale, optimizers
+from tensorlm.training.optim import GUARD_STATE, MAX_SKIPS_IN_A_ROW, Constraints, GradientGuard, Optimizers, anneal_at, lr_scale
 
 STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class TrainingError(RuntimeError):
-    """Training had to stop before `step`: the loss is no number any more, or no step can be taken."""
+    """Training had to stop before `step`: the loss is no number, or no step can be taken."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -38,19 +38,17 @@ class TrainingError(RuntimeError):
 
 
 class Clock:
-    """Seconds and CPU-seconds of training proper; stands still inside `paused`."""
+    """Seconds and CPU-seconds of training proper, without what happens inside `paused`."""
 
     def __init__(self) -> None:
         self.before = (0.0, 0.0)
         self._start = (time.perf_counter(), time.process_time())
 
     def read(self) -> tuple[float, float]:
-        """(seconds, CPU-seconds) so far."""
         return self.before[0] + time.perf_counter() - self._start[0], self.before[1] + time.process_time() - self._start[1]
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count what happens in the body."""
         self.before = self.read()
         try:
             yield
@@ -82,13 +80,12 @@ def count_parameters(model: ModelConfig) -> int:
         with torch.device("meta"):
             one, two = (TensorTransformer(replace(model, layers=layers)).parameter_count() for layers in (1, 2))
     except (RuntimeError, TypeError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"memory: width {model.width}, vocab_size {model.vocab_size}: no such model can be built: {reason}") from None
+        raise ValueError(f"memory: no such model can be built: {str(error).splitlines()[0]}") from None
     return one + (model.layers - 1) * (two - one)
 
 
 class Trainer:
-    """Model, optimisers and all state of one run; `step` takes one optimiser step."""
+    """Model, optimisers and all state of one run."""
 
     def __init__(self, model_config: ModelConfig, config: TrainConfig, data: Any, device: str = "auto",
                  precision: str | None = None) -> None:
@@ -109,9 +106,8 @@ class Trainer:
         module = cast(nn.Module, torch.compile(self.model, dynamic=False)) if config.compile == "on" else self.model
         self.forward = self.world.wrap(module, self.device)
         self.parameters = list(self.model.parameters())
-        ns_dtype = torch.bfloat16 if self.precision.dtype == torch.bfloat16 else torch.float32
-        self.optimizers = optimizers(self.model, config, ns_dtype)
-        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.scale_loss else None
+        self.optimizers = Optimizers(self.model, config, torch.bfloat16 if self.precision == torch.bfloat16 else torch.float32)
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == torch.float16 else None
         self.guard = GradientGuard(config, self.parameters, always=self.scaler is not None)
         kinds = {model_config.norm, model_config.qk_norm}
         self.anneals, self.tracks = "anneal" in kinds, bool({"anneal", "batch"} & kinds)
@@ -157,9 +153,8 @@ class Trainer:
     def _backward(self, batch: Tensor) -> Tensor:
         """Gradients of the mean loss over `batch`, in micro-batches; the mean cross-entropy comes back."""
         pieces, losses = batch.split(self.config.micro_batch or len(batch)), []
-        for index, piece in enumerate(pieces):
-            last = index == len(pieces) - 1
-            with contextlib.nullcontext() if last or self.world.size == 1 else cast(DDP, self.forward).no_sync():
+        for piece in pieces:
+            with contextlib.nullcontext() if piece is pieces[-1] or self.world.size == 1 else cast(DDP, self.forward).no_sync():
                 losses.append(self._backward_piece(piece, len(piece) / len(batch)))
         if self.scaler is not None:
             for member in self.optimizers.members:
@@ -167,7 +162,7 @@ class Trainer:
         return functools.reduce(torch.add, losses)
 
     def _backward_piece(self, piece: Tensor, share: float) -> Tensor:
-        logits = self.forward(piece[:, :-1], dtype=self.precision.dtype)
+        logits = self.forward(piece[:, :-1], dtype=self.precision)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), piece[:, 1:].flatten())
         objective = loss + self.config.norm_penalty * self.model.norm_penalty() if self.anneals else loss
         if share < 1:
@@ -192,14 +187,11 @@ class Trainer:
         """What the log says of the steps since the last row."""
         self.settle()
         seconds, cpu_seconds = self.clock.read()
-        tokens = self.done * self.config.batch_size * self.model.config.context
-        norm = self.guard.norm
-        row = {"step": self.done, "tokens": tokens, "loss": math.fsum(self.recent) / len(self.recent),
-               "loss_valid": None, "grad_norm": float(norm) if norm is not None else None,
-               "lr_scale": lr_scale(self.done - 1, self.config),
-               "anneal": anneal_at(self.done - 1, self.config) if self.anneals else None,
-               "skipped": self.guard.skipped, "seconds": seconds, "cpu_seconds": cpu_seconds,
-               "tokens_per_second": tokens / seconds}
+        step, tokens, norm = self.done - 1, self.done * self.config.batch_size * self.model.config.context, self.guard.norm
+        row = dict(step=self.done, tokens=tokens, loss=math.fsum(self.recent) / len(self.recent), loss_valid=None,
+                   grad_norm=None if norm is None else float(norm), lr_scale=lr_scale(step, self.config),
+                   anneal=anneal_at(step, self.config) if self.anneals else None, skipped=self.guard.skipped, seconds=seconds,
+                   cpu_seconds=cpu_seconds, tokens_per_second=tokens / seconds)
         self.recent = []
         if validates:
             with self.clock.paused():
@@ -216,9 +208,9 @@ class Trainer:
         return loss
 
     def state(self) -> dict[str, Any]:
-        """The arguments of `save_checkpoint` that hold this moment: JSON-safe state, optimiser's tensors, random numbers."""
+        """The arguments of `save_checkpoint` that hold this moment."""
         state = {"step": self.done, "clock": list(self.clock.read()), "recent": self.recent,
-                 "precision": self.precision.name, "guard": self.guard.state(),
+                 "precision": dtype_name(self.precision), "guard": self.guard.state(),
                  "scaler": self.scaler.state_dict() if self.scaler else None, "rows": self.rows}
         names: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
         optimizer = {f"{names[p]}.{key}": value for member in self.optimizers.members

@@ -30,7 +30,7 @@ from tensorlm.layers.costs import BLOCK
 from tensorlm.layers.polynomial_attention import fused_obstacle
 from tensorlm.model import ModelConfig, TensorTransformer, preset
 from tensorlm.training import TrainConfig, evaluate, recipe, train
-from tensorlm.training.device import choose_precision, dtype_name
+from tensorlm.training.device import choose_precision
 from tensorlm.training.loop import TrainResult
 from tensorlm.training.trainer import Trainer
 
@@ -253,7 +253,7 @@ def run_step(row: dict, bench: Bench, rows: list[dict]) -> dict:
     bench.forget_peak()
     low, middle, high = bench.timed(trainer.step, bench.sizes.warm)
     speed, flops = 1e3 * bench.sizes.step_tokens / middle, flops_per_token(trainer.model)
-    return dict(_rounded(low, middle, high), dtype=dtype_name(trainer.precision), tokens=bench.sizes.step_tokens,
+    return dict(_rounded(low, middle, high), dtype=trainer.precision, tokens=bench.sizes.step_tokens,
                 parameters=trainer.model.parameter_count(), tokens_per_second=round(speed), peak_memory=bench.peak_memory(),
                 flops_per_token=flops, utilisation=utilisation(flops * speed, bench.device), start_up=round(start_up, 2),
                 fused=fused and row["attention"] != "softmax")

@@ -96,7 +96,7 @@ def set_config(**changes):
     (set_config(width=16 * 10**4), "has shape"),
     (set_config(width=16 * 10**9), "no model can be built"),
     (set_config(layers=2), "is missing"),
-    (set_config(layers=999), "layers or encoders"),
+    (set_config(layers=999), "is missing"),
     (set_config(layers=10**12), "layers must be at most 1,000"),
     (set_config(width=10**4200), "configuration is not valid here|no model can be built"),
     (lambda m: m.update(card="[" * 100_000), "'card' is not JSON that can be read: maximum recursion"),

@@ -35,7 +35,7 @@ def test_on_a_cpu_the_probe_decides(monkeypatch, faster):
 
 
 def test_the_probe_compares_what_it_measures_and_is_asked_once(monkeypatch):
-    for bf16, faster in ((0.5, True), (0.99), (2.0)):
+    for bf16, faster in ((0.5, True), (0.99, False), (2.0, False)):
         times = {torch.float32: 1e-3, torch.bfloat16: bf16 * 1e-3}
         calls = []
         monkeypatch.setattr(policy, "_time_layer", lambda dtype: calls.append(dtype) or times[dtype])

@@ -356,7 +356,7 @@ def test_a_seed_fixes_the_run_and_another_changes_it():
 
 
 def test_the_model_must_know_every_token():
-    with pytest.raises(ValueError, match="vocab_size = 10: the data needs 11"):
+    with pytest.raises(ValueError, match="vocab_size must be a whole number of at least 11, got 10"):
         train(ModelConfig(vocab_size=10, context=8, width=16), FAST, corpus())
 
 

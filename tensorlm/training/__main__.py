@@ -13,6 +13,7 @@ import sys
 import typing
 from typing import Any, NoReturn
 
+from tensorlm.checks import require_one_of
 from tensorlm.data import TokenData, load
 from tensorlm.data.source import read_options
 from tensorlm.model import PRESETS, ModelConfig, preset
@@ -23,7 +24,7 @@ from tensorlm.training.folder import RunFolder
 from tensorlm.training.loop import say, train
 from tensorlm.training.trainer import TrainingError
 
-PAD_FROM, PAD_TO = 8192, 64
+PAD_FROM, PAD_TO = 8192, 64  # a table from so many entries on is padded: GPUs multiply 50,304 columns faster than 50,257
 NO_MEMORY_WORDS = ("out of memory", "can't allocate memory")  # in the words of CUDA and of the CPU's allocator
 DEFAULTS: dict[str, Any] = {"preset": "micro", "data": "shakespeare", "options": {}}
 COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
@@ -62,19 +63,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prospects(folder: RunFolder) -> str:
-    """What an interrupted run can count on."""
     if checkpoints_in(folder.path):
         return f"last checkpoint: {folder.last_good()}; the same command with --resume goes on from it"
-    return "no checkpoint was written; the same command with --resume begins anew" if folder.exists() else "nothing was begun"
+    words = "no checkpoint was written; the same command with --resume begins anew"
+    return words if folder.exists() else "nothing was begun"
 
 
 def run(options: argparse.Namespace, world: World, command: str) -> None:
-    """Train as the options say and print what came out."""
     resolve_device(options.device)
     if world.leads and not options.resume:
         RunFolder(options.out).require_free()
     changes, choice = parse_settings(options.set), corpus_choice(options)
-    data = open_data(**choice)
+    tokenizer = {"tokenizer": choice["tokenizer"]} if choice.get("tokenizer") else {}
+    try:
+        data = load(choice["data"], **choice["options"], **tokenizer)
+    except TypeError as error:
+        raise ValueError(f"--data {choice['data']}: {error}") from None
     model, training = configurations(options, changes, data)
     if world.leads:
         say(f"{data.describe()}\n{choice['preset']}: {model.layers} layers of width {model.width}, context {model.context}; "
@@ -84,7 +88,8 @@ def run(options: argparse.Namespace, world: World, command: str) -> None:
     if world.leads:
         size = data.bytes_per_token
         bits = f" ({result.loss_valid / math.log(2) / size:.3f} bits per byte)" if size else ""
-        say(f"{result.summary()}{bits}\nmodel: {result.path}")
+        say(f"{result.data}\n{result.tokens:,} tokens seen in {result.seconds:.1f} s ({result.cpu_seconds:.1f} CPU-s); "
+            f"{result.loss_valid:.4f} nats per token on held-out text{bits}\nmodel: {result.path}")
 
 
 class OneSentence(argparse.ArgumentParser):
@@ -95,11 +100,10 @@ class OneSentence(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = OneSentence(prog="python -m tensorlm.training", description="Train a tensor-transformer.", allow_abbrev=False)
     p.add_argument("--preset", choices=sorted(PRESETS), help=f"sizes and tuned settings ({DEFAULTS['preset']})")
     p.add_argument("--data", help=f"corpus: shakespeare, text, toy, shards, fineweb ({DEFAULTS['data']})")
-    p.add_argument("--data-option", action="append", default=[], metavar="KEY=VALUE", help="of the corpus, such as path=book.txt")
+    p.add_argument("--data-option", action="append", default=[], metavar="KEY=VALUE", help="of the corpus: path=book.txt")
     p.add_argument("--tokenizer", help="tokenizer of the corpus (shakespeare, text): bpe4096, bpe1024, chars")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the run; one that holds a run is refused")
     p.add_argument("--resume", action="store_true", help="go on with the run in DIR")
@@ -107,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--precision", help="auto, float32, bfloat16, float16")
     for name, what in COUNTS.items():
         p.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=what)
-    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of ModelConfig or TrainConfig")
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of ModelConfig or TrainConfig")
     return p
 
 
@@ -132,26 +136,18 @@ def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
     return choice
 
 
-def open_data(preset: str, data: str, options: dict[str, Any], tokenizer: str | None = None) -> TokenData:
-    """The corpus of a `corpus_choice`."""
-    try:
-        return load(data, **options, **({"tokenizer": tokenizer} if tokenizer else {}))
-    except TypeError as error:
-        raise ValueError(f"--data {data}: {error}") from None
-
-
 def configurations(options: argparse.Namespace, changes: dict[str, dict[str, Any]],
                    data: TokenData) -> tuple[ModelConfig, TrainConfig]:
     """Model and training settings: the run's own when resuming, else preset and recipe; then the options."""
-    given = {name: getattr(options, name) for name in (*COUNTS, "precision")}
-    train_changes = {**{name: value for name, value in given.items() if value is not None}, **changes["train"]}
+    given = {name: getattr(options, name) for name in (*COUNTS, "precision") if getattr(options, name) is not None}
+    train_changes = {**given, **changes["train"]}
     if options.resume:
         stored = RunFolder(options.out).stored()
         return dataclasses.replace(stored.model_config, **changes["model"]), stored.train_config.replace(**train_changes)
     name, size = options.preset or DEFAULTS["preset"], data.vocab_size
-    padded = size if size < PAD_FROM else -(-size // PAD_TO) * PAD_TO  # GPUs multiply 50,304 columns faster than 50,257
-    model_config = preset(name, **{"vocab_size": padded, **changes["model"]})
-    return model_config, recipe(name, norm=model_config.norm, **train_changes)
+    padded = size if size < PAD_FROM else -(-size // PAD_TO) * PAD_TO
+    model = preset(name, **{"vocab_size": padded, **changes["model"]})
+    return model, recipe(name, norm=model.norm, **train_changes)
 
 
 def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
@@ -160,8 +156,7 @@ def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
     for name, text in _pairs(items, "--set").items():
         owner = "model" if name in kinds["model"] else "train"
-        if name not in kinds[owner]:
-            raise ValueError(f"--set {name}: there is no such field; fields: {', '.join(sorted({*kinds['model'], *kinds['train']}))}")
+        require_one_of("field of --set", name, [*kinds["model"], *kinds["train"]])
         found[owner][name] = _convert(name, text, kinds[owner][name])
     return found
 

@@ -28,8 +28,7 @@ from tensorlm.training.config import TrainConfig
 
 FORMAT, VERSION = "tensorlm-checkpoint", "1"
 SUFFIX, FINAL_NAME, FOLDER_NAME = ".safetensors", "model.safetensors", "checkpoints"
-SECTIONS = ("model_config", "train_config", "source", "state", "card")
-HASH_KEY = "sha256"
+SECTIONS, HASH_KEY = ("model_config", "train_config", "source", "state", "card"), "sha256"
 
 
 class CheckpointError(ValueError):
@@ -51,7 +50,7 @@ class Checkpoint:
     rng: dict[str, Tensor] = field(repr=False)
 
     def data(self) -> Any:
-        """The corpus, loaded by its name ("shakespeare" or "toy"); CheckpointError where that is another text or tokenizer by now."""
+        """The corpus ("shakespeare" or "toy"); CheckpointError where its text or tokenizer is another one by now."""
         tokenizer = self.source["tokenizer"].partition("-")[0]
         data = load(self.source["corpus"], **({} if self.source["corpus"] == "toy" else {"tokenizer": tokenizer}))
         require_source(self.path, self.source, source_of(data))
@@ -64,7 +63,7 @@ def source_of(data: Any) -> dict[str, str]:
 
 
 def require_source(path: Path, stored: dict[str, str], given: dict[str, str]) -> None:
-    """Raise CheckpointError unless tokenizer and corpus hash of `given` are those `stored` in `path`."""
+    """Raise CheckpointError unless tokenizer and hash of the corpus are those `stored` in `path`."""
     for key in ("tokenizer", "sha256"):
         if stored.get(key) != given[key]:
             raise CheckpointError(f"{path}: was trained with {key} {stored.get(key)!r}, the data given has {given[key]!r}")
@@ -73,7 +72,7 @@ def require_source(path: Path, stored: dict[str, str], given: dict[str, str]) ->
 def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_config: TrainConfig | None = None,
                     source: dict | None = None, state: dict | None = None, card: dict | None = None,
                     optimizer: dict[str, Tensor] | None = None, rng: dict[str, Tensor] | None = None) -> Path:
-    """Write a checkpoint atomically; CheckpointError, and nothing is written, for weights that are neither float32 nor float16."""
+    """Write a checkpoint atomically; CheckpointError for weights that are neither float32 nor float16."""
     for name, value in model.state_dict().items():
         _require_fit(name, value, value)
     parts = {"model": model.state_dict(), "optimizer": optimizer, "rng": rng}
@@ -146,7 +145,7 @@ def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[s
                  dtype: torch.dtype = torch.float32) -> Path:
     """Write a weights-only checkpoint and, beside it, its card as JSON: corpus, tokens, seconds, loss, seed, command.
 
-    Raises ValueError for weights that `dtype` (float32 or float16) cannot hold, and a `path` that does not end in .safetensors.
+    Raises ValueError for weights that `dtype` (float32, float16) cannot hold, and a `path` without .safetensors at its end.
     """
     require(Path(path).suffix == SUFFIX, "path", str(path), f"a name that ends in {SUFFIX} (its card ends in .json)")
     require_one_of("dtype", str(dtype), ("torch.float32", "torch.float16"))
@@ -193,9 +192,6 @@ def _object(text: str, where: str) -> dict[str, Any]:
 
 
 def _build(config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
-    pieces = max(config.layers, config.encoders if config.mlp == "product" else 0)
-    if pieces > len(weights):
-        raise ValueError(f"its model_config has {pieces} layers or encoders, the file only {len(weights)} tensors")
     try:
         with torch.device("meta"):  # shapes only: no memory, however large the configuration claims to be
             expected = TensorTransformer(config).state_dict()

@@ -22,16 +22,10 @@ from torch import Tensor, nn
 from tensorlm.checks import require, require_one_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
-PROBE_SECONDS, PROBE_GAIN = 0.5, 1.15
+BF16_CAPABILITY, FP16_CAPABILITY, PROBE_SECONDS, PROBE_GAIN = (8, 0), (7, 0), 0.5, 1.15
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 LOST_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of the backends
 PACKAGE = Path(__file__).resolve().parent.parent
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """float32 for `torch.float32`."""
-    return str(dtype).removeprefix("torch.")
 
 
 def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -44,23 +38,22 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         device = torch.device("meta")
     require(device.type in ("cpu", "cuda"), "device", name, "auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count()
-    require(device.type == "cpu" or (device.index or 0) < count, "device", name, f"one of the {count} CUDA devices of this machine")
+    require(device.type == "cpu" or (device.index or 0) < count, "device", name, f"one of the {count} CUDA devices here")
     return device
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of the activations for `precision` ("auto", "float32", "bfloat16", "float16") on `device`.
 
-    A named one is obeyed. "auto" on CUDA: bfloat16 from compute capability 8.0 on, float16 from 7.0 on (T4, V100), else
-    float32 (`torch.cuda.is_bf16_supported` says yes where bfloat16 is only emulated). On a CPU: bfloat16 only where a probe
-    of at most a second, made once per process, finds it faster.
+    A named one is obeyed. "auto" on CUDA: bfloat16 from compute capability 8.0 on, float16 from 7.0 on, else float32
+    (`torch.cuda.is_bf16_supported` counts emulation). On a CPU: bfloat16 where a probe of a second finds it faster.
     """
     require_one_of("precision", precision, ("auto", *DTYPES))
     if precision != "auto":
         return DTYPES[precision]
     if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        return torch.bfloat16 if capability >= BF16_CAPABILITY else torch.float16 if capability >= FP16_CAPABILITY else torch.float32
+        have = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if have >= BF16_CAPABILITY else torch.float16 if have >= FP16_CAPABILITY else torch.float32
     return torch.bfloat16 if device.type == "cpu" and cpu_bf16_faster() else torch.float32
 
 
@@ -124,7 +117,6 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one process that writes files and prints."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice | None:
@@ -154,7 +146,6 @@ class World:
 
 
 def current_world() -> World:
-    """The world that this process already belongs to."""
     if not (dist.is_available() and dist.is_initialized()):
         return World()
     return World(dist.get_rank(), dist.get_world_size(), _torchrun_number("LOCAL_RANK", 0))
@@ -169,22 +160,22 @@ def joined_world(device: str = "auto") -> Iterator[World]:
     if _torchrun_number("WORLD_SIZE", 1) == 1:
         yield World()
         return
-    _join(device)
+    _join(device, os.environ.get("MASTER_ADDR", "127.0.0.1"), _torchrun_number("LOCAL_RANK", 0))
     try:
         yield current_world()
     except RuntimeError as error:
         if not any(word in str(error) for word in LOST_WORDS):
             raise
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise LostPeerError(f"rank {dist.get_rank()}: another process of this run has ended or cannot be reached ({reason})") from None
+        raise LostPeerError(f"rank {dist.get_rank()}: another process of this run has ended or cannot be reached "
+                            f"({reason})") from None
     finally:
         dist.destroy_process_group()
 
 
-def _join(device: str) -> None:
-    local_rank, host = _torchrun_number("LOCAL_RANK", 0), os.environ.get("MASTER_ADDR", "127.0.0.1")
-    for name in ("RANK", "MASTER_PORT"):
-        _torchrun_number(name, 0)
+def _join(device: str, host: str, local_rank: int) -> None:
+    _torchrun_number("RANK", 0)
+    port = _torchrun_number("MASTER_PORT", 0)
     try:
         socket.getaddrinfo(host, None)  # torch would try for minutes
     except OSError as error:
@@ -196,7 +187,7 @@ def _join(device: str) -> None:
         dist.init_process_group("nccl" if gpu else "gloo")
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise LostPeerError(f"the processes of this run cannot meet at {host}:{os.environ.get('MASTER_PORT')} ({reason})") from None
+        raise LostPeerError(f"the processes of this run cannot meet at {host}:{port} ({reason})") from None
 
 
 def _torchrun_number(name: str, default: int) -> int:

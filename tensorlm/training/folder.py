@@ -43,7 +43,7 @@ def start_log(path: Path, keep_until: int = 0) -> None:
 
 
 def append_row(path: Path, row: Row) -> None:
-    """One more line of a log. Empty cells are values that the row does not have."""
+    """Add one line to a log."""
     try:
         with open(path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, list(LOG_COLUMNS)).writerow(row)
@@ -74,7 +74,7 @@ class RunSettings:
 
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Be the only owner of `folder` for the body, by a lock that the system gives back when a process dies; else ValueError."""
+    """Be the only owner of `folder` for the body, or ValueError; the system gives a dead process's lock back."""
     with open(folder / LOCK_NAME, "a") as file:
         try:
             if sys.platform == "win32":
@@ -103,13 +103,11 @@ class RunFolder:
         self.path = Path(path)
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
         return any((self.path / name).exists() for name in (RUN_NAME, LOG_NAME, RESULT_NAME, FINAL_NAME, FOLDER_NAME))
 
     def require_free(self) -> None:
         """Raise ValueError if there is a run already, or the path cannot be a folder."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"out {str(self.path)!r}: is a file; a run needs a folder")
+        require(not self.path.exists() or self.path.is_dir(), "out", str(self.path), "a folder, no file")
         if self.exists():
             raise ValueError(f"out {str(self.path)!r}: holds a run already; continue it with resume, or name another "
                              f"folder (nothing was changed)")
@@ -166,8 +164,8 @@ class RunFolder:
             before, now = (getattr(settings, f"{kind}_config").to_dict() for settings in (stored, run))
             for name in set(before) - set(FREE_SETTINGS):
                 if now[name] != before[name]:
-                    raise ValueError(f"resume: the run has {kind} setting {name} = {before[name]!r}, not {now[name]!r}; only "
-                                     f"{', '.join(FREE_SETTINGS)} may change")
+                    raise ValueError(f"resume: the run has {kind} setting {name} = {before[name]!r}, not {now[name]!r}; "
+                                     f"only {', '.join(FREE_SETTINGS)} may change")
         require_source(self.path, stored.source, run.source)
         if not checkpoints_in(self.path):
             return None
@@ -178,10 +176,10 @@ class RunFolder:
         return checkpoint
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint after `step` steps goes."""
         return self.path / FOLDER_NAME / f"step_{step:08d}{SUFFIX}"
 
     def last_good(self, failed: int | None = None) -> str:
         """The newest checkpoint, in words; one written before step `failed` if that is given."""
-        found = [path for path in checkpoints_in(self.path) if failed is None or path.name < self.checkpoint_path(failed).name]
+        end = None if failed is None else self.checkpoint_path(failed)
+        found = [path for path in checkpoints_in(self.path) if end is None or path < end]
         return str(found[-1]) if found else "none was written"

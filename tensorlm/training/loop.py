@@ -14,12 +14,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tensorlm.checks import require_one_of
+from tensorlm.checks import require, require_one_of
 from tensorlm.files import force_to_disk, not_written, write_json
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.checkpoint import FINAL_NAME, CheckpointError, checkpoints_in, export_model, save_checkpoint, source_of
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.device import cpu_threads, current_world, dtype_name
+from tensorlm.training.device import cpu_threads, current_world
 from tensorlm.training.folder import LOG_NAME, RESULT_NAME, Row, RunFolder, RunSettings, append_row, read_log, start_log
 from tensorlm.training.optim import anneal_at
 from tensorlm.training.trainer import Trainer, TrainingError, restore
@@ -40,11 +40,6 @@ class TrainResult:
     tokens: int
     data: str
     path: Path | None = None
-
-    def summary(self) -> str:
-        """Corpus, tokenizer, tokens, seconds and loss."""
-        return (f"{self.data}\n{self.tokens:,} tokens seen in {self.seconds:.1f} s ({self.cpu_seconds:.1f} CPU-s); "
-                f"{self.loss_valid:.4f} nats per token on held-out text")
 
 
 def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: str | Path | None = None, resume: bool = False,
@@ -72,11 +67,10 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
     (960, True)
     """
     leads = current_world().leads
-    if out is None and resume:
-        raise ValueError("resume=True: needs out, the folder of the run")
+    require(out is not None or not resume, "out", out, "the folder of the run to resume")
+    run = RunSettings(model_config, train_config, source_of(data), card or {})
+    folder = None if out is None else RunFolder(out)
     with cpu_threads(train_config.threads), contextlib.ExitStack() as stack:
-        run = RunSettings(model_config, train_config, source_of(data), card or {})
-        folder = None if out is None else RunFolder(out)
         if folder is not None and leads:
             folder.require_free() if not resume else stack.enter_context(folder.continued())
         checkpoint = folder.resume(run) if folder is not None and resume else None
@@ -104,14 +98,12 @@ class Recorder:
     """
 
     def __init__(self, trainer: Trainer, folder: RunFolder | None, show: Show, resumed: bool = False) -> None:
-        """`resumed`: a checkpoint of `folder` was restored into the trainer."""
         self.trainer, self.folder, self.show = trainer, folder if trainer.world.leads else None, show
         self.history = _rows_so_far(folder.path / LOG_NAME, trainer) if folder is not None and resumed else []
         if self.folder is not None:
             start_log(self.folder.path / LOG_NAME, keep_until=trainer.done)
 
     def add(self, row: Row) -> None:
-        """Note and show one row."""
         self.history.append(row)
         if self.folder is not None:
             append_row(self.folder.path / LOG_NAME, row)
@@ -145,7 +137,7 @@ def _rows_so_far(path: Path, trainer: Trainer) -> list[Row]:
     known = {row["step"] for row in rows}
     for step in range(1, min(trainer.done, config.steps - 1) + 1):
         if step not in known and (_due(config.log_every, step) or _due(config.validate_every, step)):
-            raise CheckpointError(f"{path}: has no row of step {step}, though the run has taken {trainer.done} steps; put the file "
+            raise CheckpointError(f"{path}: has no row of step {step}, though the run has taken {trainer.done} steps; put it "
                                   f"back, or begin anew in another folder (load_model still reads the weights)")
     return rows
 
@@ -156,7 +148,7 @@ def _due(every: int | None, step: int) -> bool:
 
 @contextlib.contextmanager
 def _putting_off_interrupts(wanted: bool) -> Iterator[list[str]]:
-    """Note SIGINT and SIGTERM for the body, where nobody else handles them, the loop asks between two steps; a second one stops."""
+    """Note SIGINT and SIGTERM, which nobody else handles, for the loop to ask between two steps; a second one stops."""
     asked: list[str] = []
 
     def put_off(number: int, frame: Any) -> None:
@@ -204,13 +196,13 @@ def _result(trainer: Trainer, recorder: Recorder, card: dict[str, Any]) -> Train
     last, config, path, text = recorder.history[-1], trainer.config, None, trainer.data.describe()
     card = dict(corpus=text, loss_valid=last["loss_valid"], tokens=last["tokens"], seconds=round(last["seconds"], 2),
                 cpu_seconds=round(last["cpu_seconds"], 2), steps=config.steps, seed=config.seed,
-                parameters=sum(p.numel() for p in trainer.parameters), precision=dtype_name(trainer.precision),
+                parameters=sum(p.numel() for p in trainer.parameters), precision=trainer.precision,
                 device=str(trainer.device), processes=trainer.world.size) | card
     if recorder.folder is not None:
         path = export_model(trainer.model, recorder.folder.path / FINAL_NAME, card, source_of(trainer.data))
         write_json(recorder.folder.path / RESULT_NAME, {**card, "history": recorder.history})
-    return TrainResult(trainer.model, last["loss_valid"], recorder.history, last["seconds"], last["cpu_seconds"], last["tokens"],
-                       text, path)
+    return TrainResult(trainer.model, last["loss_valid"], recorder.history, last["seconds"], last["cpu_seconds"],
+                       last["tokens"], text, path)
 
 
 def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show:
@@ -218,28 +210,22 @@ def progress_for(steps: int, progress: str | Show | None, done: int = 0) -> Show
     if callable(progress):
         return progress
     require_one_of("progress", progress, (None, "auto", "bar"))
-
-    def line(row: Row) -> None:
-        left = timedelta(seconds=round(row["seconds"] / row["step"] * (steps - row["step"])))
-        print(f"step {row['step']}/{steps}  {describe(row)}  {left} left", flush=True)
+    lines = progress == "auto" and not sys.stderr.isatty()
+    bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, disable=lines or progress is None)
 
     def show(row: Row) -> None:
+        valid = "" if row["loss_valid"] is None else f"  held-out {row['loss_valid']:.4f}"
+        skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
+        words = f"loss {row['loss']:.4f}{valid}  {row['tokens_per_second']:,.0f} tokens/s{skipped}"
+        if lines:
+            left = timedelta(seconds=round(row["seconds"] / row["step"] * (steps - row["step"])))
+            print(f"step {row['step']}/{steps}  {words}  {left} left", flush=True)
         bar.update(row["step"] - bar.n)
-        bar.set_postfix_str(describe(row))
-        if bar.n >= steps:
+        bar.set_postfix_str(words)
+        if row["step"] >= steps:
             bar.close()
 
-    if progress == "auto" and not sys.stderr.isatty():
-        return line
-    bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, disable=progress is None)
     return show
-
-
-def describe(row: Row) -> str:
-    """A row in a few words: losses, speed, skipped steps."""
-    valid = "" if row["loss_valid"] is None else f"  held-out {row['loss_valid']:.4f}"
-    skipped = f"  skipped {row['skipped']}" if row["skipped"] else ""
-    return f"loss {row['loss']:.4f}{valid}  {row['tokens_per_second']:,.0f} tokens/s{skipped}"
 
 
 def say(text: str) -> None:

@@ -21,7 +21,7 @@ ADAM_GROUPS = ("embedding", "bigram", "head", "scalar")
 OUTPUT_NAMES = ("D", "o")  # matrices that write into the residual stream and start at zero
 FACTOR_NAMES = ("D", "L", "R", "E")  # of an MLP: the factors of its CP form
 POWER_ITERATIONS = 12
-MEAN_STEPS, FREE_STEPS, MAX_SKIPS_IN_A_ROW = 50, 10, 50
+MEAN_STEPS, FREE_STEPS, MAX_SKIPS = 50, 10, 50
 GUARD_STATE = {"mean": float, "seen": int, "skipped": int, "in_a_row": int}
 
 
@@ -105,7 +105,6 @@ class Muon(torch.optim.Optimizer):
 
 
 def by_shape(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """The tensors in lists of one shape each."""
     found: dict[torch.Size, list[Tensor]] = {}
     for tensor in tensors:
         found.setdefault(tensor.shape, []).append(tensor)
@@ -113,7 +112,7 @@ def by_shape(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
 
 
 def lr_scale(step: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate at `step`: warm-up, constant, then linear to zero over the last `cooldown` of the steps.
+    """Share of the peak learning rate at `step`: warm-up, constant, then linear to zero (`cooldown` of the steps).
 
     >>> config = TrainConfig(steps=10, cooldown=0.5)
     >>> [round(lr_scale(step, config), 2) for step in (0, 5, 7, 9, 10)]
@@ -161,9 +160,10 @@ class Optimizers:
             fused = adam[0]["params"][0].device.type in ("cpu", "cuda")
             self.members.append(torch.optim.AdamW(adam, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused))
         self._peaks = [(group, group["lr"]) for member in self.members for group in member.param_groups]
+        names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+        self.owners = {names[p]: (member, p) for member in self.members for g in member.param_groups for p in g["params"]}
 
     def set_scale(self, scale: float) -> None:
-        """Every group's rate becomes `scale` times its peak."""
         for group, peak in self._peaks:
             group["lr"] = scale * peak
 
@@ -204,7 +204,6 @@ class Constraints:
 
     @torch.no_grad()
     def apply(self, rate: float) -> None:
-        """After a step at learning rate `rate`."""
         if self.kind != "none":
             self._replace(bounded if self.kind == "spectral" else retracted)
         if self.sparsity:
@@ -246,8 +245,8 @@ def exactly_orthogonal(matrices: Tensor, size: float) -> Tensor:
 class GradientGuard:
     """Decides from the global gradient norm whether a step is taken, and clips the gradient if it is.
 
-    With g the norm over all parameters and m its running mean over about 50 steps, a step is skipped where g is not finite, or
-    (`skip_factor`, from step 10 on) g > skip_factor * m; otherwise the gradient is multiplied by min(1, clip / g). A skipped
+    With g the norm over all parameters and m its running mean over about 50 steps, a step is skipped where g is not finite,
+    or (`skip_factor`, from step 10 on) g > skip_factor * m; else the gradient is multiplied by min(1, clip / g). A skipped
     norm enters the mean as skip_factor * m, so that a lasting change of scale is followed.
     """
 
@@ -281,10 +280,6 @@ class GradientGuard:
         if self.clip is not None and size > self.clip:
             torch._foreach_mul_(grads, self.clip / size)
         return True
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint has to keep, JSON-safe."""
-        return {name: getattr(self, name) for name in GUARD_STATE}
 
     def _move_mean(self, norm: float) -> None:
         self.seen += 1

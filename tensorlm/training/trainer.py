@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from tensorlm.checks import is_finite, is_whole, require
+from tensorlm.checks import is_finite, is_whole, require, require_whole
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.checkpoint import Checkpoint, CheckpointError
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.device import choose_precision, current_world, dtype_name, memory_of, resolve_device
+from tensorlm.training.device import choose_precision, current_world, memory_of, resolve_device
 from tensorlm.training.evaluation import window_losses
 from tensorlm.training.folder import Row
-from tensorlm.training.optim import GUARD_STATE, MAX_SKIPS_IN_A_ROW, Constraints, GradientGuard, Optimizers, anneal_at, lr_scale
+from tensorlm.training.optim import GUARD_STATE, MAX_SKIPS, Constraints, GradientGuard, Optimizers, anneal_at, lr_scale
 
 STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -68,10 +68,10 @@ def require_memory(model: ModelConfig, share: int, rows: int, device: torch.devi
     parts = {"weights, gradients and optimiser": 12 * count_parameters(model),
              "a batch": 16 * share * (model.context + 1),
              "a forward pass": tokens * (8 * model.vocab_size + 2 * model.layers * (2 * model.width + model.hidden))}
-    if limit is not None and sum(parts.values()) > limit:
+    if limit is not None and (need := sum(parts.values())) > limit:
         listed = ", ".join(f"{part} {size / 1e9:.3g}" for part, size in parts.items())
-        raise ValueError(f"memory: this run needs at least {sum(parts.values()) / 1e9:.3g} GB ({listed}), {device} has "
-                         f"{limit / 1e9:.3g}; choose a smaller model, context, batch_size or micro_batch")
+        raise ValueError(f"memory: this run needs at least {need / 1e9:.3g} GB ({listed}), {device} has {limit / 1e9:.3g}; "
+                         f"choose a smaller model, context, batch_size or micro_batch")
 
 
 def count_parameters(model: ModelConfig) -> int:
@@ -90,8 +90,7 @@ class Trainer:
     def __init__(self, model_config: ModelConfig, config: TrainConfig, data: Any, device: str = "auto",
                  precision: str | None = None) -> None:
         """`precision` overrules the configured one: a resumed run keeps what "auto" once meant."""
-        if data.vocab_size > model_config.vocab_size:
-            raise ValueError(f"ModelConfig.vocab_size = {model_config.vocab_size}: the data needs {data.vocab_size}")
+        require_whole("ModelConfig.vocab_size", model_config.vocab_size, data.vocab_size)
         self.config, self.data, self.world = config, data, current_world()
         self.batch_rows = self.world.rows(config.batch_size)
         share = config.batch_size // self.world.size
@@ -102,20 +101,19 @@ class Trainer:
         self.clock = Clock()
         data.train_batch(0, 1, model_config.context, config.seed)  # a text too short is found here, not at step 0
         self.model = TensorTransformer(model_config, seed=config.seed).to(self.device)
-        self.precision = choose_precision(precision or config.precision, self.device)
+        self.dtype = choose_precision(precision or config.precision, self.device)
+        self.precision = str(self.dtype).removeprefix("torch.")
         module = cast(nn.Module, torch.compile(self.model, dynamic=False)) if config.compile == "on" else self.model
         self.forward = self.world.wrap(module, self.device)
         self.parameters = list(self.model.parameters())
-        self.optimizers = Optimizers(self.model, config, torch.bfloat16 if self.precision == torch.bfloat16 else torch.float32)
-        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == torch.float16 else None
+        self.optimizers = Optimizers(self.model, config, torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32)
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
         self.guard = GradientGuard(config, self.parameters, always=self.scaler is not None)
-        kinds = {model_config.norm, model_config.qk_norm}
-        self.anneals, self.tracks = "anneal" in kinds, bool({"anneal", "batch"} & kinds)
+        norms = {model_config.norm, model_config.qk_norm}
+        self.anneals, self.tracks = "anneal" in norms, bool({"anneal", "batch"} & norms)
         self.constraints = Constraints(self.model, config)
         self.checks_every_step = self.device.type == "cpu" and self.world.size == 1
-        self.done = 0
-        self.recent: list[float] = []
-        self.unsettled: list[Tensor] = []
+        self.done, self.recent, self.unsettled = 0, list[float](), list[Tensor]()
         self.ahead: Tensor | None = None
 
     def step(self) -> None:
@@ -134,7 +132,7 @@ class Trainer:
         if self.guard.admits():
             self.optimizers.step()
             self.constraints.apply(config.lr_matrix * lr_scale(step, config))
-        elif self.guard.in_a_row >= MAX_SKIPS_IN_A_ROW:
+        elif self.guard.in_a_row >= MAX_SKIPS:
             raise TrainingError(f"step {step}: the last {self.guard.in_a_row} steps were skipped for their gradient", step)
         if self.tracks:
             self.model.update_norms(self.world.average_ if self.world.size > 1 else None)
@@ -154,7 +152,8 @@ class Trainer:
         """Gradients of the mean loss over `batch`, in micro-batches; the mean cross-entropy comes back."""
         pieces, losses = batch.split(self.config.micro_batch or len(batch)), []
         for piece in pieces:
-            with contextlib.nullcontext() if piece is pieces[-1] or self.world.size == 1 else cast(DDP, self.forward).no_sync():
+            last = piece is pieces[-1] or self.world.size == 1
+            with contextlib.nullcontext() if last else cast(DDP, self.forward).no_sync():
                 losses.append(self._backward_piece(piece, len(piece) / len(batch)))
         if self.scaler is not None:
             for member in self.optimizers.members:
@@ -162,7 +161,7 @@ class Trainer:
         return functools.reduce(torch.add, losses)
 
     def _backward_piece(self, piece: Tensor, share: float) -> Tensor:
-        logits = self.forward(piece[:, :-1], dtype=self.precision)
+        logits = self.forward(piece[:, :-1], dtype=self.dtype)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), piece[:, 1:].flatten())
         objective = loss + self.config.norm_penalty * self.model.norm_penalty() if self.anneals else loss
         if share < 1:
@@ -190,8 +189,8 @@ class Trainer:
         step, tokens, norm = self.done - 1, self.done * self.config.batch_size * self.model.config.context, self.guard.norm
         row = dict(step=self.done, tokens=tokens, loss=math.fsum(self.recent) / len(self.recent), loss_valid=None,
                    grad_norm=None if norm is None else float(norm), lr_scale=lr_scale(step, self.config),
-                   anneal=anneal_at(step, self.config) if self.anneals else None, skipped=self.guard.skipped, seconds=seconds,
-                   cpu_seconds=cpu_seconds, tokens_per_second=tokens / seconds)
+                   anneal=anneal_at(step, self.config) if self.anneals else None, skipped=self.guard.skipped,
+                   seconds=seconds, cpu_seconds=cpu_seconds, tokens_per_second=tokens / seconds)
         self.recent = []
         if validates:
             with self.clock.paused():
@@ -199,7 +198,7 @@ class Trainer:
         return row
 
     def validate(self) -> float:
-        """Mean nats per token on the held-out windows, shared by the processes; TrainingError where it is not finite."""
+        """Mean nats per token on the held-out windows; TrainingError where it is not finite."""
         mine = self.windows[self.world.rank :: self.world.size]
         total = window_losses(self.model, mine).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
         loss = self.world.sum_(total.to(self.device)).item() / len(self.windows)
@@ -209,56 +208,51 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """The arguments of `save_checkpoint` that hold this moment."""
-        state = {"step": self.done, "clock": list(self.clock.read()), "recent": self.recent,
-                 "precision": dtype_name(self.precision), "guard": self.guard.state(),
-                 "scaler": self.scaler.state_dict() if self.scaler else None, "rows": self.rows}
-        names: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
-        optimizer = {f"{names[p]}.{key}": value for member in self.optimizers.members
-                     for p, state in member.state.items() for key, value in state.items()}
+        state = dict(step=self.done, clock=list(self.clock.read()), recent=self.recent, precision=self.precision,
+                     guard={name: getattr(self.guard, name) for name in GUARD_STATE},
+                     scaler=self.scaler.state_dict() if self.scaler else None, rows=self.rows)
+        optimizer = {f"{name}.{key}": value for name, (member, p) in self.optimizers.owners.items()
+                     for key, value in member.state.get(p, {}).items()}
         rng = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
         return dict(state=state, optimizer=optimizer, rng=rng)
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Bring a fresh trainer to the moment of `checkpoint`; CheckpointError where its state does not fit."""
+    state, settings = checkpoint.state, trainer.model.config
     try:
-        _restore_state(trainer, checkpoint)
+        trainer.done = _number("step", state["step"], int, trainer.config.steps)
+        if checkpoint.path.stem != f"step_{trainer.done:08d}":
+            raise ValueError(f"step = {trainer.done}, the name of the file says another one")
+        seconds, cpu_seconds = (_number("clock", value, float) for value in state["clock"])
+        trainer.clock.before = seconds, cpu_seconds
+        trainer.recent = [_number("recent", loss, float) for loss in state["recent"]]
+        for name, kind in GUARD_STATE.items():
+            setattr(trainer.guard, name, _number(name, state["guard"][name], kind))
+        if trainer.scaler is not None:
+            trainer.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(checkpoint.rng["cpu"])
+        if "cuda" in checkpoint.rng and trainer.device.type == "cuda":
+            torch.cuda.set_rng_state(checkpoint.rng["cuda"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{checkpoint.path}: its state cannot be resumed: {reason}") from None
-    before = checkpoint.state.get("rows", checkpoint.train_config and (checkpoint.train_config.micro_batch or trainer.rows))
-    if "batch" in (trainer.model.config.norm, trainer.model.config.qk_norm) and before != trainer.rows:
-        raise ValueError(f"resume: the run had {before} sequences a forward pass, now it would have {trainer.rows} (micro_batch, "
-                         f"processes); norms of kind 'batch' depend on them")
+    before = state.get("rows", checkpoint.train_config and (checkpoint.train_config.micro_batch or trainer.rows))
+    if "batch" in (settings.norm, settings.qk_norm) and before != trainer.rows:
+        raise ValueError(f"resume: the run had {before} sequences a forward pass, now it would have {trainer.rows} "
+                         f"(micro_batch, processes); norms of kind 'batch' depend on them")
     trainer.model.load_state_dict(checkpoint.model.state_dict())
     _restore_optimizers(trainer, checkpoint)
 
 
-def _restore_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    state = checkpoint.state
-    trainer.done = _number("step", state["step"], int, trainer.config.steps)
-    if checkpoint.path.stem != f"step_{trainer.done:08d}":
-        raise ValueError(f"step = {trainer.done}, the name of the file says another one")
-    seconds, cpu_seconds = (_number("clock", value, float) for value in state["clock"])
-    trainer.clock.before = seconds, cpu_seconds
-    trainer.recent = [_number("recent", loss, float) for loss in state["recent"]]
-    for name, kind in GUARD_STATE.items():
-        setattr(trainer.guard, name, _number(name, state["guard"][name], kind))
-    if trainer.scaler is not None:
-        trainer.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(checkpoint.rng["cpu"])
-    if "cuda" in checkpoint.rng and trainer.device.type == "cuda":
-        torch.cuda.set_rng_state(checkpoint.rng["cuda"])
-
-
 def _number(name: str, value: Any, kind: type, most: float = math.inf) -> Any:
-    require((is_whole if kind is int else is_finite)(value) and 0 <= value <= most, name, value, f"{kind.__name__} from 0 to {most}")
+    fits = (is_whole if kind is int else is_finite)(value) and 0 <= value <= most
+    require(fits, name, value, f"{kind.__name__} from 0 to {most}")
     return kind(value)
 
 
 def _restore_optimizers(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    names: dict[Tensor, str] = {p: name for name, p in trainer.model.named_parameters()}
-    owners = {names[p]: (member, p) for member in trainer.optimizers.members for g in member.param_groups for p in g["params"]}
+    owners = trainer.optimizers.owners
     if trainer.done > trainer.guard.skipped:  # a step was taken, and every step gives each parameter its state
         for name, (owner, _) in owners.items():
             for key in ADAM_STATE if isinstance(owner, torch.optim.AdamW) else STATE_SHAPED[:1]:

@@ -21,7 +21,15 @@ from tensorlm.training.trainer import TrainingError
 
 def main(arguments: list[str] | None = None, experiments: Mapping[str, Experiment] = EXPERIMENTS) -> int:
     """Run the command line: 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
-    options = parser(experiments).parse_args(arguments)
+    p = argparse.ArgumentParser(prog="python -m tensorlm.training.experiments", allow_abbrev=False,
+                                description="Run an experiment: arms x seeds, interleaved, to be killed and taken up again.")
+    p.add_argument("experiment", nargs="?", choices=sorted(experiments), help="without it: list what there is")
+    p.add_argument("--out", type=Path, default=Path("runs/experiments"), metavar="FOLDER", help="of runs and table")
+    p.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (all)")
+    p.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds (those declared)")
+    p.add_argument("--list", action="store_true", help="show the arms and their sizes, run nothing")
+    p.add_argument("--release", action="store_true", help="write the whole table into the package too")
+    options = p.parse_args(arguments)
     try:
         say(answer(options, experiments))
         return 0
@@ -55,19 +63,6 @@ def describe(experiment: Experiment) -> str:
         lines.append(f"{arm.name:>24}  {experiment.parameters(arm, data.vocab_size):,} parameters: {changes or 'no change'}")
     total = sum(run.train.steps for run in runs)
     return "\n".join([*lines, f"{len(runs)} runs over seeds {experiment.seeds}, {total:,} steps in all"])
-
-
-def parser(experiments: Mapping[str, Experiment]) -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(prog="python -m tensorlm.training.experiments", allow_abbrev=False,
-                                description="Run an experiment: arms x seeds, interleaved, to be killed and taken up again.")
-    p.add_argument("experiment", nargs="?", choices=sorted(experiments), help="without it: list what there is")
-    p.add_argument("--out", type=Path, default=Path("runs/experiments"), metavar="FOLDER", help="of runs and table (%(default)s)")
-    p.add_argument("--arms", nargs="+", metavar="ARM", help="only these arms (all)")
-    p.add_argument("--seeds", nargs="+", type=int, metavar="N", help="these seeds (those declared)")
-    p.add_argument("--list", action="store_true", help="show the arms and their sizes, run nothing")
-    p.add_argument("--release", action="store_true", help="write the whole table into the package too")
-    return p
 
 
 if __name__ == "__main__":

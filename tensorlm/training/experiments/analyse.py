@@ -25,7 +25,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the differences of two arms over `count` seeds, their deviation, the smallest mean that would be significant."""
+    """Mean and deviation of the differences of two arms over `count` seeds, and the smallest significant mean."""
 
     mean: float
     deviation: float
@@ -34,13 +34,10 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the mean is larger than the smallest difference that can be told apart from 0."""
         return abs(self.mean) > self.smallest
 
 
 class Ratio(NamedTuple):
-    """A ratio with its interval."""
-
     value: float
     low: float
     high: float
@@ -55,16 +52,15 @@ def t_quantile(level: float, freedom: int) -> float:
 def paired(arm: Mapping, base: Mapping, level: float = LEVEL) -> Difference:
     """The difference arm minus base over the seeds for which both have a number: {seed: loss}, or columns of `finals`.
 
-    With d_i the difference at seed i and n seeds: mean d, deviation s = sqrt(sum (d_i - d)^2 / (n - 1)), and
-    smallest = t(level, n - 1) s / sqrt(n), half the width of the t interval of d. ValueError for fewer than two common seeds.
+    With d_i the difference at seed i and n seeds: mean d, deviation s = sqrt(sum (d_i - d)^2 / (n - 1)), and smallest =
+    t(level, n - 1) s / sqrt(n), half the t interval of d. Raises ValueError for fewer than two common seeds.
 
     >>> found = paired({0: 4.1, 1: 4.3, 2: 4.2}, {0: 4.0, 1: 4.2, 2: 4.1})
     >>> round(found.mean, 3), found.significant
     (0.1, True)
     """
     d = (pd.Series(arm, dtype=float) - pd.Series(base, dtype=float)).dropna()
-    if len(d) < 2:
-        raise ValueError(f"seeds {list(d.index)}: a spread needs at least two seeds that both arms have")
+    require(len(d) > 1, "seeds", list(d.index), "at least two that both arms have")
     deviation = float(d.std())
     return Difference(float(d.mean()), deviation, t_quantile(level, len(d) - 1) * deviation / math.sqrt(len(d)), len(d))
 
@@ -72,18 +68,15 @@ def paired(arm: Mapping, base: Mapping, level: float = LEVEL) -> Difference:
 def smallest_difference(losses: Any, level: float = LEVEL) -> float:
     """The smallest significant difference of two arms' means, from the scatter of all arms: a column an arm, a row a seed.
 
-    Every seed is a block in which each of the a arms occurs once. With the residuals e_ij = x_ij - (mean of arm i) -
-    (mean of seed j) + (mean of all), s^2 = sum e_ij^2 / ((a - 1)(n - 1)) and the result is
-    t(level, (a - 1)(n - 1)) sqrt(2 s^2 / n): Fisher's least significant difference of randomised blocks, for arms that
-    scatter alike and one comparison named beforehand. Raises ValueError unless two arms or more have the same two seeds
-    or more.
+    With a arms, n seeds and e_ij = x_ij - (mean of arm i) - (mean of seed j) + (mean of all), s^2 = sum e_ij^2 / ((a - 1)
+    (n - 1)) and the result is t(level, (a - 1)(n - 1)) sqrt(2 s^2 / n): Fisher's least significant difference of randomised
+    blocks. Raises ValueError unless two arms or more have the same two seeds or more.
 
     >>> round(smallest_difference({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.5, 1: 2.4}, "c": {0: 1.1, 1: 2.2}}), 4)
     0.3042
     """
     x = pd.DataFrame(losses).to_numpy(dtype=float)
-    if min(x.shape) < 2 or np.isnan(x).any():
-        raise ValueError(f"losses of {x.shape[1]} arms: must be two arms or more with the same seeds, two or more")
+    require(min(x.shape) > 1 and not np.isnan(x).any(), "losses", x, "of two arms or more with the same seeds, two or more")
     residuals = x - x.mean(0, keepdims=True) - x.mean(1, keepdims=True) + x.mean()
     freedom = (x.shape[0] - 1) * (x.shape[1] - 1)
     return t_quantile(level, freedom) * math.sqrt(2 * (residuals**2).sum() / freedom / len(x))
@@ -99,10 +92,10 @@ def crossing(points: Points, loss: float, scale: str = "linear") -> float | None
     15.0
     """
     require_one_of("scale", scale, ("linear", "log"))
-    if points and points[0][1] < loss:
-        raise ValueError(f"loss {loss}: the first point, at {points[0][0]:g}, is at {points[0][1]:.4f} already")
-    if points and points[0][1] == loss:
-        return float(points[0][0])
+    if points:
+        require(loss <= points[0][1], "loss", loss, f"at most that of the first point, {points[0][1]:.4f}")
+        if points[0][1] == loss:
+            return float(points[0][0])
     for (x0, l0), (x1, l1) in zip(points, points[1:]):
         if l0 > loss >= l1:
             share = (l0 - loss) / (l0 - l1)
@@ -115,8 +108,7 @@ def ladder_ratio(points: Points, base: Points) -> float:
 
     Raises ValueError where that loss lies above the better one's first point.
     """
-    if not points or not base:
-        raise ValueError("there are no points of one of the two")
+    require(points and base, "points", [points, base], "two ladders of at least one each")
     loss = max(points[-1][1], base[-1][1])
     mine, other = (crossing(side, loss, "log") for side in (points, base))
     if mine is None or other is None:
@@ -125,7 +117,7 @@ def ladder_ratio(points: Points, base: Points) -> float:
 
 
 class Table:
-    """The rows of an experiment's table, from `run_experiment` or `released.results(NAME)`, or of its `NAME_probes`.
+    """The rows of `run_experiment`, `released.results(NAME)` or its `NAME_probes`.
 
     Losses come as data frames with a column an arm and a row a seed, NaN where a run failed or is missing.
     """
@@ -159,21 +151,20 @@ class Table:
         return sorted(zip(x.tolist(), ends["loss"].tolist()))
 
     def step_seconds(self, arm: str, clock: str = "cpu_seconds") -> float:
-        """Seconds a step: the median over all pieces between two points of a curve, some of which other work disturbs."""
+        """Seconds a step: the median over all pieces between two points of a curve."""
         require_one_of("clock", clock, CLOCKS)
         pieces = self._of(arm, "curve").groupby(["seed", "steps"])[[clock, "step"]].diff().dropna()
-        if pieces.empty:
-            raise ValueError(f"arm {arm!r}: no run with two points on its curve")
+        require(len(pieces), "arm", arm, "one with two points on a curve")
         return float((pieces[clock] / pieces["step"]).median())
 
     def paces(self, arm: str, clock: str = "cpu_seconds") -> pd.Series:
-        """log(seconds a step) of every whole run by (seed, steps); `paired` of two tells how well their ratio is known."""
+        """log(seconds a step) of every whole run by (seed, steps), for `paired`."""
         require_one_of("clock", clock, CLOCKS)
         ends = self._of(arm, "final").set_index(["seed", "steps"])
         return np.log(ends[clock] / ends["step"])
 
     def to_target(self, arm: str, loss: float, by: str = "step") -> pd.Series:
-        """What every seed's longest run had spent when its curve came down to `loss`, by seed; NaN where it never did."""
+        """What each seed's longest run had spent when its curve came down to `loss`; NaN where it never did."""
         require_one_of("by", by, MEASURES)
         found = {}
         for seed, runs in self._of(arm, "curve").groupby("seed"):
@@ -182,19 +173,17 @@ class Table:
         return pd.Series(found, dtype=float)
 
     def equal_seconds(self, clock: str = "cpu_seconds") -> tuple[float, pd.DataFrame]:
-        """(seconds, losses): final losses of runs planned to take the same time, read off the ladders.
+        """(seconds, losses): the longest time that all ladders reach, and the losses there, interpolated in log seconds.
 
-        The seconds are the longest that all ladders reach; the loss there is interpolated in log seconds. Raises
-        ValueError where a ladder does not cover them, such as that of an arm with one budget.
+        Raises ValueError where a ladder does not cover that time, such as that of an arm with one budget.
         """
         pairs = self.rows[["arm", "seed"]].drop_duplicates().itertuples(index=False)
         ladders = {(arm, seed): self.ladder(arm, seed, clock) for arm, seed in pairs}
-        bare = list(dict.fromkeys(arm for (arm, _), points in ladders.items() if len(points) < 2))
-        if bare or not ladders:
-            raise ValueError(f"arms {bare}: need runs at two budgets or more for a loss at equal seconds")
+        bare = [arm for (arm, _), points in ladders.items() if len(points) < 2]
+        require(ladders and not bare, "arms", bare, "with runs at two budgets or more")
         seconds = min(points[-1][0] for points in ladders.values())
-        if seconds < max(points[0][0] for points in ladders.values()):
-            raise ValueError(f"seconds {seconds:g}: are less than the shortest runs of some arm took")
+        shortest = max(points[0][0] for points in ladders.values())
+        require(seconds >= shortest, "seconds", seconds, "at least those of every arm's shortest run")
         losses = {}
         for key, points in ladders.items():
             x, loss = np.array(points).T
@@ -204,8 +193,8 @@ class Table:
     def steps_ratio(self, arm: str, base: str, by: str = "step", level: float = LEVEL) -> Ratio:
         """How many times the steps of `base` an arm needs for equal loss: geometric mean over seeds, and its t interval.
 
-        With m and s the mean and deviation of the n values log r_i of `ladder_ratio`: exp(m) and exp(m +- t(level, n - 1) s /
-        sqrt(n)). `by` "cpu_seconds" gives the ratio of the seconds, without the clock's error, which is in `paces`.
+        With m and s the mean and deviation of n values log `ladder_ratio`: exp(m) and exp(m +- t(level, n - 1) s / sqrt(n)).
+        `by` "cpu_seconds" gives the ratio of the seconds, without the clock's error, which is in `paces`.
         """
         seeds = set.intersection(*(set(self.rows.loc[self.rows["arm"] == name, "seed"]) for name in (arm, base)))
         logs = {seed: math.log(ladder_ratio(self.ladder(arm, seed, by), self.ladder(base, seed, by))) for seed in sorted(seeds)}
@@ -213,7 +202,7 @@ class Table:
         return Ratio(*(math.exp(found.mean + side * found.smallest) for side in (0, -1, 1)))
 
     def summary(self, baseline: str) -> pd.DataFrame:
-        """A row an arm: parameters, final loss over the seeds, failed runs, difference from the baseline, smallest significant one."""
+        """A row an arm: parameters, final loss, failed runs, difference from the baseline, smallest significant one."""
         losses, by_arm = self.finals(), self.rows.groupby("arm", sort=False)
         d = losses.sub(losses.get(baseline, pd.Series(dtype=float)), axis=0)
         least = stdtrit(d.count() - 1, (1 + LEVEL) / 2) * d.std() / d.count() ** 0.5

@@ -18,7 +18,7 @@ from tensorlm.training.trainer import count_parameters
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant: changes of both configurations, budgets of its own; `size` "free" may have more parameters than the baseline."""
+    """One variant: changes of both configurations, budgets of its own; `size` "free" may differ from the baseline's."""
 
     name: str
     model: dict[str, Any] = field(default_factory=dict)
@@ -45,15 +45,15 @@ class Experiment:
     | data | arguments of `tensorlm.data.load` |
     | preset, model, train | sizes and recipe, and what all arms change in them (fields of the two configurations) |
     | arms, baseline | the variants; the arm that the others are compared with |
-    | seeds | of weights and batches: the same seed gives all arms the same batches, so arms are paired by seed |
+    | seeds | of weights and batches: the same seed gives all arms the same batches |
     | budgets | every arm is trained once for each of these fractions of its steps, each with a whole schedule |
-    | steps_scale | factor on all steps, for a shrunken version |
+    | steps_scale | factor on all steps |
     | evaluations, curve_windows | points of a run's curve, and held-out windows behind each, spread evenly |
     | probes | names in `evaluation.PROBES`: what else is measured on every finished model |
     | matched | largest deviation of an arm's parameter count from the baseline's, a fraction |
     | check, tolerance | arm that a test runs again, to the first point of its curve, and how near the loss has to be |
 
-    The final loss of a run is over the whole held-out text. Raises ValueError naming field, what is allowed and value.
+    Final losses are over the whole held-out text. Raises ValueError naming field, what is allowed and value.
     """
 
     name: str
@@ -84,18 +84,16 @@ class Experiment:
         require(set(self.probes) <= set(PROBES), "probes", self.probes, f"names among {', '.join(PROBES)}")
         for budgets in map(self.budgets_of, self.arms):
             require(budgets and min(budgets) > 0, "budgets", budgets, "at least one number above 0")
-        for name in (self.baseline, *([self.check] if self.check else [])):
+        for name in (self.baseline, self.check or self.baseline):
             self.arm(name)
 
     def arm(self, name: str) -> Arm:
-        """The arm of this name; ValueError lists the names there are."""
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise ValueError(f"experiment {self.name!r}: has no arm {name!r}; arms: {', '.join(a.name for a in self.arms)}")
+        """The arm of this name."""
+        arms = {arm.name: arm for arm in self.arms}
+        require_one_of(f"arm of {self.name!r}", name, arms)
+        return arms[name]
 
     def budgets_of(self, arm: Arm) -> tuple[float, ...]:
-        """The fractions of its steps that `arm` is trained for."""
         return self.budgets if arm.budgets is None else arm.budgets
 
     def settings(self, arm: Arm, seed: int, budget: float, vocab_size: int) -> tuple[ModelConfig, TrainConfig]:
@@ -106,7 +104,6 @@ class Experiment:
         return model, whole.replace(seed=seed, steps=steps, validate_every=max(1, steps // self.evaluations))
 
     def parameters(self, arm: Arm, vocab_size: int) -> int:
-        """Parameters of an arm's model."""
         return count_parameters(self.settings(arm, 0, 1.0, vocab_size)[0])
 
     def require_matched(self, vocab_size: int) -> None:
@@ -114,9 +111,8 @@ class Experiment:
         goal = self.parameters(self.arm(self.baseline), vocab_size)
         for arm in (arm for arm in self.arms if arm.size == "matched"):
             found = self.parameters(arm, vocab_size)
-            if abs(found - goal) > self.matched * goal:
-                raise ValueError(f"experiment {self.name!r}: arm {arm.name!r} has {found:,} parameters, {self.baseline!r} "
-                                 f"has {goal:,}; they may differ by {self.matched:.1%} (matched)")
+            require(abs(found - goal) <= self.matched * goal, f"parameters of arm {arm.name!r}", found,
+                    f"within {self.matched:.1%} (matched) of the {goal} of {self.baseline!r}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def plan(experiment: Experiment, vocab_size: int, arms: Sequence[str] | None = N
 
 
 class SpreadWindows:
-    """A corpus with only `count` held-out windows, spread evenly over its held-out text; else the same corpus."""
+    """A corpus with only `count` held-out windows, number floor(i n / count) of n (all where there are fewer)."""
 
     def __init__(self, data: Any, count: int) -> None:
         self.data, self.count = data, count
@@ -153,7 +149,6 @@ class SpreadWindows:
         return getattr(self.data, name)
 
     def valid_windows(self, context: int) -> Tensor:
-        """Windows number floor(i n / count) of the n there are; all of them where there are fewer."""
         windows = self.data.valid_windows(context)
         count = min(self.count, len(windows))
         return windows[[i * len(windows) // count for i in range(count)]]

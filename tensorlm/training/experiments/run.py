@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from tensorlm.training.evaluation import PROBES, evaluate
 from tensorlm.training.experiments.declare import Experiment, PlannedRun, SpreadWindows, plan
 from tensorlm.training.folder import LOG_NAME, Row, RunFolder, read_log
 from tensorlm.training.loop import train
-from tensorlm.training.trainer import TrainingError
+from tensorlm.training.trainer import TrainingError, count_parameters
 
 Record = dict[str, Any]
 RUNS_NAME, RUNNING_NAME = "runs", "running"
@@ -37,12 +36,11 @@ def run_experiment(experiment: Experiment, folder: str | Path, arms: Sequence[st
                    progress: str | None = "auto", report: Callable[[str], Any] | None = None) -> list[Row]:
     """Run what is missing of `experiment` in `folder` and return the rows of its table, for `Table`.
 
-    All arms of a seed come before the next seed. `arms` and `seeds` choose a part (None: those declared). A run that is
-    finished is one file, written at once, and is never run again; a killed one begins anew, or goes on from its last
-    checkpoint where the settings ask for checkpoints. A run whose loss is no number is finished too, as failed. After each
-    run the table (`NAME.csv`, `NAME.json`) is written. `data` is a corpus opened already; `progress` is "auto" (a bar on a
-    terminal) or None; `report` gets a line for each run. Raises ValueError for arms whose parameter counts do not match,
-    and where `folder` holds runs of this name with other settings.
+    All arms of a seed come before the next seed. `arms` and `seeds` choose a part (None: those declared). A finished run is
+    one file and never run again; a killed one goes on from its last checkpoint, if it has one. A run whose loss is no number
+    is finished too, as failed. After each run the table (`NAME.csv`, `NAME.json`) is written. `data` is a corpus opened
+    already; `progress` is "auto" (a bar on a terminal) or None; `report` gets a line for each run. Raises ValueError for
+    arms of different sizes, and where `folder` holds runs of this name with other settings.
 
     >>> import tempfile
     >>> from tensorlm.training.experiments import Arm
@@ -102,14 +100,14 @@ def execute(run: PlannedRun, experiment: Experiment, data: Any, folder: Path, de
         failure = {"step": error.step, "why": str(error).partition("; last good")[0]}
     history = read_log(folder / LOG_NAME)
     rows = [table_row("curve", row, row["loss_valid"]) for row in history if row["loss_valid"] is not None]
+    last = history[-1] if history else {"seconds": 0.0, "cpu_seconds": 0.0}
     if failure is None:
-        rows.append(table_row("final", history[-1], final))
+        rows.append(table_row("final", last, final))
     else:
-        clocks, step = history[-1] if history else {"seconds": 0.0, "cpu_seconds": 0.0}, failure["step"]
-        tokens = step * run.train.batch_size * run.model.context
-        rows.append(table_row("failed", {**clocks, "step": step, "tokens": tokens}, None))
+        tokens = failure["step"] * run.train.batch_size * run.model.context
+        rows.append(table_row("failed", {**last, "step": failure["step"], "tokens": tokens}, None))
     return dict(name=run.name, arm=run.arm, seed=run.seed, steps=run.train.steps, rows=rows, failure=failure, probes=probes,
-                parameters=experiment.parameters(experiment.arm(run.arm), data.vocab_size), settings=settings_of(run, experiment, data))
+                parameters=count_parameters(run.model), settings=settings_of(run, experiment, data))
 
 
 def table_row(kind: str, row: Row, loss: float | None) -> Row:
@@ -119,10 +117,9 @@ def table_row(kind: str, row: Row, loss: float | None) -> Row:
 
 
 def settings_of(run: PlannedRun, experiment: Experiment, data: Any) -> dict[str, Any]:
-    """What decides a run's numbers, as JSON values (checkpoints do not)."""
-    settings = dict(model=run.model.to_dict(), train={**run.train.to_dict(), "checkpoint_every": None}, source=source_of(data),
-                    curve_windows=experiment.curve_windows)
-    return json.loads(json.dumps(settings))
+    """What decides a run's numbers (checkpoints do not), as JSON values."""
+    return dict(model=run.model.to_dict(), train={**run.train.to_dict(), "checkpoint_every": None}, source=source_of(data),
+                curve_windows=experiment.curve_windows)
 
 
 def read_runs(home: Path) -> list[Record]:
@@ -155,16 +152,12 @@ def _difference(stored: Any, given: Any, name: str = "") -> str:
     """The first setting in which two nested dictionaries differ, in words; "" where they are equal."""
     if not (isinstance(stored, dict) and isinstance(given, dict)):
         return "" if stored == given else f"{name} = {stored!r}, the declaration says {given!r}"
-    keys = sorted({*stored, *given})
-    found = (_difference(stored.get(key), given.get(key), f"{name}.{key}".lstrip(".")) for key in keys)
+    found = (_difference(stored.get(key), given.get(key), f"{name}.{key}".lstrip(".")) for key in sorted({*stored, *given}))
     return next(filter(None, found), "")
 
 
 def write_table(records: Sequence[Record], experiment: Experiment, data: Any, folder: Path) -> list[Row]:
-    """Write `NAME.csv`, `NAME.json` (and `NAME_probes.csv` where probes are declared) into `folder`; the rows, one a measured loss.
-
-    They come in the order of the declared arms, then steps (of the whole schedule), seeds and step (taken).
-    """
+    """Write `NAME.csv`, `NAME.json` (and `NAME_probes.csv` if probes are declared) into `folder`; the rows, arm by arm."""
     ordered = sorted(records, key=lambda r: (experiment.arms.index(experiment.arm(r["arm"])), r["steps"], r["seed"]))
     rows = [{name: {**record, **row}[name] for name in COLUMNS} for record in ordered for row in record["rows"]]
     write_csv(folder / f"{experiment.name}.csv", COLUMNS, rows)
@@ -174,29 +167,19 @@ def write_table(records: Sequence[Record], experiment: Experiment, data: Any, fo
         write_csv(folder / f"{experiment.name}_probes.csv", PROBE_COLUMNS, probed)
     environments = [json.loads(text) for text in dict.fromkeys(json.dumps(record["environment"]) for record in records)]
     write_json(folder / f"{experiment.name}.json", dict(
-        command=command(records, experiment), question=experiment.question, corpus=data.name, corpus_sha256=data.sha256,
-        tokenizer=data.tokenizer, runs=len(records), failures={r["name"]: r["failure"] for r in records if r["failure"]},
-        environments=environments, declaration=dataclasses.asdict(experiment)))
+        command=f"python -m tensorlm.training.experiments {experiment.name} --out FOLDER", question=experiment.question,
+        corpus=data.name, corpus_sha256=data.sha256, tokenizer=data.tokenizer, environments=environments, runs=len(records),
+        failures={r["name"]: r["failure"] for r in records if r["failure"]},
+        declaration=dataclasses.asdict(experiment)))
     return rows
 
 
-def command(records: Sequence[Record], experiment: Experiment) -> str:
-    """The command that makes these runs, all in one sitting."""
-    words = ["python", "-m", "tensorlm.training.experiments", experiment.name, "--out", "FOLDER"]
-    arms = [arm.name for arm in experiment.arms if arm.name in {record["arm"] for record in records}]
-    seeds = sorted({record["seed"] for record in records})
-    words += ["--arms", *arms] if len(arms) < len(experiment.arms) else []
-    words += ["--seeds", *map(str, seeds)] if tuple(seeds) != experiment.seeds else []
-    return shlex.join(words)
-
-
 def release(experiment: Experiment, folder: Path, data: Any) -> list[Row]:
-    """Write the table of the finished runs in `folder` into the package; ValueError unless it is whole, as declared."""
+    """Write the table of the runs in `folder` into the package; ValueError unless it is whole, as declared."""
     records = read_runs(folder / experiment.name)
     for record in records:
         require_declared(record, experiment, data)
     missing = {run.name for run in plan(experiment, data.vocab_size)} - {record["name"] for record in records}
     if missing:
-        raise ValueError(f"--release: {experiment.name} lacks {len(missing)} runs; run it without --arms and --seeds "
-                         f"(nothing was changed)")
+        raise ValueError(f"--release: {experiment.name} lacks {len(missing)} runs; run it without --arms and --seeds")
     return write_table(records, experiment, data, RELEASED)

@@ -1,7 +1,5 @@
 """Whole files or none, whenever the process dies; JSON and CSV tables; the cache."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import hashlib

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tensorlm.training import device as policy
-from tensorlm.training.device import choose_precision, cpu_threads, resolve_device
+from tensorlm.training.device import choose_precision, resolve_device
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 
@@ -56,10 +56,3 @@ def test_a_device_that_is_not_there_is_refused(name):
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision must be one of 'auto', .*, got 'half'"):
         choose_precision("half", CPU)
-
-
-def test_threads_are_set_and_given_back():
-    before = torch.get_num_threads()
-    with cpu_threads(2):
-        assert torch.get_num_threads() == 2
-    assert torch.get_num_threads() == before

@@ -350,6 +350,12 @@ def test_training_learns_and_the_rows_tell():
     assert result.tokens == 60 * 8 * 8 == seen[-1]["tokens"]
 
 
+def test_threads_are_set_and_given_back():
+    before, seen = torch.get_num_threads(), []
+    train(MODEL, FAST.replace(steps=1, threads=2), corpus(), progress=lambda row: seen.append(torch.get_num_threads()))
+    assert seen == [2] and torch.get_num_threads() == before
+
+
 def test_a_seed_fixes_the_run_and_another_changes_it():
     one, same, other = (train(MODEL, FAST.replace(seed=seed), corpus()) for seed in (0, 0, 1))
     assert same_weights(one.model, same.model) and not same_weights(one.model, other.model)

@@ -3,8 +3,6 @@
 On several processes: `torchrun --nproc_per_node N -m tensorlm.training ...` with the same arguments.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import math

@@ -6,8 +6,6 @@ Layout of the file: tensors `model.<name>`, `optimizer.<parameter>.<key>`, `rng.
 (`content_hash`). Nothing is ever unpickled.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -75,13 +73,12 @@ def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_
     """Write a checkpoint atomically; CheckpointError for weights that are neither float32 nor float16."""
     for name, value in model.state_dict().items():
         _require_fit(name, value, value)
-    parts = {"model": model.state_dict(), "optimizer": optimizer, "rng": rng}
-    tensors = {f"{part}.{name}": value.detach().cpu().contiguous()
-               for part, named in parts.items() for name, value in (named or {}).items()}
+    parts = {"model": model.state_dict(), "optimizer": optimizer or {}, "rng": rng or {}}
+    tensors = {f"{part}.{name}": value.detach().cpu().contiguous() for part in parts for name, value in parts[part].items()}
     sections = dict(model_config=model.config.to_dict(), source=source, state=state, card=card,
-                    train_config=train_config.to_dict() if train_config else None)
-    metadata = {"format": FORMAT, "version": VERSION}
-    metadata |= {name: json.dumps(value) for name, value in sections.items() if value is not None}
+                    train_config=train_config and train_config.to_dict())
+    stored = {name: json.dumps(value) for name, value in sections.items() if value is not None}
+    metadata = {"format": FORMAT, "version": VERSION, **stored}
     metadata[HASH_KEY] = content_hash(metadata, tensors)
     return write_atomically(Path(path), lambda draft: save_file(tensors, draft, metadata))
 
@@ -118,7 +115,11 @@ def _checked(path: Path, allow_nonfinite: bool) -> Checkpoint:
     require_one_of("version", metadata.get("version"), [VERSION])
     for name in metadata:
         require_one_of("its metadata", name, ("format", "version", HASH_KEY, *SECTIONS))
-    _require_hash(path, metadata, tensors)
+    stated, card = metadata.get(HASH_KEY), path.with_suffix(".json")
+    if stated is None and card.is_file():  # a model that was released before headers had a hash
+        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"its card {card.name}").get(HASH_KEY)
+    if stated is not None and stated != content_hash(metadata, tensors):
+        raise ValueError("is damaged: its content does not have the sha256 that was noted when it was written")
     sections = {name: _object(metadata[name], f"its metadata {name!r}") for name in SECTIONS if name in metadata}
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
     for name, value in tensors.items():
@@ -164,25 +165,16 @@ def find_checkpoint(path: Path) -> Path:
     """`path` itself if it is a file; in a run's folder the newest checkpoint, else the final model."""
     if path.is_file():
         return path
-    found = checkpoints_in(path) or [p for p in [path / FINAL_NAME] if p.is_file()]
-    if not found:
+    found = [path / FINAL_NAME, *checkpoints_in(path)][-1]
+    if not found.is_file():
         what = "has no checkpoint" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path}: {what}; expected a {SUFFIX} file or the folder of a training run")
-    return found[-1]
+    return found
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """The resumable checkpoints of a run's folder, oldest first."""
     return sorted((folder / FOLDER_NAME).glob(f"step_*{SUFFIX}"))
-
-
-def _require_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
-    """Compare with the hash in the header, or in the card of a model that was released before headers had one."""
-    stated, card = metadata.get(HASH_KEY), path.with_suffix(".json")
-    if stated is None and card.is_file():
-        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"its card {card.name}").get(HASH_KEY)
-    if stated is not None and stated != content_hash(metadata, tensors):
-        raise ValueError("is damaged: its content does not have the sha256 that was noted when it was written")
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """How a run is trained: one frozen dataclass, and the tuned defaults of every preset."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from tensorlm.checks import is_finite, require, require_number, require_one_of, require_whole
 
@@ -111,16 +109,16 @@ class TrainConfig:
         return {**dataclasses.asdict(self), "anneal": list(self.anneal)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """A TrainConfig from JSON values; ValueError on an unknown field."""
         fields = {field.name for field in dataclasses.fields(cls)}
         for name in set(values) - fields:
             raise ValueError(f"TrainConfig has no field {name!r}; fields: {', '.join(sorted(fields))}")
         return cls(**values)
 
-    def replace(self, **changes: Any) -> TrainConfig:
+    def replace(self, **changes: Any) -> Self:
         """A copy with the named fields changed, checked like a new one."""
-        return TrainConfig.from_dict({**self.to_dict(), **changes})
+        return self.from_dict({**self.to_dict(), **changes})
 
 
 def recipe(preset: str, norm: str = "rms", **changes: Any) -> TrainConfig:

@@ -1,7 +1,5 @@
 """Where a run computes: device, precision, threads, the processes that share its batches, and versions for the record."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os
@@ -90,17 +88,6 @@ def memory_of(device: torch.device) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(path.read_text()))
     return min(limits)
-
-
-@contextlib.contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Run the body with `count` torch threads; the former number comes back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class LostPeerError(RuntimeError):

@@ -1,7 +1,5 @@
 """What is measured on a trained model: the loss on held-out text, and probes of tails, other lengths, rules and weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from statistics import fmean as mean
 from typing import Any

@@ -1,7 +1,5 @@
 """The folder of a run: what lies in it, when it may be used, which checkpoints are kept, and the rows of its log."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import re

@@ -1,7 +1,5 @@
 """Training from start to end: steps, rows of the log, validation, checkpoints, the released model."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import sys
@@ -12,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from tensorlm.checks import require, require_one_of
@@ -19,7 +18,7 @@ from tensorlm.files import force_to_disk, not_written, write_json
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.checkpoint import FINAL_NAME, CheckpointError, checkpoints_in, export_model, save_checkpoint, source_of
 from tensorlm.training.config import TrainConfig
-from tensorlm.training.device import cpu_threads, current_world
+from tensorlm.training.device import current_world
 from tensorlm.training.folder import LOG_NAME, RESULT_NAME, Row, RunFolder, RunSettings, append_row, read_log, start_log
 from tensorlm.training.optim import anneal_at
 from tensorlm.training.trainer import Trainer, TrainingError, restore
@@ -70,7 +69,9 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
     require(out is not None or not resume, "out", out, "the folder of the run to resume")
     run = RunSettings(model_config, train_config, source_of(data), card or {})
     folder = None if out is None else RunFolder(out)
-    with cpu_threads(train_config.threads), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(train_config.threads)
         if folder is not None and leads:
             folder.require_free() if not resume else stack.enter_context(folder.continued())
         checkpoint = folder.resume(run) if folder is not None and resume else None
@@ -137,8 +138,8 @@ def _rows_so_far(path: Path, trainer: Trainer) -> list[Row]:
     known = {row["step"] for row in rows}
     for step in range(1, min(trainer.done, config.steps - 1) + 1):
         if step not in known and (_due(config.log_every, step) or _due(config.validate_every, step)):
-            raise CheckpointError(f"{path}: has no row of step {step}, though the run has taken {trainer.done} steps; put it "
-                                  f"back, or begin anew in another folder (load_model still reads the weights)")
+            raise CheckpointError(f"{path}: has no row of step {step}, though the run has taken {trainer.done} steps; put "
+                                  f"it back, or begin anew in another folder (load_model still reads the weights)")
     return rows
 
 

@@ -1,7 +1,5 @@
 """Muon for the hidden matrices, AdamW for everything else, one schedule, and what guards or constrains a step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """One run's model, optimisers and state: the step that moves them, and how a checkpoint takes them up again."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -3,8 +3,6 @@
 `--release` writes its table and provenance into the package, where chapters read them.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping

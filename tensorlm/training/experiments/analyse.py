@@ -4,8 +4,6 @@ A *curve* is what one run passes on its way down, before its learning rate has c
 *ladder* holds the final losses of several runs, each with a whole schedule: what more steps really buy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -177,8 +175,7 @@ class Table:
 
         Raises ValueError where a ladder does not cover that time, such as that of an arm with one budget.
         """
-        pairs = self.rows[["arm", "seed"]].drop_duplicates().itertuples(index=False)
-        ladders = {(arm, seed): self.ladder(arm, seed, clock) for arm, seed in pairs}
+        ladders = {(arm, seed): self.ladder(arm, seed, clock) for arm, seed in self.rows.groupby(["arm", "seed"]).groups}
         bare = [arm for (arm, _), points in ladders.items() if len(points) < 2]
         require(ladders and not bare, "arms", bare, "with runs at two budgets or more")
         seconds = min(points[-1][0] for points in ladders.values())

@@ -1,7 +1,5 @@
 """What an experiment is: arms that differ in named settings, run over seeds and budgets from one declaration."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

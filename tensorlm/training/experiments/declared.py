@@ -3,8 +3,6 @@
 Sizes, budgets and rates were chosen on `tensorlm.data.tuning_split`, without the held-out text, at seed 0 unless said.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from tensorlm.training.experiments.declare import Arm, Experiment

@@ -1,7 +1,5 @@
 """Running an experiment, to be killed at any moment and taken up again: one finished file a run, and the table of all."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -76,10 +74,9 @@ def run_experiment(experiment: Experiment, folder: str | Path, arms: Sequence[st
             write_table(read_runs(home), experiment, data, Path(folder))
             bar.update(before + run.train.steps - bar.n)
             if report is not None:
-                last = record["rows"][-1]
+                last, words = record["rows"][-1], f"{run.arm}, {run.train.steps} steps, seed {run.seed}"
                 found = f"loss {last['loss']:.4f}" if last["row"] == "final" else f"FAILED at step {last['step']}"
-                report(f"{number}/{len(planned)}  {run.arm}, {run.train.steps} steps, seed {run.seed}: {found}, "
-                       f"{last['cpu_seconds']:.1f} CPU-s")
+                report(f"{number}/{len(planned)}  {words}: {found}, {last['cpu_seconds']:.1f} CPU-s")
     return write_table(read_runs(home), experiment, data, Path(folder))
 
 

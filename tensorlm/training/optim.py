@@ -79,7 +79,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient; a closure is refused."""
+        require(closure is None, "closure", closure, "None")
         for group in self.param_groups:
             for params in by_shape(p for p in group["params"] if p.grad is not None):
                 self._update(params, group)

@@ -133,7 +133,7 @@ class Bench:
 
     @property
     def dtype(self) -> torch.dtype:
-        return choose_precision("auto", self.device).dtype if self.device.type == "cuda" else torch.float32
+        return choose_precision("auto", self.device) if self.device.type == "cuda" else torch.float32
 
     @property
     def precision(self) -> str:
@@ -253,7 +253,7 @@ def run_step(row: dict, bench: Bench, rows: list[dict]) -> dict:
     bench.forget_peak()
     low, middle, high = bench.timed(trainer.step, bench.sizes.warm)
     speed, flops = 1e3 * bench.sizes.step_tokens / middle, flops_per_token(trainer.model)
-    return dict(_rounded(low, middle, high), dtype=trainer.precision.name, tokens=bench.sizes.step_tokens,
+    return dict(_rounded(low, middle, high), dtype=trainer.precision, tokens=bench.sizes.step_tokens,
                 parameters=trainer.model.parameter_count(), tokens_per_second=round(speed), peak_memory=bench.peak_memory(),
                 flops_per_token=flops, utilisation=utilisation(flops * speed, bench.device), start_up=round(start_up, 2),
                 fused=fused and row["attention"] != "softmax")

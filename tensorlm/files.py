@@ -1,7 +1,5 @@
 """Whole files or none, whenever the process dies; JSON and CSV tables; the cache."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import hashlib
@@ -31,9 +29,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(draft)
         os.chmod(draft, 0o666 & ~mask)
-        _force_to_disk(draft)
+        force_to_disk(draft)
         os.replace(draft, path)
-        _force_to_disk(path.parent)
+        force_to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         raise not_written(path, error) from None
     finally:
@@ -42,7 +40,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
-def _force_to_disk(path: Path) -> None:
+def force_to_disk(path: Path) -> None:
+    """Have the system write what it still holds of a file or a folder."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -2,10 +2,20 @@
 
 import contextlib
 
+from tensorlm.data import load
 from tensorlm.training import train
-from tensorlm.training.experiments import SpreadWindows
-from tensorlm.training.experiments.declare import open_data, plan
+from tensorlm.training.experiments import Arm, SpreadWindows
+from tensorlm.training.experiments.declare import Experiment, plan
 from tensorlm.training.experiments.run import table_row
+
+RETIRED = {"split", "targets"}  # fields in the provenance of tables made before
+
+
+def declared(values):
+    """The experiment in a table's provenance."""
+    tuples = {name: tuple(values[name]) for name in ("seeds", "budgets", "probes")}
+    arms = tuple(Arm(**{**arm, "budgets": arm["budgets"] and tuple(arm["budgets"])}) for arm in values["arms"])
+    return Experiment(**{name: value for name, value in values.items() if name not in RETIRED} | tuples | {"arms": arms})
 
 
 class Reached(Exception):
@@ -14,7 +24,7 @@ class Reached(Exception):
 
 def check_again(experiment, device="cpu"):
     """The row that names the one of the table that it must agree with: same arm, seed, steps and step."""
-    data = open_data(experiment)
+    data = load(**experiment.data)
     run = min(plan(experiment, data.vocab_size, [experiment.check], experiment.seeds[:1]), key=lambda run: run.train.steps)
     rows = []
 

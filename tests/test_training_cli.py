@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tensorlm.training.__main__ import corpus_choice, main, parse_settings, parser, prospects
+from tensorlm.training.__main__ import main, parse_settings, prospects
 from tensorlm.training.folder import RunFolder, read_log
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def test_killed_twice_and_resumed_it_ends_bit_for_bit_like_an_undisturbed_run(tm
 
 def test_a_run_says_what_it_did(tmp_path, text, capsys):
     out = tmp_path / "run"
-    assert main([*SMALL, *text, "--steps", "20", "--out", str(out), "--sample", "12"]) == 0
+    assert main([*SMALL, *text, "--steps", "20", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "book.txt" in said and "tokenizer chars" in said and "tokens seen in" in said and "held-out" in said
     assert str(out / "model.safetensors") in said and "step 20/20" in said
@@ -76,21 +76,20 @@ def test_a_run_says_what_it_did(tmp_path, text, capsys):
     (["--steps", "many"], "--steps: invalid int value: 'many'"),
     (["--step", "3"], "unrecognized arguments: --step 3"),
     (["--steps", "0"], "TrainConfig.steps must be a whole number of at least 1, got 0"),
-    (["--data", "wiki"], "data must be one of .* got 'wiki'"),
+    (["--data", "wiki"], "data must be one of"),
     (["--data-option", "colour=red"], "colour"),
     (["--data-option", "path"], "--data-option 'path': must be NAME=VALUE"),
     (["--data-option", "path=/no/such/file"], "/no/such/file"),
     (["--set", "norm=layer"], "norm must be one of"),
-    (["--set", "colour=red"], "--set colour: there is no such field"),
+    (["--set", "colour=red"], "field of --set must be one of"),
     (["--set", "clip=much"], "--set clip=much: must be float | None"),
-    (["--set", "vocab_size=3"], "vocab_size = 3: the data needs"),
+    (["--set", "vocab_size=3"], "vocab_size must be a whole number of at least"),
     (["--precision", "fp8"], "TrainConfig.precision must be one of 'auto', 'float32', 'bfloat16', 'float16', got 'fp8'"),
     (["--device", "cuda:99"], "got 'cuda:99'"),
     (["--resume"], "holds no run to resume"),
     (["--device", "meta"], "device must be auto, cpu, cuda or cuda:N, got 'meta'"),
     (["--seed", "99999999999999999999"], "TrainConfig.seed must be a whole number from 0 to 9223372036854775807, got 99999999999999999999"),
-    (["--sample", "-5"], "--sample must be a whole number of at least 0, got -5"),
-    (["--tokenizer", "chars", "--data-option", "tokenizer=bpe1024"], "tokenizer=bpe1024: --tokenizer says chars"),
+    (["--data-option", "tokenizer=bpe1024"], "--data-option tokenizer: has an argument of its own, --tokenizer"),
     (["--set", "mlp=full", "--set", "width=160000"], "memory: this run needs at least"),
     (["--set", "layers=100000"], "layers must be at most 1,000, got 100000"),
     (["--set", "encoders=100000"], "encoders must be at most 1,000, got 100000"),
@@ -135,17 +134,6 @@ def test_settings_take_the_type_of_their_field():
     }
 
 
-def test_the_tokenizer_may_be_given_as_an_option_of_the_corpus():
-    options = parser().parse_args(["--out", "x", "--preset", "nano", "--data-option", "tokenizer=bpe1024"])
-    choice = corpus_choice(options)
-    assert choice["tokenizer"] == "bpe1024" and choice["options"] == {}
-
-
-def test_a_table_larger_than_the_corpus_needs_can_be_sampled(tmp_path, text, capsys):
-    arguments = [*SMALL, *text, "--set", "vocab_size=500", "--steps", "1", "--out", str(tmp_path), "--sample", "40"]
-    assert main(arguments) == 0 and "-----\n" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("number, code, words", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")])
 def test_control_c_or_sigterm_saves_the_run_and_says_the_truth(tmp_path, text, number, code, words):
     out = tmp_path / "run"
@@ -167,19 +155,15 @@ def test_control_c_or_sigterm_saves_the_run_and_says_the_truth(tmp_path, text, n
     assert "no checkpoint was written; the same command with --resume begins anew" in prospects(RunFolder(out))
 
 
-def test_a_terminal_that_cannot_print_the_sample_gets_the_numbers_and_question_marks(tmp_path, monkeypatch):
-    text, said = tmp_path / "Wörter.txt", []
+@pytest.mark.parametrize("encoding, name", [("ascii", "W?rter.txt"), ("utf-8", "Wörter.txt")])
+def test_a_terminal_that_cannot_print_a_letter_gets_a_question_mark(tmp_path, monkeypatch, encoding, name):
+    text = tmp_path / "Wörter.txt"
     text.write_text("Käse ☃ über Öl, größer als süß. ☃☃\n" * 40, encoding="utf-8")
-    for run, encoding in enumerate(("ascii", "cp1252", "utf-8", "utf-8")):
-        terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        monkeypatch.setattr(sys, "stdout", terminal)
-        arguments = [*SMALL, "--data-option", f"path={text}", "--steps", "2", "--sample", "40", "--out", str(tmp_path / str(run))]
-        assert main(arguments) == 0
-        said.append(terminal.buffer.getvalue().decode(encoding))
-    samples = [one.partition("-----\n")[2] for one in said]
-    assert all("nats per token on held-out text" in one for one in said) and "W?rter.txt" in said[0]
-    assert samples[2] == samples[3] and len(samples[2]) > 40 and samples[2].encode("ascii", "replace").decode() == samples[0]
-    assert "☃" in samples[2] and "ü" in samples[1] and "☃" not in samples[1]
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main([*SMALL, "--data-option", f"path={text}", "--steps", "2", "--out", str(tmp_path / "run")]) == 0
+    said = terminal.buffer.getvalue().decode(encoding)
+    assert name in said and "nats per token on held-out text" in said
 
 
 def test_a_corpus_whose_name_is_a_number(tmp_path, text, monkeypatch, capsys):

@@ -69,5 +69,5 @@ def test_a_killed_process_ends_the_other_with_one_sentence(tmp_path):
 def test_rows_are_shared_out_equally_or_not_at_all():
     rows = [row for rank in range(4) for row in range(12)[World(rank=rank, size=4).rows(12)]]
     assert rows == list(range(12)) and World().rows(12) is None
-    with pytest.raises(ValueError, match="batch_size = 10 cannot be shared equally among 4"):
+    with pytest.raises(ValueError, match="batch_size must be a multiple of the 4 processes, got 10"):
         World(size=4).rows(10)

@@ -3,8 +3,6 @@
 On several processes: `torchrun --nproc_per_node N -m tensorlm.training ...` with the same arguments.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import math
@@ -13,9 +11,7 @@ import sys
 import typing
 from typing import Any, NoReturn
 
-import torch
-
-from tensorlm.checks import require_whole
+from tensorlm.checks import require_one_of
 from tensorlm.data import TokenData, load
 from tensorlm.data.source import read_options
 from tensorlm.model import ModelConfig, preset
@@ -27,7 +23,7 @@ from tensorlm.training.folder import RunFolder
 from tensorlm.training.loop import say, train
 from tensorlm.training.trainer import TrainingError
 
-PAD_FROM, PAD_TO = 8192, 64
+PAD_FROM, PAD_TO = 8192, 64  # a table from so many entries on is padded: GPUs multiply 50,304 columns faster than 50,257
 NO_MEMORY_WORDS = ("out of memory", "can't allocate memory")  # in the words of CUDA and of the CPU's allocator
 DEFAULTS: dict[str, Any] = {"preset": "micro", "data": "shakespeare", "options": {}}
 COUNTS = {"steps": "optimiser steps", "seed": "seed of weights and batches",
@@ -40,12 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line: 0, 1 (training had to stop), 2 (arguments, files), 130 or 143 (Ctrl-C, SIGTERM)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
-    command = "python -m tensorlm.training " + shlex.join(arguments)
     folder, leads = RunFolder(options.out), True
     try:
         with joined_world(options.device) as world:
             leads = world.leads
-            run(options, world, command)
+            run(options, world, "python -m tensorlm.training " + shlex.join(arguments))
         return 0
     except KeyboardInterrupt as stop:
         why, code = ("ended by SIGTERM", 143) if stop.args == ("SIGTERM",) else ("interrupted", 130)
@@ -67,39 +62,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def prospects(folder: RunFolder) -> str:
-    """What an interrupted run can count on."""
     if checkpoints_in(folder.path):
         return f"last checkpoint: {folder.last_good()}; the same command with --resume goes on from it"
-    if folder.exists():
-        return "no checkpoint was written; the same command with --resume begins anew"
-    return "nothing was begun"
+    words = "no checkpoint was written; the same command with --resume begins anew"
+    return words if folder.exists() else "nothing was begun"
 
 
 def run(options: argparse.Namespace, world: World, command: str) -> None:
-    """Train as the options say and print what came out."""
     resolve_device(options.device)
-    require_whole("--sample", options.sample)
     if world.leads and not options.resume:
         RunFolder(options.out).require_free()
-    changes = parse_settings(options.set)
-    choice = corpus_choice(options)
-    data = open_data(**choice)
-    model_config, train_config = configurations(options, changes, data)
+    changes, choice = parse_settings(options.set), corpus_choice(options)
+    tokenizer = {"tokenizer": choice["tokenizer"]} if choice.get("tokenizer") else {}
+    try:
+        data = load(choice["data"], **choice["options"], **tokenizer)
+    except TypeError as error:
+        raise ValueError(f"--data {choice['data']}: {error}") from None
+    model, training = configurations(options, changes, data)
     if world.leads:
-        say(f"{data.describe()}\n{choice['preset']}: {model_config.layers} layers of width {model_config.width}, "
-            f"context {model_config.context}; {train_config.steps} steps of {train_config.batch_size} sequences")
-    result = train(model_config, train_config, data, out=options.out, resume=options.resume, progress="auto",
-                   device=options.device, card={"command": command, "choice": choice})
+        say(f"{data.describe()}\n{choice['preset']}: {model.layers} layers of width {model.width}, context {model.context}; "
+            f"{training.steps} steps of {training.batch_size} sequences")
+    result = train(model, training, data, out=options.out, resume=options.resume, progress="auto", device=options.device,
+                   card={"command": command, "choice": choice})
     if world.leads:
         size = data.bytes_per_token
         bits = f" ({result.loss_valid / math.log(2) / size:.3f} bits per byte)" if size else ""
-        say(f"{result.summary()}{bits}\nmodel: {result.path}")
-        if options.sample:
-            start = data.valid_windows(1)[:1, :1].to(device := next(result.model.parameters()).device)
-            dice = torch.Generator(device).manual_seed(train_config.seed)
-            tokens = result.model.generate(start, options.sample, generator=dice)[0]
-            known = tokens[tokens < data.vocab_size].cpu()  # the table of a model may be larger than its corpus needs
-            say("-" * 40 + "\n" + data.decode(known))
+        say(f"{result.data}\n{result.tokens:,} tokens seen in {result.seconds:.1f} s ({result.cpu_seconds:.1f} CPU-s); "
+            f"{result.loss_valid:.4f} nats per token on held-out text{bits}\nmodel: {result.path}")
 
 
 class OneSentence(argparse.ArgumentParser):
@@ -110,12 +99,10 @@ class OneSentence(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     p = OneSentence(prog="python -m tensorlm.training", description="Train a tensor-transformer.", allow_abbrev=False)
     p.add_argument("--preset", choices=sorted(PRESETS), help=f"sizes and tuned settings ({DEFAULTS['preset']})")
     p.add_argument("--data", help=f"corpus: shakespeare, text, toy, shards, fineweb ({DEFAULTS['data']})")
-    p.add_argument("--data-option", action="append", metavar="KEY=VALUE",
-                   help="option of the corpus, such as path=book.txt or shards=2 (repeatable)")
+    p.add_argument("--data-option", action="append", default=[], metavar="KEY=VALUE", help="of the corpus: path=book.txt")
     p.add_argument("--tokenizer", help="tokenizer of the corpus (shakespeare, text): bpe4096, bpe1024, chars")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the run; one that holds a run is refused")
     p.add_argument("--resume", action="store_true", help="go on with the run in DIR")
@@ -123,9 +110,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--precision", help="auto, float32, bfloat16, float16")
     for name, what in COUNTS.items():
         p.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=what)
-    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
-                   help="any field of ModelConfig or TrainConfig, such as norm=anneal or lr_matrix=0.01 (repeatable)")
-    p.add_argument("--sample", type=int, default=0, metavar="N", help="at the end print N tokens of generated text")
+    p.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of ModelConfig or TrainConfig")
     return p
 
 
@@ -134,46 +119,34 @@ def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
 
     A preset with a table of token pairs is a character model: its Shakespeare comes in characters unless asked otherwise.
     """
-    stored = RunFolder(options.out).choice(DEFAULTS) if options.resume else None
-    data = options.data or (stored or DEFAULTS)["data"]
+    start = RunFolder(options.out).choice(DEFAULTS) if options.resume else DEFAULTS
+    pairs = _pairs(options.data_option, "--data-option")
+    if "tokenizer" in pairs:
+        raise ValueError("--data-option tokenizer: has an argument of its own, --tokenizer")
     given = {"preset": options.preset, "data": options.data, "tokenizer": options.tokenizer,
-             "options": read_options(data, _pairs(options.data_option, "--data-option")) if options.data_option else None}
+             "options": read_options(options.data or start["data"], pairs) if pairs else None}
     given = {name: value for name, value in given.items() if value is not None}
-    if "tokenizer" in given.get("options", {}):
-        tokenizer = given["options"].pop("tokenizer")
-        if given.setdefault("tokenizer", tokenizer) != tokenizer:
-            raise ValueError(f"--data-option tokenizer={tokenizer}: --tokenizer says {options.tokenizer}")
-    if stored is not None:
-        for name in given:
-            if given[name] != stored.get(name):
-                raise ValueError(f"resume: the run has {name} {stored.get(name)!r}, not {given[name]!r}")
-        return stored
-    choice = {**DEFAULTS, **given}
-    if "tokenizer" not in choice and choice["data"] == "shakespeare" and PRESETS[choice["preset"]].bigram == "table":
-        choice["tokenizer"] = "chars"
+    for name in given if options.resume else ():
+        if given[name] != start.get(name):
+            raise ValueError(f"resume: the run has {name} {start.get(name)!r}, not {given[name]!r}")
+    choice = {**start, **given}
+    if not options.resume and choice["data"] == "shakespeare" and PRESETS[choice["preset"]].bigram == "table":
+        choice.setdefault("tokenizer", "chars")
     return choice
-
-
-def open_data(preset: str, data: str, options: dict[str, Any], tokenizer: str | None = None) -> TokenData:
-    """The corpus of a `corpus_choice`."""
-    try:
-        return load(data, **options, **({"tokenizer": tokenizer} if tokenizer else {}))
-    except TypeError as error:
-        raise ValueError(f"--data {data}: {error}") from None
 
 
 def configurations(options: argparse.Namespace, changes: dict[str, dict[str, Any]],
                    data: TokenData) -> tuple[ModelConfig, TrainConfig]:
     """Model and training settings: the run's own when resuming, else preset and recipe; then the options."""
-    given = {name: getattr(options, name) for name in (*COUNTS, "precision")}
-    train_changes = {**{name: value for name, value in given.items() if value is not None}, **changes["train"]}
+    given = {name: getattr(options, name) for name in (*COUNTS, "precision") if getattr(options, name) is not None}
+    train_changes = {**given, **changes["train"]}
     if options.resume:
         stored = RunFolder(options.out).stored()
         return dataclasses.replace(stored.model_config, **changes["model"]), stored.train_config.replace(**train_changes)
     name, size = options.preset or DEFAULTS["preset"], data.vocab_size
-    padded = size if size < PAD_FROM else -(-size // PAD_TO) * PAD_TO  # GPUs multiply 50,304 columns faster than 50,257
-    model_config = preset(name, **{"vocab_size": padded, **changes["model"]})
-    return model_config, recipe(name, norm=model_config.norm, **train_changes)
+    padded = size if size < PAD_FROM else -(-size // PAD_TO) * PAD_TO
+    model = preset(name, **{"vocab_size": padded, **changes["model"]})
+    return model, recipe(name, norm=model.norm, **train_changes)
 
 
 def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
@@ -181,11 +154,9 @@ def parse_settings(items: list[str]) -> dict[str, dict[str, Any]]:
     kinds = {"model": typing.get_type_hints(ModelConfig), "train": typing.get_type_hints(TrainConfig)}
     found: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
     for name, text in _pairs(items, "--set").items():
-        owners = [owner for owner, hints in kinds.items() if name in hints]
-        if not owners:
-            fields = sorted({*kinds["model"], *kinds["train"]})
-            raise ValueError(f"--set {name}: there is no such field; fields: {', '.join(fields)}")
-        found[owners[0]][name] = _convert(name, text, kinds[owners[0]][name])
+        owner = "model" if name in kinds["model"] else "train"
+        require_one_of("field of --set", name, [*kinds["model"], *kinds["train"]])
+        found[owner][name] = _convert(name, text, kinds[owner][name])
     return found
 
 
@@ -200,17 +171,15 @@ def _pairs(items: list[str], argument: str) -> dict[str, str]:
 
 
 def _convert(name: str, text: str, hint: Any) -> Any:
-    kinds = typing.get_args(hint) if typing.get_origin(hint) is not tuple else ()
+    if typing.get_origin(hint) is tuple:
+        return tuple(_convert(name, part, typing.get_args(hint)[0]) for part in text.split(",") if part)
+    kinds = typing.get_args(hint) or (hint,)
     if type(None) in kinds and text.lower() == "none":
         return None
-    if typing.get_origin(hint) is tuple:
-        first = typing.get_args(hint)[0]
-        return tuple(_convert(name, part, first) for part in text.split(",") if part)
-    kind = kinds[0] if kinds else hint
     try:
-        return kind(text)
+        return kinds[0](text)
     except ValueError:
-        raise ValueError(f"--set {name}={text[:40]}: must be {hint if kinds else kind.__name__}") from None
+        raise ValueError(f"--set {name}={text[:40]}: must be {hint if len(kinds) > 1 else hint.__name__}") from None
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ Layout of the file: tensors `model.<name>`, `optimizer.<parameter>.<key>`, `rng.
 (`content_hash`). Nothing is ever unpickled.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -20,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tensorlm.checks import require, require_one_of
+from tensorlm.checks import require, require_finite, require_one_of
 from tensorlm.data import load
 from tensorlm.files import parse_json, write_atomically, write_json
 from tensorlm.model import ModelConfig, TensorTransformer
@@ -28,12 +26,11 @@ from tensorlm.training.config import TrainConfig
 
 FORMAT, VERSION = "tensorlm-checkpoint", "1"
 SUFFIX, FINAL_NAME, FOLDER_NAME = ".safetensors", "model.safetensors", "checkpoints"
-SECTIONS = ("model_config", "train_config", "source", "state", "card")
-HASH_KEY = "sha256"
+SECTIONS, HASH_KEY = ("model_config", "train_config", "source", "state", "card"), "sha256"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message says which file, what is wrong, and what is allowed."""
+    """A checkpoint that cannot be used: which file, and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Checkpoint:
     rng: dict[str, Tensor] = field(repr=False)
 
     def data(self) -> Any:
-        """The corpus, loaded by its name ("shakespeare" or "toy"); CheckpointError where that is another text or tokenizer by now."""
+        """The corpus ("shakespeare" or "toy"); CheckpointError where its text or tokenizer is another one by now."""
         tokenizer = self.source["tokenizer"].partition("-")[0]
         data = load(self.source["corpus"], **({} if self.source["corpus"] == "toy" else {"tokenizer": tokenizer}))
         require_source(self.path, self.source, source_of(data))
@@ -64,26 +61,24 @@ def source_of(data: Any) -> dict[str, str]:
 
 
 def require_source(path: Path, stored: dict[str, str], given: dict[str, str]) -> None:
-    """Raise CheckpointError unless tokenizer and corpus hash of `given` are those `stored` in `path`."""
+    """Raise CheckpointError unless tokenizer and hash of the corpus are those `stored` in `path`."""
     for key in ("tokenizer", "sha256"):
         if stored.get(key) != given[key]:
-            raise CheckpointError(f"{path}: was trained with {key} {stored.get(key)!r} (corpus "
-                                  f"{stored.get('corpus')!r}), but the data given has {given[key]!r}")
+            raise CheckpointError(f"{path}: was trained with {key} {stored.get(key)!r}, the data given has {given[key]!r}")
 
 
 def save_checkpoint(path: str | os.PathLike, model: TensorTransformer, *, train_config: TrainConfig | None = None,
                     source: dict | None = None, state: dict | None = None, card: dict | None = None,
                     optimizer: dict[str, Tensor] | None = None, rng: dict[str, Tensor] | None = None) -> Path:
-    """Write a checkpoint atomically; CheckpointError, and nothing is written, for weights that are neither float32 nor float16."""
+    """Write a checkpoint atomically; CheckpointError for weights that are neither float32 nor float16."""
     for name, value in model.state_dict().items():
-        _require_fit(Path(path), name, value, value)
-    parts = {"model": model.state_dict(), "optimizer": optimizer, "rng": rng}
-    tensors = {f"{part}.{name}": value.detach().cpu().contiguous()
-               for part, named in parts.items() for name, value in (named or {}).items()}
+        _require_fit(name, value, value)
+    parts = {"model": model.state_dict(), "optimizer": optimizer or {}, "rng": rng or {}}
+    tensors = {f"{part}.{name}": value.detach().cpu().contiguous() for part in parts for name, value in parts[part].items()}
     sections = dict(model_config=model.config.to_dict(), source=source, state=state, card=card,
-                    train_config=train_config.to_dict() if train_config else None)
-    metadata = {"format": FORMAT, "version": VERSION}
-    metadata |= {name: json.dumps(value) for name, value in sections.items() if value is not None}
+                    train_config=train_config and train_config.to_dict())
+    stored = {name: json.dumps(value) for name, value in sections.items() if value is not None}
+    metadata = {"format": FORMAT, "version": VERSION, **stored}
     metadata[HASH_KEY] = content_hash(metadata, tensors)
     return write_atomically(Path(path), lambda draft: save_file(tensors, draft, metadata))
 
@@ -100,34 +95,46 @@ def content_hash(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
 def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> Checkpoint:
     """Read a checkpoint file, or the newest one of a run's folder, and check all of it before use.
 
-    Raises CheckpointError where there is none, or the file is cut off, damaged, of another kind, from a newer version, or
-    disagrees with its own configuration, and where a weight is NaN or infinite (unless `allow_nonfinite`); each
-    names the file and the defect. No code in a file is ever run.
+    Raises CheckpointError, which names file and defect, where there is none, or it is cut off, damaged, of another kind or
+    version, or disagrees with its own configuration, or a weight is NaN or infinite (unless `allow_nonfinite`). No code
+    in a file is ever run.
     """
     path = find_checkpoint(Path(path))
-    metadata, tensors = _read(path)
-    _require_hash(path, metadata, tensors)
-    sections = {name: _object(metadata[name], f"{path}: its metadata {name!r}") for name in SECTIONS if name in metadata}
-    if "model_config" not in sections:
-        raise CheckpointError(f"{path}: its metadata has no 'model_config'")
+    try:
+        return _checked(path, allow_nonfinite)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: is not a complete safetensors file (damaged, or of another kind): {error}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _checked(path: Path, allow_nonfinite: bool) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    require_one_of("format", metadata.get("format"), [FORMAT])
+    require_one_of("version", metadata.get("version"), [VERSION])
+    for name in metadata:
+        require_one_of("its metadata", name, ("format", "version", HASH_KEY, *SECTIONS))
+    stated, card = metadata.get(HASH_KEY), path.with_suffix(".json")
+    if stated is None and card.is_file():  # a model that was released before headers had a hash
+        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"its card {card.name}").get(HASH_KEY)
+    if stated is not None and stated != content_hash(metadata, tensors):
+        raise ValueError("is damaged: its content does not have the sha256 that was noted when it was written")
+    sections = {name: _object(metadata[name], f"its metadata {name!r}") for name in SECTIONS if name in metadata}
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
-        if part not in parts:
-            raise CheckpointError(f"{path}: unexpected tensor {name!r}; names start with {', '.join(parts)}")
+        require_one_of(f"the first part of tensor {name!r}", part, parts)
         parts[part][rest] = value
+        if part == "model" and not allow_nonfinite:
+            require_finite(f"tensor {name!r}", value)
     try:
         model_config = ModelConfig.from_dict(sections["model_config"])
         train_config = TrainConfig.from_dict(sections["train_config"]) if "train_config" in sections else None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its configuration is not valid here: {error}") from None
-    for name, value in parts["model"].items():
-        if (bad := int((~torch.isfinite(value)).sum())) and not allow_nonfinite:
-            raise CheckpointError(f"{path}: tensor 'model.{name}' has {bad:,} numbers of {value.numel():,} that are NaN or "
-                                  f"infinite; allow_nonfinite=True loads it all the same")
-    model = _build(path, model_config, parts["model"])
-    return Checkpoint(path, model, model_config, train_config, sections.get("source", {}), sections.get("state", {}),
-                      sections.get("card", {}), parts["optimizer"], parts["rng"])
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"its configuration is not valid here: {error}") from None
+    return Checkpoint(path, _build(model_config, parts["model"]), model_config, train_config, sections.get("source", {}),
+                      sections.get("state", {}), sections.get("card", {}), parts["optimizer"], parts["rng"])
 
 
 def load_model(path: str | os.PathLike, allow_nonfinite: bool = False) -> TensorTransformer:
@@ -139,8 +146,7 @@ def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[s
                  dtype: torch.dtype = torch.float32) -> Path:
     """Write a weights-only checkpoint and, beside it, its card as JSON: corpus, tokens, seconds, loss, seed, command.
 
-    `dtype` float16 halves the file; weights that float16 cannot hold raise ValueError, as a `path` that does not end
-    in .safetensors does.
+    Raises ValueError for weights that `dtype` (float32, float16) cannot hold, and a `path` without .safetensors at its end.
     """
     require(Path(path).suffix == SUFFIX, "path", str(path), f"a name that ends in {SUFFIX} (its card ends in .json)")
     require_one_of("dtype", str(dtype), ("torch.float32", "torch.float16"))
@@ -148,8 +154,7 @@ def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[s
     stored.load_state_dict(model.state_dict())
     for name, parameter in stored.named_parameters():
         parameter.data = parameter.data.to(dtype)
-        if not torch.isfinite(parameter).all():
-            raise ValueError(f"{name}: has values that {dtype} cannot hold")
+        require_finite(f"{name} as {dtype}", parameter)
     card = {**card, "stored_as": str(dtype).split(".")[-1]}
     path = save_checkpoint(path, stored, source=source, card=card)
     write_json(path.with_suffix(".json"), card)
@@ -160,11 +165,11 @@ def find_checkpoint(path: Path) -> Path:
     """`path` itself if it is a file; in a run's folder the newest checkpoint, else the final model."""
     if path.is_file():
         return path
-    found = checkpoints_in(path) or [p for p in [path / FINAL_NAME] if p.is_file()]
-    if not found:
+    found = [path / FINAL_NAME, *checkpoints_in(path)][-1]
+    if not found.is_file():
         what = "has no checkpoint" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path}: {what}; expected a {SUFFIX} file or the folder of a training run")
-    return found[-1]
+    return found
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -172,62 +177,30 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted((folder / FOLDER_NAME).glob(f"step_*{SUFFIX}"))
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{path}: is a safetensors file, but not a {FORMAT}, got format {metadata.get('format')!r}")
-            if metadata.get("version") != VERSION:
-                raise CheckpointError(f"{path}: has version {metadata.get('version')!r}; this tensorlm reads {VERSION!r}")
-            return metadata, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is not a complete safetensors file (damaged, or of another kind): {error}") from None
-
-
-def _require_hash(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> None:
-    """Compare with the hash in the header, or in the card of a model that was released before headers had one."""
-    if unknown := sorted(set(metadata) - {"format", "version", HASH_KEY, *SECTIONS}):
-        raise CheckpointError(f"{path}: has metadata {unknown[0]!r}, which no {FORMAT} has: the file is damaged")
-    stated, card = metadata.get(HASH_KEY), path.with_suffix(".json")
-    if stated is None and card.is_file():
-        stated = _object(card.read_text(encoding="utf-8", errors="replace"), f"{path}: its card {card.name}").get(HASH_KEY)
-    if stated is not None and stated != content_hash(metadata, tensors):
-        raise CheckpointError(f"{path}: is damaged: its content does not have the sha256 that was noted when it was written")
-
-
 def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = parse_json(text, where)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
-    if isinstance(value, dict):
-        return value
-    raise CheckpointError(f"{where} must be a JSON object")
+    value = parse_json(text, where)
+    require(isinstance(value, dict), where, value, "a JSON object")
+    return value
 
 
-def _build(path: Path, config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
-    pieces = max(config.layers, config.encoders if config.mlp == "product" else 0)
-    if pieces > len(weights):
-        raise CheckpointError(f"{path}: its model_config has {pieces} layers or encoders, the file only {len(weights)} tensors")
+def _build(config: ModelConfig, weights: dict[str, Tensor]) -> TensorTransformer:
     try:
         with torch.device("meta"):  # shapes only: no memory, however large the configuration claims to be
             expected = TensorTransformer(config).state_dict()
     except (RuntimeError, TypeError, OverflowError) as error:
-        raise CheckpointError(f"{path}: no model can be built from its model_config: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"no model can be built from its model_config: {str(error).splitlines()[0]}") from None
     for name in sorted(set(expected) ^ set(weights)):
-        raise CheckpointError(f"{path}: tensor 'model.{name}' is {'missing' if name in expected else 'not expected'}")
+        raise ValueError(f"tensor 'model.{name}' is {'missing' if name in expected else 'not expected'}")
     for name, value in weights.items():
-        _require_fit(path, name, value, expected[name])
+        _require_fit(name, value, expected[name])
     model = TensorTransformer(config)
     model.load_state_dict(weights)
     return model
 
 
-def _require_fit(path: Path, name: str, value: Tensor, expected: Tensor) -> None:
+def _require_fit(name: str, value: Tensor, expected: Tensor) -> None:
     if value.shape != expected.shape:
-        raise CheckpointError(f"{path}: tensor 'model.{name}' has shape {tuple(value.shape)}, but its model_config "
-                              f"asks for {tuple(expected.shape)}")
+        raise CheckpointError(f"tensor 'model.{name}' has shape {tuple(value.shape)}, expected {tuple(expected.shape)}")
     allowed = (torch.float32, torch.float16) if expected.is_floating_point() else (expected.dtype,)
     if value.dtype not in allowed:
-        raise CheckpointError(f"{path}: tensor 'model.{name}' is {value.dtype}; allowed: {', '.join(map(str, allowed))}")
+        raise CheckpointError(f"tensor 'model.{name}' is {value.dtype}; allowed: {', '.join(map(str, allowed))}")

@@ -1,7 +1,5 @@
 """Where a run computes: device, precision, threads, the processes that share its batches, and versions for the record."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os
@@ -19,33 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tensorlm.checks import unfit
+from tensorlm.checks import require, require_one_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-BF16_CAPABILITY = (8, 0)
-FP16_CAPABILITY = (7, 0)
-PROBE_SECONDS = 1.0
-PROBE_GAIN = 1.15
+BF16_CAPABILITY, FP16_CAPABILITY, PROBE_SECONDS, PROBE_GAIN = (8, 0), (7, 0), 0.5, 1.15
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 LOST_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of the backends
 PACKAGE = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Dtype of the activations (parameters stay float32) and whether the loss is scaled against underflow."""
-
-    dtype: torch.dtype
-    scale_loss: bool = False
-
-    @property
-    def name(self) -> str:
-        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
-
-    @property
-    def newton_schulz(self) -> torch.dtype:
-        """Dtype of Muon's iteration: bfloat16 where that is the compute dtype, else float32."""
-        return torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32
 
 
 def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -56,35 +34,25 @@ def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
         device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise unfit("device", name, "auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise unfit("device", name, f"one of the {torch.cuda.device_count()} CUDA devices of this machine")
+    require(device.type in ("cpu", "cuda"), "device", name, "auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    require(device.type == "cpu" or (device.index or 0) < count, "device", name, f"one of the {count} CUDA devices here")
     return device
 
 
-def choose_precision(precision: str, device: torch.device, capability: tuple[int, int] | None = None) -> Precision:
-    """The compute dtype for `precision` ("auto", "float32", "bfloat16", "float16") on `device`.
+def choose_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the activations for `precision` ("auto", "float32", "bfloat16", "float16") on `device`.
 
-    A named precision is obeyed. "auto" means: bfloat16 on CUDA from compute capability 8.0 on; float16 with a
-    scaled loss from 7.0 on (T4, V100); float32 on anything older. On a CPU bfloat16 only where a probe of at most
-    a second, made once per process, finds it faster. `capability` defaults to the device's own. The question
-    is never put to `torch.cuda.is_bf16_supported`, which says yes where bfloat16 is only emulated.
-
-    >>> choose_precision("auto", torch.device("cuda"), capability=(7, 5))
-    Precision(dtype=torch.float16, scale_loss=True)
+    A named one is obeyed. "auto" on CUDA: bfloat16 from compute capability 8.0 on, float16 from 7.0 on, else float32
+    (`torch.cuda.is_bf16_supported` counts emulation). On a CPU: bfloat16 where a probe of a second finds it faster.
     """
-    if precision in DTYPES:
-        return Precision(DTYPES[precision], scale_loss=precision == "float16")
+    require_one_of("precision", precision, ("auto", *DTYPES))
     if precision != "auto":
-        raise unfit("precision", precision, f"auto, {', '.join(DTYPES)}")
+        return DTYPES[precision]
     if device.type == "cuda":
-        capability = capability or torch.cuda.get_device_capability(device)
-        if capability >= BF16_CAPABILITY:
-            return Precision(torch.bfloat16)
-        return choose_precision("float16" if capability >= FP16_CAPABILITY else "float32", device)
-    faster = device.type == "cpu" and cpu_bf16_faster()
-    return Precision(torch.bfloat16 if faster else torch.float32)
+        have = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if have >= BF16_CAPABILITY else torch.float16 if have >= FP16_CAPABILITY else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and cpu_bf16_faster() else torch.float32
 
 
 @functools.cache
@@ -96,7 +64,7 @@ def cpu_bf16_faster() -> bool:
         for dtype in best:
             seconds = _time_layer(dtype)
             best[dtype] = min(best[dtype], seconds) if attempt else best[dtype]
-        if time.perf_counter() - start > PROBE_SECONDS / 2:
+        if time.perf_counter() - start > PROBE_SECONDS:
             break
     return best[torch.bfloat16] * PROBE_GAIN < best[torch.float32]
 
@@ -110,7 +78,7 @@ def _time_layer(dtype: torch.dtype, tokens: int = 1024, width: int = 64) -> floa
 
 
 def memory_of(device: torch.device) -> int | None:
-    """Bytes of memory of a GPU, or of this machine (at most what its container may use); None where it is not told."""
+    """Bytes of memory of a GPU, or of this machine or its container; None where it is not told."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
@@ -120,17 +88,6 @@ def memory_of(device: torch.device) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             limits.append(int(path.read_text()))
     return min(limits)
-
-
-@contextlib.contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Run the body with exactly `count` torch threads; the former number comes back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class LostPeerError(RuntimeError):
@@ -147,15 +104,13 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """True for the one process that writes files and prints."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice | None:
-        """This process's rows of the global batch; ValueError if they cannot be shared out equally."""
+        """This process's rows of the global batch (None: all); ValueError if they cannot be shared out equally."""
         if self.size == 1:
             return None
-        if batch_size % self.size:
-            raise ValueError(f"batch_size = {batch_size} cannot be shared equally among {self.size} processes")
+        require(batch_size % self.size == 0, "batch_size", batch_size, f"a multiple of the {self.size} processes")
         share = batch_size // self.size
         return slice(self.rank * share, (self.rank + 1) * share)
 
@@ -170,7 +125,7 @@ class World:
         return self.sum_(tensor).div_(self.size)
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """The module whose backward pass averages gradients; running constants of norms are averaged by `update_norms`."""
+        """The module whose backward pass averages gradients (not the buffers: `update_norms` does)."""
         if self.size == 1:
             return module
         ids = [device.index] if device.type == "cuda" else None
@@ -178,7 +133,6 @@ class World:
 
 
 def current_world() -> World:
-    """The world that this process already belongs to."""
     if not (dist.is_available() and dist.is_initialized()):
         return World()
     return World(dist.get_rank(), dist.get_world_size(), _torchrun_number("LOCAL_RANK", 0))
@@ -186,31 +140,29 @@ def current_world() -> World:
 
 @contextlib.contextmanager
 def joined_world(device: str = "auto") -> Iterator[World]:
-    """The processes that `torchrun` started, or a world of one; leaves the group at the end.
+    """The processes that `torchrun` started (NCCL where each has its own GPU, else gloo), or a world of one.
 
-    NCCL where this process has its own GPU and `device` is not "cpu", gloo otherwise. Raises ValueError for a
-    variable of `torchrun` that is no number, and LostPeerError where the processes cannot meet, or one was lost.
+    Raises ValueError for a variable of `torchrun` that is no number, LostPeerError where a process is missing or was lost.
     """
     if _torchrun_number("WORLD_SIZE", 1) == 1:
         yield World()
         return
-    _join(device)
+    _join(device, os.environ.get("MASTER_ADDR", "127.0.0.1"), _torchrun_number("LOCAL_RANK", 0))
     try:
         yield current_world()
     except RuntimeError as error:
         if not any(word in str(error) for word in LOST_WORDS):
             raise
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise LostPeerError(f"rank {current_world().rank}: another process of this run has ended or cannot be reached "
+        raise LostPeerError(f"rank {dist.get_rank()}: another process of this run has ended or cannot be reached "
                             f"({reason})") from None
     finally:
         dist.destroy_process_group()
 
 
-def _join(device: str) -> None:
-    local_rank, host = _torchrun_number("LOCAL_RANK", 0), os.environ.get("MASTER_ADDR", "127.0.0.1")
-    for name in ("RANK", "MASTER_PORT"):
-        _torchrun_number(name, 0)
+def _join(device: str, host: str, local_rank: int) -> None:
+    _torchrun_number("RANK", 0)
+    port = _torchrun_number("MASTER_PORT", 0)
     try:
         socket.getaddrinfo(host, None)  # torch would try for minutes
     except OSError as error:
@@ -221,8 +173,8 @@ def _join(device: str) -> None:
     try:
         dist.init_process_group("nccl" if gpu else "gloo")
     except RuntimeError as error:
-        place, reason = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}", str(error).partition("\n")[0]
-        raise LostPeerError(f"the processes of this run cannot meet at {place} ({reason})") from None
+        reason = str(error).partition("\n")[0]
+        raise LostPeerError(f"the processes of this run cannot meet at {host}:{port} ({reason})") from None
 
 
 def _torchrun_number(name: str, default: int) -> int:
@@ -233,14 +185,14 @@ def _torchrun_number(name: str, default: int) -> int:
 
 
 def environment() -> dict[str, Any]:
-    """What a result depends on besides its settings: versions, threads, processor, commit, files that differ from it."""
+    """What a result depends on besides its settings: versions, threads, processor, commit, files changed since."""
     return dict(zip(("commit", "uncommitted"), code_state(PACKAGE)), torch=torch.__version__, numpy=np.__version__,
                 python=platform.python_version(), threads=torch.get_num_threads(), device="cpu",
                 cpu_capability=torch.backends.cpu.get_cpu_capability())
 
 
 def code_state(folder: Path) -> tuple[str | None, list[str]]:
-    """(commit, changed or new files) of a folder that git keeps; (None, []) for any other folder."""
+    """(commit, changed or new files) of a folder that git keeps, else (None, [])."""
     if not _git(folder, "ls-files", "."):
         return None, []
     changed = _git(folder, "status", "--porcelain", "--untracked-files=all", "--", ".")

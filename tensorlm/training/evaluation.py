@@ -1,10 +1,8 @@
 """What is measured on a trained model: the loss on held-out text, and probes of tails, other lengths, rules and weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from statistics import fmean as mean
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +10,13 @@ from torch import Tensor, nn
 
 from tensorlm.checks import require_whole
 from tensorlm.data.toy.corpus import kl_by_rule
-from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.model import TensorTransformer
 from tensorlm.tensors import CPTensor
 
 TOKEN_DTYPES = (torch.int64, torch.int32, torch.int16, torch.uint8)
 CPU_TOKENS_AT_ONCE = 2048  # more leave the cache: half as fast at 16k
 GPU_LOGITS_AT_ONCE = 1 << 26
-TAIL_BATCH = 16
-RANDOM_WINDOWS = 32
+TAIL_BATCH, RANDOM_WINDOWS = 16, 32
 
 
 @torch.no_grad()
@@ -27,19 +24,23 @@ def window_losses(model: nn.Module, windows: Tensor, batch_size: int | None = No
                   dtype: torch.dtype | None = None) -> Tensor:
     """Mean nats per token of every window: (n, time + 1) tokens -> (n,) float64.
 
-    The forward pass runs in `dtype` (None: float32, whatever the training used), the model in evaluation mode,
-    `batch_size` windows at a time; None picks what is fast on the device. Raises ValueError unless `windows` is a
-    non-empty (n, time + 1) tensor of token ids that the model has.
+    The forward pass runs in `dtype` (None: float32), `batch_size` windows at a time (None: what is fast on the device).
+    Raises ValueError unless `windows` is a non-empty (n, time + 1) tensor of token ids that the model has.
     """
-    _require_windows(model, windows)
-    if batch_size is not None:
-        require_whole("batch_size", batch_size, 1)
+    entries = getattr(getattr(model, "config", None), "vocab_size", None)
+    tokens = isinstance(windows, Tensor) and windows.dtype in TOKEN_DTYPES
+    if not tokens or windows.ndim != 2 or windows[:1, 1:].numel() == 0:
+        kind = f"{windows.dtype} {tuple(windows.shape)}" if isinstance(windows, Tensor) else type(windows).__name__
+        raise ValueError(f"windows must have shape (n, time + 1), n and time at least 1, and hold whole numbers; got {kind}")
+    low, high = int(windows.min()), int(windows.max())
+    if low < 0 or entries is not None and high >= entries:
+        raise ValueError(f"windows must hold token ids from 0 to {entries and entries - 1}; got {low} to {high}")
     device, was_training, found = next(model.parameters()).device, model.training, []
-    on_gpu = device.type != "cpu"
-    tokens = GPU_LOGITS_AT_ONCE // cast(ModelConfig, model.config).vocab_size if on_gpu else CPU_TOKENS_AT_ONCE
+    at_once = CPU_TOKENS_AT_ONCE if device.type == "cpu" or entries is None else GPU_LOGITS_AT_ONCE // entries
+    size = max(1, at_once // windows.shape[1]) if batch_size is None else require_whole("batch_size", batch_size, 1)
     model.eval()
     try:
-        for piece in windows.split(batch_size or max(1, tokens // windows.shape[1])):
+        for piece in windows.split(size):
             piece = piece.to(device).long()
             logits, targets = model(piece[:, :-1], dtype=dtype).float(), piece[:, 1:]
             losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
@@ -49,19 +50,10 @@ def window_losses(model: nn.Module, windows: Tensor, batch_size: int | None = No
         model.train(was_training)
 
 
-def _require_windows(model: nn.Module, windows: Any) -> None:
-    tokens = isinstance(windows, Tensor) and windows.dtype in TOKEN_DTYPES
-    if not tokens or windows.ndim != 2 or windows[:1, 1:].numel() == 0:
-        kind = f"{windows.dtype} {tuple(windows.shape)}" if isinstance(windows, Tensor) else type(windows).__name__
-        raise ValueError(f"windows must have shape (n, time + 1), n and time at least 1, and hold whole numbers; got {kind}")
-    low, high, entries = int(windows.min()), int(windows.max()), getattr(getattr(model, "config", None), "vocab_size", None)
-    if low < 0 or entries is not None and high >= entries:
-        raise ValueError(f"windows must hold token ids from 0 to {entries and entries - 1}; got {low} to {high}")
-
-
 def evaluate(model: nn.Module, windows: Tensor, batch_size: int | None = None, dtype: torch.dtype | None = None) -> float:
     """Mean nats per token over all windows, every position counted: -1/(n T) sum log p(token | tokens before it).
 
+    >>> from tensorlm.model import ModelConfig
     >>> model = TensorTransformer(ModelConfig(vocab_size=65, context=8, width=16, layers=1))
     >>> round(evaluate(model, torch.arange(45).view(5, 9)), 4)        # a zero head gives every token the same chance: log 65
     4.1744
@@ -70,11 +62,7 @@ def evaluate(model: nn.Module, windows: Tensor, batch_size: int | None = None, d
 
 
 def tails(model: TensorTransformer, data: Any) -> dict[str, float]:
-    """`worst batch`: the largest mean loss of 16 held-out windows in random order, minus the mean of all, in nats.
-
-    A model whose mean is good can still blow up on rare inputs. Neighbouring windows share the difficulty of their
-    passage, so the order is random. What does not fill a last batch is left out, unless there is no full one.
-    """
+    """`worst batch`: the largest mean loss of 16 held-out windows in random order, minus the mean of all, in nats."""
     losses = window_losses(model, data.valid_windows(model.config.context)).cpu()
     order = torch.randperm(len(losses), generator=torch.Generator().manual_seed(0))
     full = len(losses) // TAIL_BATCH * TAIL_BATCH
@@ -108,8 +96,8 @@ def rules(model: TensorTransformer, data: Any) -> dict[str, float]:
 def weights(model: TensorTransformer, data: Any) -> dict[str, float]:
     """Of the bilinear MLPs, the mean over layers: share of zeros in the factors, their Hoyer sparsity, effective ranks.
 
-    An effective rank is exp(entropy) of normalised shares: of |D_k| |L_k| |R_k| over the hidden units, and
-    of the squared singular values of the symmetric tensor unfolded along its output ("tensor rank").
+    The effective ranks are of |D_k| |L_k| |R_k| over the hidden units, and of the squared singular values of the symmetric
+    tensor unfolded along its output ("tensor rank").
     """
     layers = [CPTensor.from_layer(block.mlp).double() for block in model.blocks]
     found = [{"zeros": mean((w == 0).double().mean().item() for w in cp.factors().values()),

@@ -1,10 +1,7 @@
 """The folder of a run: what lies in it, when it may be used, which checkpoints are kept, and the rows of its log."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
-import os
 import re
 import sys
 import warnings
@@ -39,44 +36,24 @@ LOG_COLUMNS = {"step": int, "tokens": int, "loss": float, "loss_valid": float, "
                "anneal": float, "skipped": int, "seconds": float, "cpu_seconds": float, "tokens_per_second": float}
 
 
-class RunLog:
-    """The rows of a run in `path`, one flushed line each. Empty cells are values that the row does not have."""
+def start_log(path: Path, keep_until: int = 0) -> None:
+    """Begin the log of a run, keeping the rows up to step `keep_until` of a former attempt."""
+    write_csv(path, LOG_COLUMNS, [row for row in read_log(path) if row["step"] <= keep_until] if path.exists() else [])
 
-    def __init__(self, path: Path, keep_until: int = 0) -> None:
-        """Start the file, keeping the rows up to step `keep_until` of a former attempt."""
-        write_csv(path, LOG_COLUMNS, [row for row in read_log(path) if row["step"] <= keep_until] if path.exists() else [])
-        self.path, self._file = path, open(path, "a", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, list(LOG_COLUMNS))
 
-    def append(self, row: Row) -> None:
-        """Add one row."""
-        with self._named():
-            self._writer.writerow(row)
-            self._file.flush()
-
-    def sync(self) -> None:
-        """Force all rows to the disk, before a checkpoint relies on them."""
-        with self._named():
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file; every row was flushed when it came, so a failure here has been told already."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise not_written(self.path, error) from None
+def append_row(path: Path, row: Row) -> None:
+    """Add one line to a log."""
+    try:
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, list(LOG_COLUMNS)).writerow(row)
+    except OSError as error:
+        raise not_written(path, error) from None
 
 
 def read_log(path: Path) -> list[Row]:
     """The rows of a log; a line that was cut off while being written is left out. ValueError for what is no log."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = [line for line in file.read().split("\n")[:-1] if line]
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line]
         cells = [dict(zip(LOG_COLUMNS, values)) for values in csv.reader(lines[1:])]
         return [{name: LOG_COLUMNS[name](text) if text or name == "step" else None for name, text in row.items()}
                 for row in cells if len(row) == len(LOG_COLUMNS)]
@@ -93,46 +70,26 @@ class RunSettings:
     source: dict[str, str]
     card: dict[str, Any]
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe; `from_dict` reads it back."""
-        return {"model_config": self.model_config.to_dict(), "train_config": self.train_config.to_dict(),
-                "source": self.source, "card": self.card}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> RunSettings:
-        """The inverse of `to_dict`; KeyError, TypeError or ValueError where `values` are of another kind."""
-        for name in ("model_config", "train_config", "source", "card"):
-            require(isinstance(values[name], dict), name, values[name], "a JSON object")
-        return cls(ModelConfig.from_dict(values["model_config"]), TrainConfig.from_dict(values["train_config"]),
-                   values["source"], values["card"])
-
 
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Be the only owner of an existing `folder` for the body, by a lock that the system gives back when a process dies.
-
-    Raises ValueError where another process (or another call in this one) is its owner. The file `lock` stays.
-    """
+    """Be the only owner of `folder` for the body, or ValueError; the system gives a dead process's lock back."""
     with open(folder / LOCK_NAME, "a") as file:
         try:
-            _lock(file.fileno())
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise ValueError(f"out {str(folder)!r}: another process trains in this folder; wait until it has ended, or "
                              f"name another folder (nothing was changed)") from None
         except OSError as error:
             warnings.warn(f"{folder}: cannot be locked here ({error.strerror}); nothing keeps a second process out", stacklevel=3)
         yield
-
-
-def _lock(handle: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class RunFolder:
@@ -145,13 +102,11 @@ class RunFolder:
         self.path = Path(path)
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
         return any((self.path / name).exists() for name in (RUN_NAME, LOG_NAME, RESULT_NAME, FINAL_NAME, FOLDER_NAME))
 
     def require_free(self) -> None:
         """Raise ValueError if there is a run already, or the path cannot be a folder."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"out {str(self.path)!r}: is a file; a run needs a folder")
+        require(not self.path.exists() or self.path.is_dir(), "out", str(self.path), "a folder, no file")
         if self.exists():
             raise ValueError(f"out {str(self.path)!r}: holds a run already; continue it with resume, or name another "
                              f"folder (nothing was changed)")
@@ -163,7 +118,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with owned(self.path):
             self.require_free()  # another process may have begun and ended meanwhile
-            write_json(self.path / RUN_NAME, run.to_dict())
+            configs = {"model_config": run.model_config.to_dict(), "train_config": run.train_config.to_dict()}
+            write_json(self.path / RUN_NAME, {**configs, "source": run.source, "card": run.card})
             yield
 
     @contextlib.contextmanager
@@ -180,7 +136,11 @@ class RunFolder:
     def stored(self) -> RunSettings:
         """The run that was started here; ValueError if there is none, CheckpointError if its file is damaged."""
         try:
-            return RunSettings.from_dict(parse_json((self.path / RUN_NAME).read_text(encoding="utf-8"), RUN_NAME))
+            values = parse_json((self.path / RUN_NAME).read_text(encoding="utf-8"), RUN_NAME)
+            for name in ("model_config", "train_config", "source", "card"):
+                require(isinstance(values[name], dict), name, values[name], "a JSON object")
+            return RunSettings(ModelConfig.from_dict(values["model_config"]), TrainConfig.from_dict(values["train_config"]),
+                               values["source"], values["card"])
         except FileNotFoundError:
             raise ValueError(f"out {str(self.path)!r}: holds no run to resume (no {RUN_NAME})") from None
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -199,8 +159,12 @@ class RunFolder:
     def resume(self, run: RunSettings) -> Checkpoint | None:
         """The newest checkpoint, after checking that it is of this very run; None if none was written yet."""
         stored = self.stored()
-        _require_same("model", stored.model_config.to_dict(), run.model_config.to_dict())
-        _require_same("train", stored.train_config.to_dict(), run.train_config.to_dict())
+        for kind in ("model", "train"):
+            before, now = (getattr(settings, f"{kind}_config").to_dict() for settings in (stored, run))
+            for name in set(before) - set(FREE_SETTINGS):
+                if now[name] != before[name]:
+                    raise ValueError(f"resume: the run has {kind} setting {name} = {before[name]!r}, not {now[name]!r}; "
+                                     f"only {', '.join(FREE_SETTINGS)} may change")
         require_source(self.path, stored.source, run.source)
         if not checkpoints_in(self.path):
             return None
@@ -211,18 +175,10 @@ class RunFolder:
         return checkpoint
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint after `step` steps goes."""
         return self.path / FOLDER_NAME / f"step_{step:08d}{SUFFIX}"
 
     def last_good(self, failed: int | None = None) -> str:
-        """The newest checkpoint, in words; one written before step `failed`, which begins with the weights of its own, if that is given."""
-        found = [path for path in checkpoints_in(self.path)
-                 if failed is None or path.name < self.checkpoint_path(failed).name]
+        """The newest checkpoint, in words; one written before step `failed` if that is given."""
+        end = None if failed is None else self.checkpoint_path(failed)
+        found = [path for path in checkpoints_in(self.path) if end is None or path < end]
         return str(found[-1]) if found else "none was written"
-
-
-def _require_same(kind: str, stored: dict[str, Any], given: dict[str, Any]) -> None:
-    for name, value in stored.items():
-        if name not in FREE_SETTINGS and given[name] != value:
-            raise ValueError(f"resume: the run has {kind} setting {name} = {value!r}, not {given[name]!r}; only "
-                             f"{', '.join(FREE_SETTINGS)} may change")

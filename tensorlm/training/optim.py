@@ -1,16 +1,14 @@
 """Muon for the hidden matrices, AdamW for everything else, one schedule, and what guards or constrains a step."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tensorlm.checks import require, require_number, require_whole
+from tensorlm.checks import require, require_number, require_one_of, require_whole
 from tensorlm.model import TensorTransformer
 from tensorlm.scaling import exponents, shifted
 from tensorlm.training.config import TrainConfig
@@ -21,9 +19,8 @@ ADAM_GROUPS = ("embedding", "bigram", "head", "scalar")
 OUTPUT_NAMES = ("D", "o")  # matrices that write into the residual stream and start at zero
 FACTOR_NAMES = ("D", "L", "R", "E")  # of an MLP: the factors of its CP form
 POWER_ITERATIONS = 12
-MEAN_STEPS = 50
-FREE_STEPS = 10
-MAX_SKIPS_IN_A_ROW = 50
+MEAN_STEPS, FREE_STEPS, MAX_SKIPS = 50, 10, 50
+GUARD_STATE = {"mean": float, "seen": int, "skipped": int, "in_a_row": int}
 
 
 def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -54,10 +51,9 @@ class Muon(torch.optim.Optimizer):
 
     For each matrix W with gradient G, momentum mu, rate eta and decay lambda:
     M <- mu M + (1 - mu) G, then W <- (1 - eta lambda) W - eta sqrt(max(1, rows / cols)) NS((1 - mu) G + mu M).
-    The function of `torch.optim.Muon` with `adjust_lr_fn="original"` and Nesterov momentum, but for the shared products and
-    the dtype of the iteration: bfloat16 is fifty times slower than float32 on a CPU that only emulates it. Raises
-    ValueError on a parameter that is not a matrix, and for a rate, momentum, decay or number of steps that is none.
-    Source: Jordan et al. (2024), as above.
+    The function of `torch.optim.Muon` with `adjust_lr_fn="original"` and Nesterov momentum, in any dtype (bfloat16 is fifty
+    times slower on a CPU that only emulates it). Raises ValueError on a parameter that is not a matrix, and for a rate,
+    momentum, decay or number of steps that is none. Source: Jordan et al. (2024), as above.
 
     >>> w = torch.nn.Parameter(torch.eye(4, 2)); w.grad = torch.ones(4, 2)
     >>> Muon([w], lr=0.1).step(); w.shape
@@ -72,23 +68,22 @@ class Muon(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """One more group of matrices, with settings of its own; a group that is refused is not added."""
         super().add_param_group(param_group)
-        try:
-            _require_muon_group(self.param_groups[-1])
-        except ValueError:
-            del self.param_groups[-1]
-            raise
+        group = self.param_groups.pop()
+        for p in group["params"]:
+            require(p.ndim == 2, "a parameter", p, "a matrix")
+        for name in ("lr", "weight_decay"):
+            require_number(name, group[name], least=0)
+        require(0 <= group["momentum"] < 1, "momentum", group["momentum"], "at least 0 and below 1")
+        require_whole("ns_steps", group["ns_steps"], 1)
+        self.param_groups.append(group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; a closure computes loss and gradients before, its loss is returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient; a closure is refused."""
+        require(closure is None, "closure", closure, "None")
         for group in self.param_groups:
             for params in by_shape(p for p in group["params"] if p.grad is not None):
                 self._update(params, group)
-        return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         rows, cols = params[0].shape
@@ -109,27 +104,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def by_shape(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """The tensors in lists of one shape each, in the order in which shapes come."""
     found: dict[torch.Size, list[Tensor]] = {}
     for tensor in tensors:
         found.setdefault(tensor.shape, []).append(tensor)
     return found.values()
 
 
-def _require_muon_group(group: dict[str, Any]) -> None:
-    for p in group["params"]:
-        if p.ndim != 2:
-            raise ValueError(f"Muon takes matrices only; got a parameter of shape {tuple(p.shape)}")
-    for name in ("lr", "weight_decay"):
-        require_number(name, group[name], least=0)
-    require(0 <= group["momentum"] < 1, "momentum", group["momentum"], "at least 0 and below 1")
-    require_whole("ns_steps", group["ns_steps"], 1)
-
-
 def lr_scale(step: int, config: TrainConfig) -> float:
-    """Share of the peak learning rate at `step`: warm-up, constant, then linear to zero.
-
-    The last `cooldown` fraction of the steps falls linearly; the step after the last would have rate zero.
+    """Share of the peak learning rate at `step`: warm-up, constant, then linear to zero (`cooldown` of the steps).
 
     >>> config = TrainConfig(steps=10, cooldown=0.5)
     >>> [round(lr_scale(step, config), 2) for step in (0, 5, 7, 9, 10)]
@@ -151,14 +133,36 @@ def anneal_at(step: int, config: TrainConfig) -> float:
 
 
 class Optimizers:
-    """Several optimisers driven as one, their learning rates scaled together."""
+    """The optimisers of a run driven as one, their rates scaled together; each parameter belongs to exactly one (asserted).
 
-    def __init__(self, members: Sequence[torch.optim.Optimizer]) -> None:
-        self.members = members
-        self._peaks = [(group, group["lr"]) for member in members for group in member.param_groups]
+    Matrices: "muon-batched" is `Muon` in `ns_dtype`, "muon" torch's own where it has one (2.9 on), else `Muon` in bfloat16,
+    the same function; "adamw" AdamW. All other groups always get AdamW, without decay.
+    """
+
+    def __init__(self, model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> None:
+        groups = {name: [p for _, p in pairs] for name, pairs in model.parameter_groups().items() if pairs}
+        assert_covered(model, groups)
+        matrices = groups.pop("matrix", [])
+        self.members: list[torch.optim.Optimizer] = []
+        adam = [dict(params=params, lr=getattr(config, f"lr_{name}"), weight_decay=0.0) for name, params in groups.items()]
+        if matrices and config.optimizer == "adamw":
+            adam.append(dict(params=matrices, lr=config.lr_matrix, weight_decay=config.weight_decay))
+        elif matrices:
+            common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
+                                          ns_steps=config.newton_schulz)
+            if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
+                self.members.append(torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common))
+            else:
+                dtype = torch.bfloat16 if config.optimizer == "muon" else ns_dtype
+                self.members.append(Muon(matrices, ns_dtype=dtype, **common))
+        if adam:
+            fused = adam[0]["params"][0].device.type in ("cpu", "cuda")
+            self.members.append(torch.optim.AdamW(adam, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused))
+        self._peaks = [(group, group["lr"]) for member in self.members for group in member.param_groups]
+        names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+        self.owners = {names[p]: (member, p) for member in self.members for g in member.param_groups for p in g["params"]}
 
     def set_scale(self, scale: float) -> None:
-        """Every group's rate becomes `scale` times its peak."""
         for group, peak in self._peaks:
             group["lr"] = scale * peak
 
@@ -168,41 +172,13 @@ class Optimizers:
             member.step()
 
 
-def optimizers(model: TensorTransformer, config: TrainConfig, ns_dtype: torch.dtype = torch.float32) -> Optimizers:
-    """The optimisers of a run; every parameter of `model` belongs to exactly one of them (asserted).
-
-    Matrices: "muon-batched" is `Muon` in `ns_dtype`, "muon" torch's own where it has one (2.9 on), else `Muon` in bfloat16,
-    the same function; "adamw" AdamW. All other groups always get AdamW, without decay.
-    """
-    groups = {name: [p for _, p in pairs] for name, pairs in model.parameter_groups().items() if pairs}
-    assert_covered(model, groups)
-    matrices = groups.pop("matrix", [])
-    members: list[torch.optim.Optimizer] = []
-    adam = [dict(params=params, lr=getattr(config, f"lr_{name}"), weight_decay=0.0) for name, params in groups.items()]
-    if matrices and config.optimizer == "adamw":
-        adam.append(dict(params=matrices, lr=config.lr_matrix, weight_decay=config.weight_decay))
-    elif matrices:
-        common: dict[str, Any] = dict(lr=config.lr_matrix, momentum=config.momentum, weight_decay=config.weight_decay,
-                                      ns_steps=config.newton_schulz)
-        if config.optimizer == "muon" and hasattr(torch.optim, "Muon"):
-            members.append(torch.optim.Muon(matrices, nesterov=True, adjust_lr_fn="original", **common))
-        else:
-            members.append(Muon(matrices, ns_dtype=torch.bfloat16 if config.optimizer == "muon" else ns_dtype, **common))
-    if adam:
-        fused = adam[0]["params"][0].device.type in ("cpu", "cuda")
-        members.append(torch.optim.AdamW(adam, betas=ADAM_BETAS, eps=ADAM_EPS, fused=fused))
-    return Optimizers(members)
-
-
 def assert_covered(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> None:
     """Raise ValueError unless the groups hold every parameter of `model` exactly once."""
-    known = {"matrix", *ADAM_GROUPS}
-    if set(groups) - known:
-        raise ValueError(f"parameter group {sorted(set(groups) - known)[0]!r} has no optimiser; known: {sorted(known)}")
+    for name in groups:
+        require_one_of("parameter group", name, ("matrix", *ADAM_GROUPS))
     seen = [id(p) for params in groups.values() for p in params]
     for name, p in model.named_parameters():
-        if seen.count(id(p)) != 1:
-            raise ValueError(f"parameter {name} is in {seen.count(id(p))} optimiser groups; it must be in exactly one")
+        require(seen.count(id(p)) == 1, f"parameter {name}", seen.count(id(p)), "in exactly 1 optimiser group")
 
 
 class Constraints:
@@ -210,12 +186,11 @@ class Constraints:
 
     | constraint | what holds afterwards |
     | --- | --- |
-    | none | |
     | spectral | no hidden matrix stretches a vector by more than `constraint_size` (Miyato et al., arXiv 1802.05957) |
     | orthogonal | q, k, v, L, R, E have singular values `constraint_size` (orthonormal rows or columns, times that) |
 
-    `sparsity` s moves every entry of an MLP's factors towards zero by s times the learning rate and no further than
-    zero: the proximal step of an L1 penalty (Tibshirani 1996), decoupled from the optimiser as weight decay is.
+    `sparsity` s moves every entry of an MLP's factors by s times the learning rate towards zero, and no further: the
+    proximal step of an L1 penalty (Tibshirani 1996).
     """
 
     def __init__(self, model: TensorTransformer, config: TrainConfig) -> None:
@@ -228,11 +203,11 @@ class Constraints:
 
     @torch.no_grad()
     def apply(self, rate: float) -> None:
-        """After a step at learning rate `rate`."""
         if self.kind != "none":
             self._replace(bounded if self.kind == "spectral" else retracted)
-        for p in self.factors if self.sparsity else ():
-            p.copy_(F.softshrink(p, rate * self.sparsity))
+        if self.sparsity:
+            for p in self.factors:
+                p.copy_(F.softshrink(p, rate * self.sparsity))
 
     @torch.no_grad()
     def _replace(self, function: Callable[[Tensor, float], Tensor]) -> None:
@@ -269,10 +244,9 @@ def exactly_orthogonal(matrices: Tensor, size: float) -> Tensor:
 class GradientGuard:
     """Decides from the global gradient norm whether a step is taken, and clips the gradient if it is.
 
-    With g the norm over all parameters and m its running mean over about the last 50 steps, a step is skipped where g is not
-    finite, or (`skip_factor`, from step 10 on) g > skip_factor * m; otherwise the gradient is multiplied by min(1, clip / g). A
-    skipped norm enters the mean as skip_factor * m, so a lasting change of scale is followed instead of being skipped for
-    ever. Without `clip` and `skip_factor` nothing is computed. The skip rule makes the host wait for the device once a step.
+    With g the norm over all parameters and m its running mean over about 50 steps, a step is skipped where g is not finite,
+    or (`skip_factor`, from step 10 on) g > skip_factor * m; else the gradient is multiplied by min(1, clip / g). A skipped
+    norm enters the mean as skip_factor * m, so that a lasting change of scale is followed.
     """
 
     def __init__(self, config: TrainConfig, parameters: list[nn.Parameter], always: bool = False) -> None:
@@ -284,7 +258,7 @@ class GradientGuard:
         self.mean, self.seen, self.skipped, self.in_a_row = 0.0, 0, 0, 0
 
     def admits(self) -> bool:
-        """Look at the gradients, clip them, and say whether the step may be taken."""
+        """Clip the gradients, and say whether the step may be taken."""
         if not self.active:
             return True
         grads = [p.grad for p in self.parameters if p.grad is not None]
@@ -305,15 +279,6 @@ class GradientGuard:
         if self.clip is not None and size > self.clip:
             torch._foreach_mul_(grads, self.clip / size)
         return True
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint has to keep, JSON-safe."""
-        return {name: getattr(self, name) for name in ("mean", "seen", "skipped", "in_a_row")}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from `state()`; KeyError or ValueError where it is not one."""
-        self.mean = float(state["mean"])
-        self.seen, self.skipped, self.in_a_row = (int(state[name]) for name in ("seen", "skipped", "in_a_row"))
 
     def _move_mean(self, norm: float) -> None:
         self.seen += 1

@@ -1,7 +1,5 @@
 """One run's model, optimisers and state: the step that moves them, and how a checkpoint takes them up again."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib
@@ -16,21 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from tensorlm.checks import is_finite, is_whole
+from tensorlm.checks import is_finite, is_whole, require, require_whole
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.training.checkpoint import Checkpoint, CheckpointError
 from tensorlm.training.config import TrainConfig
 from tensorlm.training.device import choose_precision, current_world, memory_of, resolve_device
 from tensorlm.training.evaluation import window_losses
 from tensorlm.training.folder import Row
-from tensorlm.training.optim import MAX_SKIPS_IN_A_ROW, Constraints, GradientGuard, anneal_at, lr_scale, optimizers
+from tensorlm.training.optim import GUARD_STATE, MAX_SKIPS, Constraints, GradientGuard, Optimizers, anneal_at, lr_scale
 
 STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class TrainingError(RuntimeError):
-    """Training had to stop before `step`: the loss is no number any more, or no step can be taken."""
+    """Training had to stop before `step`: the loss is no number, or no step can be taken."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -38,20 +36,17 @@ class TrainingError(RuntimeError):
 
 
 class Clock:
-    """Seconds and CPU-seconds of training proper; stands still inside `paused`."""
+    """Seconds and CPU-seconds of training proper, without what happens inside `paused`."""
 
     def __init__(self) -> None:
         self.before = (0.0, 0.0)
         self._start = (time.perf_counter(), time.process_time())
 
     def read(self) -> tuple[float, float]:
-        """(seconds, CPU-seconds) so far."""
-        return (self.before[0] + time.perf_counter() - self._start[0],
-                self.before[1] + time.process_time() - self._start[1])
+        return self.before[0] + time.perf_counter() - self._start[0], self.before[1] + time.process_time() - self._start[1]
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count what happens in the body."""
         self.before = self.read()
         try:
             yield
@@ -62,19 +57,19 @@ class Clock:
 def require_memory(model: ModelConfig, share: int, rows: int, device: torch.device, limit: int | None = None) -> None:
     """Raise ValueError where training surely needs more bytes than `device` has (`limit`), before anything is built.
 
-    `share` sequences a step and `rows` a forward pass in this process. What is counted, at least: weights, gradients
-    and one number of optimiser state (12 bytes a parameter); the batch and the indices that pick it (16 bytes a token);
-    of a forward pass the logits in float32 twice and in each layer the stream twice and the hidden units in 16 bits.
+    `share` sequences a step and `rows` a forward pass. Counted: weights, gradients, one number of optimiser state (12 bytes
+    a parameter); a batch and its indices (16 bytes a token); the logits in float32 twice, and in each layer the stream
+    twice and the hidden units in 16 bits.
     """
     limit = memory_of(device) if limit is None else limit
     tokens = rows * model.context
     parts = {"weights, gradients and optimiser": 12 * count_parameters(model),
              "a batch": 16 * share * (model.context + 1),
              "a forward pass": tokens * (8 * model.vocab_size + 2 * model.layers * (2 * model.width + model.hidden))}
-    if limit is not None and sum(parts.values()) > limit:
+    if limit is not None and (need := sum(parts.values())) > limit:
         listed = ", ".join(f"{part} {size / 1e9:.3g}" for part, size in parts.items())
-        raise ValueError(f"memory: this run needs at least {sum(parts.values()) / 1e9:.3g} GB ({listed}), {device} has "
-                         f"{limit / 1e9:.3g}; choose a smaller model, context, batch_size or micro_batch")
+        raise ValueError(f"memory: this run needs at least {need / 1e9:.3g} GB ({listed}), {device} has {limit / 1e9:.3g}; "
+                         f"choose a smaller model, context, batch_size or micro_batch")
 
 
 def count_parameters(model: ModelConfig) -> int:
@@ -83,19 +78,17 @@ def count_parameters(model: ModelConfig) -> int:
         with torch.device("meta"):
             one, two = (TensorTransformer(replace(model, layers=layers)).parameter_count() for layers in (1, 2))
     except (RuntimeError, TypeError, OverflowError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"memory: width {model.width}, vocab_size {model.vocab_size}: no such model can be built: {reason}") from None
+        raise ValueError(f"memory: no such model can be built: {str(error).splitlines()[0]}") from None
     return one + (model.layers - 1) * (two - one)
 
 
 class Trainer:
-    """Model, optimisers and all state of one run; `step` takes one optimiser step."""
+    """Model, optimisers and all state of one run."""
 
     def __init__(self, model_config: ModelConfig, config: TrainConfig, data: Any, device: str = "auto",
                  precision: str | None = None) -> None:
         """`precision` overrules the configured one: a resumed run keeps what "auto" once meant."""
-        if data.vocab_size > model_config.vocab_size:
-            raise ValueError(f"ModelConfig.vocab_size = {model_config.vocab_size}: the data needs {data.vocab_size}")
+        require_whole("ModelConfig.vocab_size", model_config.vocab_size, data.vocab_size)
         self.config, self.data, self.world = config, data, current_world()
         self.batch_rows = self.world.rows(config.batch_size)
         share = config.batch_size // self.world.size
@@ -106,20 +99,19 @@ class Trainer:
         self.clock = Clock()
         data.train_batch(0, 1, model_config.context, config.seed)  # a text too short is found here, not at step 0
         self.model = TensorTransformer(model_config, seed=config.seed).to(self.device)
-        self.precision = choose_precision(precision or config.precision, self.device)
+        self.dtype = choose_precision(precision or config.precision, self.device)
+        self.precision = str(self.dtype).removeprefix("torch.")
         module = cast(nn.Module, torch.compile(self.model, dynamic=False)) if config.compile == "on" else self.model
         self.forward = self.world.wrap(module, self.device)
         self.parameters = list(self.model.parameters())
-        self.optimizers = optimizers(self.model, config, self.precision.newton_schulz)
-        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.scale_loss else None
+        self.optimizers = Optimizers(self.model, config, torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32)
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
         self.guard = GradientGuard(config, self.parameters, always=self.scaler is not None)
-        kinds = {model_config.norm, model_config.qk_norm}
-        self.anneals, self.tracks = "anneal" in kinds, bool({"anneal", "batch"} & kinds)
+        norms = {model_config.norm, model_config.qk_norm}
+        self.anneals, self.tracks = "anneal" in norms, bool({"anneal", "batch"} & norms)
         self.constraints = Constraints(self.model, config)
         self.checks_every_step = self.device.type == "cpu" and self.world.size == 1
-        self.done = 0
-        self.recent: list[float] = []
-        self.unsettled: list[Tensor] = []
+        self.done, self.recent, self.unsettled = 0, list[float](), list[Tensor]()
         self.ahead: Tensor | None = None
 
     def step(self) -> None:
@@ -138,7 +130,7 @@ class Trainer:
         if self.guard.admits():
             self.optimizers.step()
             self.constraints.apply(config.lr_matrix * lr_scale(step, config))
-        elif self.guard.in_a_row >= MAX_SKIPS_IN_A_ROW:
+        elif self.guard.in_a_row >= MAX_SKIPS:
             raise TrainingError(f"step {step}: the last {self.guard.in_a_row} steps were skipped for their gradient", step)
         if self.tracks:
             self.model.update_norms(self.world.average_ if self.world.size > 1 else None)
@@ -157,9 +149,9 @@ class Trainer:
     def _backward(self, batch: Tensor) -> Tensor:
         """Gradients of the mean loss over `batch`, in micro-batches; the mean cross-entropy comes back."""
         pieces, losses = batch.split(self.config.micro_batch or len(batch)), []
-        for index, piece in enumerate(pieces):
-            last = index == len(pieces) - 1
-            with contextlib.nullcontext() if last or self.world.size == 1 else cast(DDP, self.forward).no_sync():
+        for piece in pieces:
+            last = piece is pieces[-1] or self.world.size == 1
+            with contextlib.nullcontext() if last else cast(DDP, self.forward).no_sync():
                 losses.append(self._backward_piece(piece, len(piece) / len(batch)))
         if self.scaler is not None:
             for member in self.optimizers.members:
@@ -167,7 +159,7 @@ class Trainer:
         return functools.reduce(torch.add, losses)
 
     def _backward_piece(self, piece: Tensor, share: float) -> Tensor:
-        logits = self.forward(piece[:, :-1], dtype=self.precision.dtype)
+        logits = self.forward(piece[:, :-1], dtype=self.dtype)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), piece[:, 1:].flatten())
         objective = loss + self.config.norm_penalty * self.model.norm_penalty() if self.anneals else loss
         if share < 1:
@@ -179,12 +171,8 @@ class Trainer:
         """Fetch the losses of the steps since the last call; TrainingError at the first that is not finite."""
         if not self.unsettled:
             return
-        if len(self.unsettled) == 1 and self.world.size == 1:
-            values = [self.unsettled[0].item()]
-        else:
-            values = self.world.average_(torch.stack(self.unsettled)).tolist()
+        values, config = self.world.average_(torch.stack(self.unsettled)).tolist(), self.config
         self.unsettled = []
-        config = self.config
         for step, value in enumerate(values, self.done - len(values) + self.checks_every_step):
             if not math.isfinite(value):
                 batch = self.data.train_batch(step, config.batch_size, self.model.config.context, config.seed)
@@ -196,14 +184,11 @@ class Trainer:
         """What the log says of the steps since the last row."""
         self.settle()
         seconds, cpu_seconds = self.clock.read()
-        tokens = self.done * self.config.batch_size * self.model.config.context
-        norm = self.guard.norm
-        row = {"step": self.done, "tokens": tokens, "loss": math.fsum(self.recent) / len(self.recent),
-               "loss_valid": None, "grad_norm": float(norm) if norm is not None else None,
-               "lr_scale": lr_scale(self.done - 1, self.config),
-               "anneal": anneal_at(self.done - 1, self.config) if self.anneals else None,
-               "skipped": self.guard.skipped, "seconds": seconds, "cpu_seconds": cpu_seconds,
-               "tokens_per_second": tokens / seconds}
+        step, tokens, norm = self.done - 1, self.done * self.config.batch_size * self.model.config.context, self.guard.norm
+        row = dict(step=self.done, tokens=tokens, loss=math.fsum(self.recent) / len(self.recent), loss_valid=None,
+                   grad_norm=None if norm is None else float(norm), lr_scale=lr_scale(step, self.config),
+                   anneal=anneal_at(step, self.config) if self.anneals else None, skipped=self.guard.skipped,
+                   seconds=seconds, cpu_seconds=cpu_seconds, tokens_per_second=tokens / seconds)
         self.recent = []
         if validates:
             with self.clock.paused():
@@ -211,7 +196,7 @@ class Trainer:
         return row
 
     def validate(self) -> float:
-        """Mean nats per token on the held-out windows, shared by the processes; TrainingError where it is not finite."""
+        """Mean nats per token on the held-out windows; TrainingError where it is not finite."""
         mine = self.windows[self.world.rank :: self.world.size]
         total = window_losses(self.model, mine).sum() if len(mine) else torch.zeros((), dtype=torch.float64)
         loss = self.world.sum_(total.to(self.device)).item() / len(self.windows)
@@ -220,70 +205,63 @@ class Trainer:
         return loss
 
     def state(self) -> dict[str, Any]:
-        """The arguments of `save_checkpoint` that hold this moment: JSON-safe state, optimiser's tensors, random numbers."""
-        state = {"step": self.done, "clock": list(self.clock.read()), "recent": self.recent,
-                 "precision": self.precision.name, "guard": self.guard.state(),
-                 "scaler": self.scaler.state_dict() if self.scaler else None, "rows": self.rows}
-        names: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
-        optimizer = {f"{names[p]}.{key}": value for member in self.optimizers.members
-                     for p, state in member.state.items() for key, value in state.items()}
+        """The arguments of `save_checkpoint` that hold this moment."""
+        state = dict(step=self.done, clock=list(self.clock.read()), recent=self.recent, precision=self.precision,
+                     guard={name: getattr(self.guard, name) for name in GUARD_STATE},
+                     scaler=self.scaler.state_dict() if self.scaler else None, rows=self.rows)
+        optimizer = {f"{name}.{key}": value for name, (member, p) in self.optimizers.owners.items()
+                     for key, value in member.state.get(p, {}).items()}
         rng = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
         return dict(state=state, optimizer=optimizer, rng=rng)
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Bring a fresh trainer to the moment of `checkpoint`; CheckpointError where its state does not fit."""
+    state, settings = checkpoint.state, trainer.model.config
     try:
-        _restore_state(trainer, checkpoint)
+        trainer.done = _number("step", state["step"], int, trainer.config.steps)
+        if checkpoint.path.stem != f"step_{trainer.done:08d}":
+            raise ValueError(f"step = {trainer.done}, the name of the file says another one")
+        seconds, cpu_seconds = (_number("clock", value, float) for value in state["clock"])
+        trainer.clock.before = seconds, cpu_seconds
+        trainer.recent = [_number("recent", loss, float) for loss in state["recent"]]
+        for name, kind in GUARD_STATE.items():
+            setattr(trainer.guard, name, _number(name, state["guard"][name], kind))
+        if trainer.scaler is not None:
+            trainer.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(checkpoint.rng["cpu"])
+        if "cuda" in checkpoint.rng and trainer.device.type == "cuda":
+            torch.cuda.set_rng_state(checkpoint.rng["cuda"])
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{checkpoint.path}: its state cannot be resumed: {reason}") from None
-    before = checkpoint.state.get("rows", checkpoint.train_config and (checkpoint.train_config.micro_batch or trainer.rows))
-    if "batch" in (trainer.model.config.norm, trainer.model.config.qk_norm) and before != trainer.rows:
-        raise ValueError(f"resume: the run had {before} sequences a forward pass, now it would have {trainer.rows} (micro_batch, "
-                         f"processes); norms of kind 'batch' depend on them")
+    before = state.get("rows", checkpoint.train_config and (checkpoint.train_config.micro_batch or trainer.rows))
+    if "batch" in (settings.norm, settings.qk_norm) and before != trainer.rows:
+        raise ValueError(f"resume: the run had {before} sequences a forward pass, now it would have {trainer.rows} "
+                         f"(micro_batch, processes); norms of kind 'batch' depend on them")
     trainer.model.load_state_dict(checkpoint.model.state_dict())
     _restore_optimizers(trainer, checkpoint)
 
 
-def _restore_state(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    state = checkpoint.state
-    trainer.done = _number("step", state["step"], int, trainer.config.steps)
-    if checkpoint.path.stem != f"step_{trainer.done:08d}":
-        raise ValueError(f"step = {trainer.done}, the name of the file says another one")
-    seconds, cpu_seconds = (_number("clock", value, float) for value in state["clock"])
-    trainer.clock.before = seconds, cpu_seconds
-    trainer.recent = [_number("recent", loss, float) for loss in state["recent"]]
-    kinds: dict[str, type] = {"mean": float}
-    trainer.guard.load({name: _number(name, value, kinds.get(name, int)) for name, value in state["guard"].items()})
-    if trainer.scaler is not None:
-        trainer.scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(checkpoint.rng["cpu"])
-    if "cuda" in checkpoint.rng and trainer.device.type == "cuda":
-        torch.cuda.set_rng_state(checkpoint.rng["cuda"])
-
-
-def _number(name: str, value: Any, kind: type, most: float = float("inf")) -> Any:
-    if not (is_whole(value) if kind is int else is_finite(value)) or not 0 <= value <= most:
-        raise ValueError(f"{name} = {value!r}: must be {'a whole number' if kind is int else 'a number'} from 0 to {most}")
+def _number(name: str, value: Any, kind: type, most: float = math.inf) -> Any:
+    fits = (is_whole if kind is int else is_finite)(value) and 0 <= value <= most
+    require(fits, name, value, f"{kind.__name__} from 0 to {most}")
     return kind(value)
 
 
 def _restore_optimizers(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    parameters = dict(trainer.model.named_parameters())
-    names: dict[Tensor, str] = {p: name for name, p in parameters.items()}
-    owners = {names[p]: member for member in trainer.optimizers.members for g in member.param_groups for p in g["params"]}
+    owners = trainer.optimizers.owners
     if trainer.done > trainer.guard.skipped:  # a step was taken, and every step gives each parameter its state
-        for name, owner in owners.items():
+        for name, (owner, _) in owners.items():
             for key in ADAM_STATE if isinstance(owner, torch.optim.AdamW) else STATE_SHAPED[:1]:
                 if f"{name}.{key}" not in checkpoint.optimizer:
                     raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{name}.{key}' is missing")
     for full_name, value in checkpoint.optimizer.items():
         name, _, key = full_name.rpartition(".")
-        p = parameters.get(name)
-        shape = p.shape if key in STATE_SHAPED and p is not None else torch.Size(()) if key == "step" else None
-        if p is None or value.shape != shape or value.dtype != torch.float32:
-            raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{full_name}' ({value.dtype}, "
-                                  f"{tuple(value.shape)}) does not belong to this model")
-        fused = owners[name].defaults.get("fused", False)
-        owners[name].state[p][key] = value.to(p.device if fused or key != "step" else "cpu")
+        known = name in owners and key in (*STATE_SHAPED, "step")
+        shape = torch.Size(()) if key == "step" or not known else owners[name][1].shape
+        if not known or value.shape != shape or value.dtype != torch.float32:
+            raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{full_name}' ({value.dtype}, {tuple(value.shape)}) "
+                                  f"does not belong to this model")
+        owner, p = owners[name]
+        owner.state[p][key] = value.to(p.device if owner.defaults.get("fused") or key != "step" else "cpu")

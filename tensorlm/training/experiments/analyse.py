@@ -1,14 +1,11 @@
 """What a table tells: what a loss cost, what a cost bought, and which differences the seeds can tell from chance.
 
-There are two kinds of points. A *curve* is what one run passes on its way down. Its learning rate has not come down yet, so
-it tells when an arm passes a loss on a fixed schedule, and nothing about runs that were planned to be shorter. A *ladder*
-holds the final losses of several runs, each with a whole schedule: what more steps really buy.
+A *curve* is what one run passes on its way down, before its learning rate has come down: nothing about shorter runs. A
+*ladder* holds the final losses of several runs, each with a whole schedule: what more steps really buy.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +23,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the differences of two arms over `count` seeds, their deviation, the smallest mean that would be significant."""
+    """Mean and deviation of the differences of two arms over `count` seeds, and the smallest significant mean."""
 
     mean: float
     deviation: float
@@ -35,13 +32,10 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Whether the mean is larger than the smallest difference that can be told apart from 0."""
         return abs(self.mean) > self.smallest
 
 
 class Ratio(NamedTuple):
-    """A ratio with its interval."""
-
     value: float
     low: float
     high: float
@@ -56,17 +50,15 @@ def t_quantile(level: float, freedom: int) -> float:
 def paired(arm: Mapping, base: Mapping, level: float = LEVEL) -> Difference:
     """The difference arm minus base over the seeds for which both have a number: {seed: loss}, or columns of `finals`.
 
-    With d_i the difference at seed i and n seeds: mean d, deviation s = sqrt(sum (d_i - d)^2 / (n - 1)), and
-    smallest = t(level, n - 1) s / sqrt(n), half the width of the t interval of d. Raises ValueError for
-    fewer than two common seeds.
+    With d_i the difference at seed i and n seeds: mean d, deviation s = sqrt(sum (d_i - d)^2 / (n - 1)), and smallest =
+    t(level, n - 1) s / sqrt(n), half the t interval of d. Raises ValueError for fewer than two common seeds.
 
     >>> found = paired({0: 4.1, 1: 4.3, 2: 4.2}, {0: 4.0, 1: 4.2, 2: 4.1})
     >>> round(found.mean, 3), found.significant
     (0.1, True)
     """
     d = (pd.Series(arm, dtype=float) - pd.Series(base, dtype=float)).dropna()
-    if len(d) < 2:
-        raise ValueError(f"seeds {list(d.index)}: a spread needs at least two seeds that both arms have")
+    require(len(d) > 1, "seeds", list(d.index), "at least two that both arms have")
     deviation = float(d.std())
     return Difference(float(d.mean()), deviation, t_quantile(level, len(d) - 1) * deviation / math.sqrt(len(d)), len(d))
 
@@ -74,19 +66,15 @@ def paired(arm: Mapping, base: Mapping, level: float = LEVEL) -> Difference:
 def smallest_difference(losses: Any, level: float = LEVEL) -> float:
     """The smallest significant difference of two arms' means, from the scatter of all arms: a column an arm, a row a seed.
 
-    Every seed is a block in which each of the a arms occurs once. With the residuals e_ij = x_ij - (mean of arm i) -
-    (mean of seed j) + (mean of all), s^2 = sum e_ij^2 / ((a - 1)(n - 1)) and the result is
-    t(level, (a - 1)(n - 1)) sqrt(2 s^2 / n): Fisher's least significant difference of randomised blocks. It takes all
-    arms to scatter alike, and in return has far more degrees of freedom than `paired`. It is for one comparison named
-    beforehand; among k comparisons k (1 - level) are larger by chance alone. Raises ValueError unless there are two
-    arms or more that all have the same two seeds or more.
+    With a arms, n seeds and e_ij = x_ij - (mean of arm i) - (mean of seed j) + (mean of all), s^2 = sum e_ij^2 / ((a - 1)
+    (n - 1)) and the result is t(level, (a - 1)(n - 1)) sqrt(2 s^2 / n): Fisher's least significant difference of randomised
+    blocks. Raises ValueError unless two arms or more have the same two seeds or more.
 
     >>> round(smallest_difference({"a": {0: 1.0, 1: 2.0}, "b": {0: 1.5, 1: 2.4}, "c": {0: 1.1, 1: 2.2}}), 4)
     0.3042
     """
     x = pd.DataFrame(losses).to_numpy(dtype=float)
-    if min(x.shape) < 2 or np.isnan(x).any():
-        raise ValueError(f"losses of {x.shape[1]} arms: must be two arms or more with the same seeds, two or more")
+    require(min(x.shape) > 1 and not np.isnan(x).any(), "losses", x, "of two arms or more with the same seeds, two or more")
     residuals = x - x.mean(0, keepdims=True) - x.mean(1, keepdims=True) + x.mean()
     freedom = (x.shape[0] - 1) * (x.shape[1] - 1)
     return t_quantile(level, freedom) * math.sqrt(2 * (residuals**2).sum() / freedom / len(x))
@@ -96,17 +84,16 @@ def crossing(points: Points, loss: float, scale: str = "linear") -> float | None
     """The x at which points (x, loss), in the order of x, first come down to `loss`; None where they never do.
 
     Between neighbours (x0, l0) and (x1, l1) with l0 > loss >= l1: x = x0 + (x1 - x0) (l0 - loss) / (l0 - l1); "log"
-    does the same with log x. Raises ValueError where the first point lies below `loss` already: the crossing is
-    not among the points.
+    does the same with log x. Raises ValueError where the first point lies below `loss` already.
 
     >>> crossing([(10, 5.0), (20, 4.0), (30, 3.6)], 4.5)
     15.0
     """
     require_one_of("scale", scale, ("linear", "log"))
-    if points and points[0][1] < loss:
-        raise ValueError(f"loss {loss}: the first point, at {points[0][0]:g}, is at {points[0][1]:.4f} already")
-    if points and points[0][1] == loss:
-        return float(points[0][0])
+    if points:
+        require(loss <= points[0][1], "loss", loss, f"at most that of the first point, {points[0][1]:.4f}")
+        if points[0][1] == loss:
+            return float(points[0][0])
     for (x0, l0), (x1, l1) in zip(points, points[1:]):
         if l0 > loss >= l1:
             share = (l0 - loss) / (l0 - l1)
@@ -115,13 +102,11 @@ def crossing(points: Points, loss: float, scale: str = "linear") -> float | None
 
 
 def ladder_ratio(points: Points, base: Points) -> float:
-    """How many times the x of ladder `base` another one needs for equal loss, interpolated in log x.
+    """How many times the x of ladder `base` another one needs for equal loss: the higher one of their two last, in log x.
 
-    The loss is the higher one of their two last points: the worse of the two needs all of its x for it, the better
-    one the x of its `crossing`. Raises ValueError where that loss lies above the better one's first point.
+    Raises ValueError where that loss lies above the better one's first point.
     """
-    if not points or not base:
-        raise ValueError("there are no points of one of the two")
+    require(points and base, "points", [points, base], "two ladders of at least one each")
     loss = max(points[-1][1], base[-1][1])
     mine, other = (crossing(side, loss, "log") for side in (points, base))
     if mine is None or other is None:
@@ -130,7 +115,7 @@ def ladder_ratio(points: Points, base: Points) -> float:
 
 
 class Table:
-    """The rows of an experiment's table, from `run_experiment` or `released.results(NAME)`, or of its `NAME_probes`.
+    """The rows of `run_experiment`, `released.results(NAME)` or its `NAME_probes`.
 
     Losses come as data frames with a column an arm and a row a seed, NaN where a run failed or is missing.
     """
@@ -164,21 +149,20 @@ class Table:
         return sorted(zip(x.tolist(), ends["loss"].tolist()))
 
     def step_seconds(self, arm: str, clock: str = "cpu_seconds") -> float:
-        """Seconds a step: the median over all pieces between two points of a curve, some of which other work disturbs."""
+        """Seconds a step: the median over all pieces between two points of a curve."""
         require_one_of("clock", clock, CLOCKS)
         pieces = self._of(arm, "curve").groupby(["seed", "steps"])[[clock, "step"]].diff().dropna()
-        if pieces.empty:
-            raise ValueError(f"arm {arm!r}: no run with two points on its curve")
+        require(len(pieces), "arm", arm, "one with two points on a curve")
         return float((pieces[clock] / pieces["step"]).median())
 
     def paces(self, arm: str, clock: str = "cpu_seconds") -> pd.Series:
-        """log(seconds a step) of every whole run by (seed, steps); `paired` of two tells how well their ratio is known."""
+        """log(seconds a step) of every whole run by (seed, steps), for `paired`."""
         require_one_of("clock", clock, CLOCKS)
         ends = self._of(arm, "final").set_index(["seed", "steps"])
         return np.log(ends[clock] / ends["step"])
 
     def to_target(self, arm: str, loss: float, by: str = "step") -> pd.Series:
-        """What every seed's longest run had spent when its curve came down to `loss`, by seed; NaN where it never did."""
+        """What each seed's longest run had spent when its curve came down to `loss`; NaN where it never did."""
         require_one_of("by", by, MEASURES)
         found = {}
         for seed, runs in self._of(arm, "curve").groupby("seed"):
@@ -187,19 +171,16 @@ class Table:
         return pd.Series(found, dtype=float)
 
     def equal_seconds(self, clock: str = "cpu_seconds") -> tuple[float, pd.DataFrame]:
-        """(seconds, losses): final losses of runs planned to take the same time, read off the ladders.
+        """(seconds, losses): the longest time that all ladders reach, and the losses there, interpolated in log seconds.
 
-        The seconds are the longest that all ladders reach; the loss there is interpolated in log seconds. Raises
-        ValueError where a ladder does not cover them, such as that of an arm with one budget.
+        Raises ValueError where a ladder does not cover that time, such as that of an arm with one budget.
         """
-        pairs = self.rows[["arm", "seed"]].drop_duplicates().itertuples(index=False)
-        ladders = {(arm, seed): self.ladder(arm, seed, clock) for arm, seed in pairs}
-        bare = list(dict.fromkeys(arm for (arm, _), points in ladders.items() if len(points) < 2))
-        if bare or not ladders:
-            raise ValueError(f"arms {bare}: need runs at two budgets or more for a loss at equal seconds")
+        ladders = {(arm, seed): self.ladder(arm, seed, clock) for arm, seed in self.rows.groupby(["arm", "seed"]).groups}
+        bare = [arm for (arm, _), points in ladders.items() if len(points) < 2]
+        require(ladders and not bare, "arms", bare, "with runs at two budgets or more")
         seconds = min(points[-1][0] for points in ladders.values())
-        if seconds < max(points[0][0] for points in ladders.values()):
-            raise ValueError(f"seconds {seconds:g}: are less than the shortest runs of some arm took")
+        shortest = max(points[0][0] for points in ladders.values())
+        require(seconds >= shortest, "seconds", seconds, "at least those of every arm's shortest run")
         losses = {}
         for key, points in ladders.items():
             x, loss = np.array(points).T
@@ -209,39 +190,19 @@ class Table:
     def steps_ratio(self, arm: str, base: str, by: str = "step", level: float = LEVEL) -> Ratio:
         """How many times the steps of `base` an arm needs for equal loss: geometric mean over seeds, and its t interval.
 
-        With m and s the mean and deviation of the n values log r_i of `ladder_ratio`: exp(m) and
-        exp(m +- t(level, n - 1) s / sqrt(n)). `by` "cpu_seconds" gives the ratio of the seconds instead; its scatter over
-        seeds holds no error of the clock, since all seeds share one `step_seconds`: that is in `paces`.
+        With m and s the mean and deviation of n values log `ladder_ratio`: exp(m) and exp(m +- t(level, n - 1) s / sqrt(n)).
+        `by` "cpu_seconds" gives the ratio of the seconds, without the clock's error, which is in `paces`.
         """
         seeds = set.intersection(*(set(self.rows.loc[self.rows["arm"] == name, "seed"]) for name in (arm, base)))
         logs = {seed: math.log(ladder_ratio(self.ladder(arm, seed, by), self.ladder(base, seed, by))) for seed in sorted(seeds)}
         found = paired(logs, dict.fromkeys(logs, 0.0), level)
         return Ratio(*(math.exp(found.mean + side * found.smallest) for side in (0, -1, 1)))
 
-    def summary(self, baseline: str, targets: Sequence[float] = ()) -> pd.DataFrame:
-        """A row an arm: size, final loss over the seeds and how many runs failed, difference from the baseline with the smallest
-        significant one, and what it cost; NaN for what the rows do not tell."""
+    def summary(self, baseline: str) -> pd.DataFrame:
+        """A row an arm: parameters, final loss, failed runs, difference from the baseline, smallest significant one."""
         losses, by_arm = self.finals(), self.rows.groupby("arm", sort=False)
-        timed, base = _tried(self.equal_seconds), losses.get(baseline, pd.Series(dtype=float))
-        found = pd.DataFrame({"parameters": by_arm["parameters"].first(), "loss": losses.mean(), "deviation": losses.std(),
-                              "failed": by_arm["row"].agg(lambda kinds: (kinds == "failed").sum()),
-                              f"minus {baseline}": losses.sub(base, axis=0).mean()})
-
-        def each(find: Callable[[str], Any]) -> pd.Series:
-            return pd.Series({arm: _tried(lambda: find(arm)) for arm in self.arms}, dtype=float)
-
-        found["least"] = each(lambda arm: paired(losses[arm], base).smallest)
-        found["CPU-ms a step"] = each(lambda arm: 1000 * self.step_seconds(arm))
-        for target in targets:
-            found[f"steps to {target:g}"] = each(lambda arm: self.to_target(arm, target).mean())
-        found[f"steps for the loss of {baseline}, times its own"] = each(lambda arm: self.steps_ratio(arm, baseline).value)
-        if timed is not None:
-            found[f"loss at {timed[0]:.0f} CPU-s"] = timed[1].mean()
-        return found.loc[self.arms]
-
-
-def _tried(find: Callable[[], Any]) -> Any:
-    try:
-        return find()
-    except ValueError:
-        return None
+        d = losses.sub(losses.get(baseline, pd.Series(dtype=float)), axis=0)
+        least = stdtrit(d.count() - 1, (1 + LEVEL) / 2) * d.std() / d.count() ** 0.5
+        failed = by_arm["row"].agg(lambda kinds: (kinds == "failed").sum())
+        return pd.DataFrame({"parameters": by_arm["parameters"].first(), "loss": losses.mean(), "deviation": losses.std(),
+                             "failed": failed, f"minus {baseline}": d.mean(), "least": least}).loc[self.arms]

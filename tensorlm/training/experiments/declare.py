@@ -1,9 +1,5 @@
 """What an experiment is: arms that differ in named settings, run over seeds and budgets from one declaration."""
 
-from __future__ import annotations
-
-import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,19 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from tensorlm.checks import require, require_counts, require_number, require_one_of
-from tensorlm.data import load
-from tensorlm.data.source import tuning_split
 from tensorlm.model import ModelConfig, preset
 from tensorlm.training.config import TrainConfig, recipe
 from tensorlm.training.evaluation import PROBES
 from tensorlm.training.trainer import count_parameters
 
-SPLITS = ("validation", "tuning")
-
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant: changes of both configurations, budgets of its own; `size` "free" may have more parameters than the baseline."""
+    """One variant: changes of both configurations, budgets of its own; `size` "free" may differ from the baseline's."""
 
     name: str
     model: dict[str, Any] = field(default_factory=dict)
@@ -37,7 +29,7 @@ class Arm:
 
     @property
     def slug(self) -> str:
-        """The name as part of a file name: `two-layers-no-norm` for "two layers, no norm"."""
+        """The name as part of a file's: `two-layers-no-norm` for "two layers, no norm"."""
         return re.sub(r"[^\w.+=-]+", "-", self.name).strip("-")
 
 
@@ -48,19 +40,18 @@ class Experiment:
     | field | meaning |
     | --- | --- |
     | name, question | of the table; what it is to tell |
-    | data, split | arguments of `tensorlm.data.load`; "tuning" holds out a tenth of the *training* text instead |
+    | data | arguments of `tensorlm.data.load` |
     | preset, model, train | sizes and recipe, and what all arms change in them (fields of the two configurations) |
     | arms, baseline | the variants; the arm that the others are compared with |
-    | seeds | of weights and batches: the same seed gives all arms the same batches, so arms are paired by seed |
+    | seeds | of weights and batches: the same seed gives all arms the same batches |
     | budgets | every arm is trained once for each of these fractions of its steps, each with a whole schedule |
-    | steps_scale | factor on all steps, for a shrunken version |
+    | steps_scale | factor on all steps |
     | evaluations, curve_windows | points of a run's curve, and held-out windows behind each, spread evenly |
-    | targets | losses on the curve whose cost is reported |
     | probes | names in `evaluation.PROBES`: what else is measured on every finished model |
     | matched | largest deviation of an arm's parameter count from the baseline's, a fraction |
     | check, tolerance | arm that a test runs again, to the first point of its curve, and how near the loss has to be |
 
-    The final loss of a run is over the whole held-out text. Raises ValueError naming field, what is allowed and value.
+    Final losses are over the whole held-out text. Raises ValueError naming field, what is allowed and value.
     """
 
     name: str
@@ -68,7 +59,6 @@ class Experiment:
     data: dict[str, Any]
     arms: tuple[Arm, ...]
     baseline: str
-    split: str = "validation"
     preset: str = "micro"
     model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +67,6 @@ class Experiment:
     steps_scale: float = 1.0
     evaluations: int = 10
     curve_windows: int = 128
-    targets: tuple[float, ...] = ()
     probes: tuple[str, ...] = ()
     matched: float = 0.01
     check: str | None = None
@@ -87,25 +76,22 @@ class Experiment:
         slugs = [arm.slug.casefold() for arm in self.arms]
         repeated = [arm.name for arm, slug in zip(self.arms, slugs) if slugs.count(slug) > 1 or not slug]
         require(self.arms and not repeated, "arms", repeated or self.arms, "one or more whose names differ in letters and digits")
-        require_one_of("split", self.split, SPLITS)
         require(len(set(self.seeds)) == len(self.seeds) > 0, "seeds", self.seeds, "different whole numbers, at least one")
         require_number("steps_scale", self.steps_scale, above=0)
         require_counts(evaluations=self.evaluations, curve_windows=self.curve_windows)
         require(set(self.probes) <= set(PROBES), "probes", self.probes, f"names among {', '.join(PROBES)}")
         for budgets in map(self.budgets_of, self.arms):
             require(budgets and min(budgets) > 0, "budgets", budgets, "at least one number above 0")
-        for name in (self.baseline, *([self.check] if self.check else [])):
+        for name in (self.baseline, self.check or self.baseline):
             self.arm(name)
 
     def arm(self, name: str) -> Arm:
-        """The arm of this name; ValueError lists the names there are."""
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise ValueError(f"experiment {self.name!r}: has no arm {name!r}; arms: {', '.join(a.name for a in self.arms)}")
+        """The arm of this name."""
+        arms = {arm.name: arm for arm in self.arms}
+        require_one_of(f"arm of {self.name!r}", name, arms)
+        return arms[name]
 
     def budgets_of(self, arm: Arm) -> tuple[float, ...]:
-        """The fractions of its steps that `arm` is trained for."""
         return self.budgets if arm.budgets is None else arm.budgets
 
     def settings(self, arm: Arm, seed: int, budget: float, vocab_size: int) -> tuple[ModelConfig, TrainConfig]:
@@ -116,7 +102,6 @@ class Experiment:
         return model, whole.replace(seed=seed, steps=steps, validate_every=max(1, steps // self.evaluations))
 
     def parameters(self, arm: Arm, vocab_size: int) -> int:
-        """Parameters of an arm's model."""
         return count_parameters(self.settings(arm, 0, 1.0, vocab_size)[0])
 
     def require_matched(self, vocab_size: int) -> None:
@@ -124,59 +109,36 @@ class Experiment:
         goal = self.parameters(self.arm(self.baseline), vocab_size)
         for arm in (arm for arm in self.arms if arm.size == "matched"):
             found = self.parameters(arm, vocab_size)
-            if abs(found - goal) > self.matched * goal:
-                raise ValueError(f"experiment {self.name!r}: arm {arm.name!r} has {found:,} parameters, {self.baseline!r} "
-                                 f"has {goal:,}; they may differ by {self.matched:.1%} (matched)")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The declaration as JSON values; `from_dict` reads it back."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Experiment:
-        """An experiment from JSON values, such as the provenance of a table holds; ValueError for an unknown field."""
-        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"Experiment has no field {unknown[0]!r}")
-        arms = tuple(Arm(**{**arm, "budgets": arm["budgets"] and tuple(arm["budgets"])}) for arm in values["arms"])
-        tuples = {name: tuple(values.get(name, ())) for name in ("seeds", "budgets", "targets", "probes")}
-        return cls(**{**values, **tuples, "arms": arms})
+            require(abs(found - goal) <= self.matched * goal, f"parameters of arm {arm.name!r}", found,
+                    f"within {self.matched:.1%} (matched) of the {goal} of {self.baseline!r}")
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """An arm at a seed for a number of steps, with everything that decides it."""
+    """An arm at a seed for a number of steps, with everything that decides it; `name` is that of its file."""
 
+    name: str
     arm: str
     seed: int
-    slug: str
     model: ModelConfig
     train: TrainConfig
-
-    @property
-    def name(self) -> str:
-        """Arm, steps and seed: the name of the run's file."""
-        return f"{self.slug}_{self.train.steps}_seed{self.seed}"
 
 
 def plan(experiment: Experiment, vocab_size: int, arms: Sequence[str] | None = None,
          seeds: Sequence[int] | None = None) -> list[PlannedRun]:
     """The runs in their order: seed by seed, in each all arms, each with its budgets."""
-    chosen = experiment.arms if arms is None else [experiment.arm(name) for name in arms]
-    runs = [PlannedRun(arm.name, seed, arm.slug, *experiment.settings(arm, seed, budget, vocab_size))
-            for seed in (experiment.seeds if seeds is None else seeds)
-            for arm in chosen for budget in experiment.budgets_of(arm)]
-    return list({run.name: run for run in runs}.values())
-
-
-def open_data(experiment: Experiment) -> Any:
-    """The corpus of an experiment, in its split; ValueError for "tuning" where a corpus has no training text to cut."""
-    data = load(**experiment.data)
-    return tuning_split(data) if experiment.split == "tuning" else data
+    runs = {}
+    for seed in experiment.seeds if seeds is None else seeds:
+        for arm in experiment.arms if arms is None else map(experiment.arm, arms):
+            for budget in experiment.budgets_of(arm):
+                model, train = experiment.settings(arm, seed, budget, vocab_size)
+                name = f"{arm.slug}_{train.steps}_seed{seed}"
+                runs[name] = PlannedRun(name, arm.name, seed, model, train)
+    return list(runs.values())
 
 
 class SpreadWindows:
-    """A corpus with only `count` held-out windows, spread evenly over its held-out text; else the same corpus."""
+    """A corpus with only `count` held-out windows, number floor(i n / count) of n (all where there are fewer)."""
 
     def __init__(self, data: Any, count: int) -> None:
         self.data, self.count = data, count
@@ -185,7 +147,6 @@ class SpreadWindows:
         return getattr(self.data, name)
 
     def valid_windows(self, context: int) -> Tensor:
-        """Windows number floor(i n / count) of the n there are; all of them where there are fewer."""
         windows = self.data.valid_windows(context)
         count = min(self.count, len(windows))
         return windows[[i * len(windows) // count for i in range(count)]]

@@ -21,7 +21,7 @@ from tensorlm.model import ModelConfig, TensorTransformer
 pytestmark = pytest.mark.slow
 
 BENCH = Bench(torch.device("cpu"), REHEARSAL)
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rehearse(out, *parts):

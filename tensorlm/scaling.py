@@ -23,8 +23,9 @@ def shifted(values: Tensor, exponent: int | Tensor) -> Tensor:
     whole, bias, mantissa_bits = (torch.int32, 127, 23) if values.dtype == torch.float32 else (torch.int64, 1023, 52)
     exponent = torch.as_tensor(exponent, device=values.device).clamp(-2 * bias + 2, 2 * bias)
     half = exponent.div(2, rounding_mode="floor")
-    powers_of_two = ((part.to(whole) + bias << mantissa_bits).view(values.dtype) for part in (half, exponent - half))
-    return values * next(powers_of_two) * next(powers_of_two)
+    for part in (half, exponent - half):
+        values = values * (part.to(whole) + bias << mantissa_bits).view(values.dtype)  # times 2^part, made of its bits
+    return values
 
 
 def restored(values: Tensor, exponent: int | Tensor, name: str, what: str, reference: float = 0.0) -> Tensor:

@@ -201,9 +201,7 @@ class Polynomial:
 
 @dataclass(frozen=True, eq=False)
 class Ratio:
-    """numerator / denominator^power: a vector of functions with one denominator; power 1/2 leaves the root of a norm.
-
-    Both have one unit and centre. Multiplying both by the same number changes nothing where power is 1.
+    """numerator / denominator^power, of one unit and centre: functions with one denominator; power 1/2 leaves a norm's root.
 
     >>> ratio = Ratio(Polynomial(torch.tensor([0.0, 1.0])), Polynomial(torch.tensor([1.0, 0.0, 1.0])))  # a / (1 + a^2)
     >>> ratio(torch.tensor([1.0, 2.0])), ratio.derivative(torch.tensor([1.0, 2.0]), 1)

@@ -311,8 +311,9 @@ def _matrices(layer) -> tuple[Tensor, Tensor, Tensor]:
     if kind == "product" and layer.degree == 2:
         return layer.D, *layer.E
     encoders = f" with {layer.degree} encoders" if kind == "product" else ""
+    hint = "; of a full tensor, CPTensor.from_dense makes a CP form" if kind in ("full", "symmetric") else ""
     raise ValueError("layer must be an MLP of kind 'bilinear', 'square' or 'product' with two encoders, got "
-                     f"{type(layer).__name__} of kind {kind!r}{encoders}")
+                     f"{type(layer).__name__} of kind {kind!r}{encoders}{hint}")
 
 
 def _directions(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -277,7 +277,7 @@ CALLS = [
     (lambda: CPTensor.from_layer(torch.nn.Linear(2, 2)), TypeError, "layer must be an MLP with a `kind`, got Linear"),
     (lambda: CPTensor.from_layer(build_mlp("swiglu", 4, 5)), ValueError, "got GatedMLP of kind 'swiglu'"),
     (lambda: CPTensor.from_layer(build_mlp("product", 4, 5)), ValueError, "of kind 'product' with 3 encoders"),
-    (lambda: CPTensor.from_layer(build_mlp("full", 4)), ValueError, "got FullTensorMLP of kind 'full'"),
+    (lambda: CPTensor.from_layer(build_mlp("full", 4)), ValueError, "from_dense"),
     (lambda: CPTensor.from_layer(Attention("bilinear", 8, 4, 4)), ValueError, "got Attention of kind 'bilinear'"),
     (lambda: CPTensor.from_layer(build_mlp("bilinear", 4, 5).half()), TypeError, "got torch.float16"),
 ]

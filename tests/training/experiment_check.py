@@ -13,7 +13,7 @@ RETIRED = {"split", "targets"}  # fields in the provenance of tables made before
 
 def declared(values):
     """The experiment in a table's provenance."""
-    tuples = {name: tuple(values[name]) for name in ("seeds", "budgets", "probes")}
+    tuples = {name: tuple(values.get(name, ())) for name in ("seeds", "budgets", "probes")}
     arms = tuple(Arm(**{**arm, "budgets": arm["budgets"] and tuple(arm["budgets"])}) for arm in values["arms"])
     return Experiment(**{name: value for name, value in values.items() if name not in RETIRED} | tuples | {"arms": arms})
 

@@ -78,12 +78,14 @@ class Muon(torch.optim.Optimizer):
         self.param_groups.append(group)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; a closure is refused."""
-        require(closure is None, "closure", closure, "None")
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient; a closure computes loss and gradients before, its loss is returned."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for params in by_shape(p for p in group["params"] if p.grad is not None):
                 self._update(params, group)
+        return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         rows, cols = params[0].shape

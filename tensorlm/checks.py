@@ -46,12 +46,7 @@ def require_instance(name: str, value: Any, kind: type) -> None:
 
 
 def require_one_of(name: str, value: Any, options: Iterable[Any]) -> None:
-    """Raise ValueError unless `value` is one of the options.
-
-    >>> require_one_of("kind", "gelu", ("bilinear", "relu"))
-    Traceback (most recent call last):
-    ValueError: kind must be one of 'bilinear', 'relu', got 'gelu'
-    """
+    """Raise ValueError unless `value` is one of the options."""
     options = tuple(options)
     if not (isinstance(value, str | int | None) and value in options):
         raise unfit(name, value, f"one of {', '.join(map(repr, options))}")
@@ -74,12 +69,7 @@ def is_finite(value: Any) -> bool:
 
 
 def require_whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
-    """The number; raises ValueError unless it is whole, at least `least` and at most `most`.
-
-    >>> require_whole("rank", 9, 1, 4)
-    Traceback (most recent call last):
-    ValueError: rank must be a whole number from 1 to 4, got 9
-    """
+    """The number; raises ValueError unless it is whole, at least `least` and at most `most`."""
     if is_whole(value) and least <= value and (most is None or value <= most):
         return operator.index(value)
     raise unfit(name, value, f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}")
@@ -92,12 +82,7 @@ def require_counts(**values: int) -> None:
 
 
 def require_number(name: str, value: Any, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> float:
-    """The number as a float; raises ValueError unless it is finite and within the bounds.
-
-    >>> require_number("tolerance", -1e-3, least=0)
-    Traceback (most recent call last):
-    ValueError: tolerance must be a finite number of at least 0, got -0.001
-    """
+    """The number as a float; raises ValueError unless it is finite and within the bounds."""
     if is_finite(value) and least <= value <= most and value > above:
         return float(value)
     bounds = [f"of at least {least:g}"] * (least > -math.inf) + [f"above {above:g}"] * (above > -math.inf)

@@ -44,11 +44,7 @@ class Table:
 
 
 def name_of(names: Names, index: int) -> str:
-    """The name of a token: from a list of words, from a function of ids such as `lambda t: data.decode([t])`, or its id.
-
-    >>> name_of(["the", "near"], 1), name_of(None, 1), name_of(lambda token: "#" * token, 2)
-    ('near', '1', '##')
-    """
+    """The name of a token: from a list of words, from a function of ids such as `lambda t: data.decode([t])`, or its id."""
     if names is None:
         return str(index)
     if callable(names):
@@ -58,12 +54,7 @@ def name_of(names: Names, index: int) -> str:
 
 
 def largest(values: Tensor, count: int) -> list[int]:
-    """Indices of the `count` entries of largest size, of equal sizes positive first. Raises ValueError for a count below 1.
-
-    >>> import torch
-    >>> largest(torch.tensor([1.0, -3.0, 2.0]), 2)
-    [1, 2]
-    """
+    """Indices of the `count` entries of largest size, of equal sizes positive first. Raises ValueError for a count below 1."""
     return by_size(values, TIE)[: require_whole("count", count, 1)].tolist()
 
 
@@ -71,11 +62,6 @@ def promoted(logits: Tensor, names: Names, count: int = 3, demoted: bool = False
     """The `count` tokens that a change of the logits (vocab,) favours most (or least), with the change less its mean over tokens.
 
     A constant on all logits changes no probability, so the mean goes.
-
-    >>> import torch
-    >>> change = torch.tensor([5.0, 6.0, 10.0])
-    >>> promoted(change, ["a", "b", "c"], 2), promoted(change, ["a", "b", "c"], 1, demoted=True)
-    ('c +3.00, b -1.00', 'a -2.00')
     """
     centred = logits - logits.mean()
     order = by_value(-centred if demoted else centred, TIE)[: require_whole("count", count, 1)].tolist()

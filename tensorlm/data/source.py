@@ -96,10 +96,6 @@ def tuning_split(data: TokenData, share: float = 0.1) -> TokenData:
     """The same corpus with the last `share` of each part of its *training* text held out, to choose settings on.
 
     Raises ValueError unless 0 < share < 1, and for a corpus that is not a text.
-
-    >>> data = TokenData("count", "numbers", 100, "0" * 64, train=np.arange(80), valid=np.arange(80, 100))
-    >>> tuning_split(data).describe()
-    'count, tuning split: 72 training and 8 validation tokens, tokenizer numbers (100 entries), sha256 000000000000'
     """
     if not isinstance(data, TokenData):
         raise ValueError(f"data: {getattr(data, 'name', data)} has no training text of which a part could be held out")

@@ -165,11 +165,7 @@ class Degree:
 
 
 def degree_of(config: ModelConfig, anneal_fraction: float = 0.0) -> Degree:
-    """The degree at evaluation; `anneal_fraction` is a of the annealed sites, constants at 1 only.
-
-    >>> print(degree_of(ModelConfig(norm="none")))
-    degree 100: 2 layers, each of attention (degree 5) and bilinear MLP (degree 2): 10^2
-    """
+    """The degree at evaluation; `anneal_fraction` is a of the annealed sites, constants at 1 only."""
     obstacle = _obstacle(config, anneal_fraction)
     if obstacle:
         return Degree(None, obstacle)

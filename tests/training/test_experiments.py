@@ -162,7 +162,7 @@ def test_an_arm_that_diverges_is_a_result(tmp_path, capsys):
 KILLED = dataclasses.replace(TINY, train={**TINY.train, "steps": 120, "checkpoint_every": 30}, seeds=(0,))
 SCRIPT = """
 import json, sys
-sys.path.append("tests")
+sys.path.append("tests/training")
 from experiment_check import declared
 from tensorlm.training.experiments.__main__ import main
 sys.exit(main(["tiny", "--out", sys.argv[2]], {"tiny": declared(json.loads(sys.argv[1]))}))

@@ -114,7 +114,7 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tensorlm.tensors import kernels
+from tensorlm.layers import kernels
 
 capability, kind, size = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 rows = kernels.tile_rows(size, 4 if kind == "*fp32" else 2, divmod(capability, 10))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import einsum
 from torch import Tensor
 
 from tensorlm.checks import require, require_one_of
@@ -110,7 +111,7 @@ def apply(factors: Sequence[Tensor], x: Tensor) -> Tensor:
 
 def third_order(D: Tensor, L: Tensor, R: Tensor) -> Tensor:
     """T_oij = sum_k D_ok L_ki R_kj, as it stands."""
-    return torch.einsum("ok,ki,kj->oij", D, L, R)
+    return einsum(D, L, R, "out unit, unit i, unit j -> out i j")
 
 
 def random_form(*eigenvalues: float, seed: int) -> Tensor:

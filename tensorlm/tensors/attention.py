@@ -7,6 +7,7 @@ Rotary positions turn queries and keys by constant matrices R_i and R_j: H is co
 """
 
 import torch
+from einops import einsum
 from torch import Tensor
 
 from tensorlm.checks import require, require_affordable, require_matrix, require_one_of, require_same_kind, require_whole
@@ -23,7 +24,7 @@ def head_tensor(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, o: Te
     """
     _check(q1=q1, k1=k1, q2=q2, k2=k2, v=v, o=o)
     require_affordable((o.shape[0],) + (v.shape[1],) * 5, v.dtype, "attend, which never needs the tensor")
-    return torch.einsum("ac,bd,oe->oabcde", q1.mT @ k1, q2.mT @ k2, o @ v)
+    return einsum(q1.mT @ k1, q2.mT @ k2, o @ v, "a c, b d, out e -> out a b c d e")
 
 
 def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rotations: Tensor | None = None) -> Tensor:
@@ -48,7 +49,7 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
     for i, j in coefficients.nonzero().tolist():
         q1, k1, q2, k2 = (rotations[i if name[0] == "q" else j] @ weights[name] for name in NAMES[:4])
         tensor = head_tensor(q1, k1, q2, k2, weights["v"], weights["o"])
-        z[i] += coefficients[i, j] * torch.einsum("oabcde,a,b,c,d,e->o", tensor, x[i], x[i], x[j], x[j], x[j])
+        z[i] += coefficients[i, j] * einsum(tensor, x[i], x[i], x[j], x[j], x[j], "out a b c d e, a, b, c, d, e -> out")  # type: ignore[call-overload]
     return z
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from einops import einsum
 from numpy.polynomial.chebyshev import chebvander
 from torch import Tensor
 
@@ -189,7 +190,7 @@ def cubic_tensor(width: int) -> Tensor:
     require_whole("width", width, 1)
     require_affordable((width,) * 4, torch.float64, "x * x.square().sum(-1, keepdim=True)")
     delta = torch.eye(width, dtype=torch.float64)
-    return torch.stack([torch.einsum(f"{pair}->iabc", delta, delta) for pair in ("ia,bc", "ib,ac", "ic,ab")]).sum(0) / 3
+    return torch.stack([einsum(delta, delta, f"{pair} -> i a b c") for pair in ("i a, b c", "i b, a c", "i c, a b")]).sum(0) / 3
 
 
 def rational_misfit(function: Callable[[Tensor], Tensor], degrees: tuple[int, int]) -> float:

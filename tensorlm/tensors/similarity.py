@@ -8,6 +8,7 @@ to compare networks, not functions. (x1 x2)(x3 x4) and (x1 x3)(x2 x4) are one po
 from collections.abc import Callable
 
 import torch
+from einops import einsum
 from torch import Tensor
 
 from tensorlm.checks import require, require_affordable, require_one_of, require_same_kind, require_whole
@@ -154,7 +155,7 @@ def _crossed(a: tuple[CPTensor, CPTensor], b: tuple[CPTensor, CPTensor]) -> Tens
     total = products.new_zeros(())
     for m, turned in enumerate(products.mT):
         traces = turned.flatten(1) @ products.flatten(2).flatten(0, 1).mT  # tr(A_m B_q A_n B_p): (q, n p)
-        weights = torch.einsum("on,opq->qnp", upper_a[:, m], upper_b)
+        weights = einsum(upper_a[:, m], upper_b, "out n, out p q -> q n p")
         total = total + (traces * weights.flatten(1)).sum()
     return total
 

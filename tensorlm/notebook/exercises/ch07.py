@@ -1,6 +1,7 @@
 """Exercises of chapter 07: counting legs, contracting, symmetrising, an inner product from the factors, the values of a wire."""
 
 import torch
+from einops import einsum
 from torch import Tensor
 
 from tensorlm.notebook.checks import DTYPE, Exercise, as_tensor, cases, compare, exercise, near, random, random_layer, third_order
@@ -17,7 +18,7 @@ legs = Exercise("07.1", "How many legs?", cases(
      lambda layers, encoders: encoders**layers))
 
 
-_contracted = lambda T1, T2, *vectors: torch.einsum("omn,mij,nkl,i,j,k,l->o", T2, T1, T1, *vectors)
+_contracted = lambda T1, T2, *vectors: einsum(T2, T1, T1, *vectors, "out m n, m i j, n k l, i, j, k, l -> out")  # type: ignore[call-overload]
 
 
 @exercise("07.2", "Four different inputs",
@@ -44,7 +45,7 @@ def _equal_after(orders):
 
 def _same_size_somewhere(T: Tensor, U: Tensor) -> bool:
     x = random(T.shape[0], seed=6)
-    return near(*(torch.einsum("ijkl,i,j,k,l->", each, x, x, x, x).abs() for each in (T, U)))
+    return near(*(einsum(each, x, x, x, x, "i j k l, i, j, k, l ->").abs() for each in (T, U)))  # type: ignore[call-overload]
 
 
 @exercise("07.3", "The same function?", _equal_after(TREE), _equal_after(CYCLES), _equal_after([(0, 1, 2, 3)]), _same_size_somewhere,
@@ -81,7 +82,7 @@ _network = lambda seed, units: (random_layer(seed, 3, units, 4), random_layer(se
 def inner_product(answer):
     for first, second in ((_network(10, 5), _network(20, 7)), (_network(30, 5), _network(30, 5))):
         tensors = ([third_order(*factors) for factors in network] for network in (first, second))
-        T, U = (torch.einsum("omn,mij,nkl->oijkl", upper, lower, lower) for lower, upper in tensors)
+        T, U = (einsum(upper, lower, lower, "out m n, m i j, n k l -> out i j k l") for lower, upper in tensors)
         got, expected = float(answer(first, second)), float((T * U).sum())
         assert not near(got, expected / float(T.norm() * U.norm())), "That is the cosine: the plain sum of products is wanted."
         assert near(got, expected), (

@@ -3,6 +3,7 @@
 from itertools import count
 
 import torch
+from einops import einsum
 
 from tensorlm.notebook.checks import DTYPE, Exercise, apply, as_factors, as_tensor, cases, compare, exercise, random
 
@@ -27,9 +28,9 @@ def one_head(answer):
 
 
 def _step(state, q1, k1, q2, k2, v, fade, *, read_first=False, fade_all=False):
-    written = torch.einsum("a,b,c->abc", k1, k2, v)
+    written = einsum(k1, k2, v, "a, b, c -> a b c")
     new = fade * (state + written) if fade_all else fade * state + written
-    return new, torch.einsum("a,b,abc->c", q1, q2, state if read_first else new)
+    return new, einsum(q1, q2, state if read_first else new, "a, b, a b c -> c")
 
 
 @exercise("08.2", "One token at a time", lambda *given: _step(*given, read_first=True), lambda *given: _step(*given, fade_all=True),

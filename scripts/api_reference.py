@@ -40,7 +40,7 @@ def entry(package: str, name: str, thing: object) -> list[str]:
     """A class with its documented methods, a function, a constant, or a module of tools."""
     if inspect.ismodule(thing):
         listed = [(other, value) for other, value in vars(thing).items() if is_own(value, thing.__name__) and not other.startswith("_")]
-        return fenced("py:module", f"{package}.{name}", prose(thing)) + [line for one in listed for line in entry(thing.__name__, *one)]
+        return fenced("py:module", f"{package}.{name}", prose(thing)) + [line for one in listed for line in entry(name, *one)]
     if inspect.isclass(thing):
         methods = [line for other, method in vars(thing).items() if is_public(other, method)
                    for line in fenced("py:method", other + signature(method), prose(method))]

@@ -85,8 +85,7 @@ class MLP(nn.Module):
 class EncoderMLP(MLP):
     """One encoder and an elementwise map: f(x) = D act(E x), E (hidden, width), D (out, hidden).
 
-    Kinds: relu, relu2 (Primer, arXiv 2109.08668), gelu, square. Only `square` is a polynomial, the bilinear layer with L =
-    R.
+    Kinds: relu, relu2 (Primer, arXiv 2109.08668), gelu, square. Only `square` is a polynomial, the bilinear layer with L = R.
     """
 
     def __init__(self, kind: str, width: int, hidden: int, out: int | None = None):

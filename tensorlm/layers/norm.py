@@ -27,11 +27,10 @@ class Norm(nn.Module):
     | scale, channel | g x, one g; g * x, one g a feature | yes |
     | none | x | yes |
 
-    c is the running geometric mean of r over training tokens, frozen when a = 1. It moves once per optimiser step, in
-    `update`, from what all forward passes of that step have gathered, so micro-batches and ranks give the constant of one
-    large batch. `penalty` of the last forward pass is mean((r^2 / c^2 - 1)^2): it keeps r near c. The running value of
-    "batch" moves in the same way; its training statistics are those of one forward pass (arXiv 1502.03167, without mean,
-    gain and bias).
+    c is the running geometric mean of r over training tokens, frozen when a = 1. It moves once per optimiser step, in `update`, from what
+    all forward passes of that step have gathered, so micro-batches and ranks give the constant of one large batch. `penalty` of the last
+    forward pass is mean((r^2 / c^2 - 1)^2): it keeps r near c. The running value of "batch" moves in the same way; its training statistics
+    are those of one forward pass (arXiv 1502.03167, without mean, gain and bias).
 
     Shapes: x (..., features); `groups` > 1 (heads): x (batch, groups, time, features), one constant a group. `features` is
     needed for batch and channel. Raises ValueError for an unknown kind or missing features.

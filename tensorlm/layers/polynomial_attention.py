@@ -34,10 +34,9 @@ class Pattern:
         c_h[i, j] = exp(-m_h (i - j)) (1 + t_h[i - j]) / r_h[i]^power   for j <= i, and 0 for j > i,
         r_h[i] = sum of exp(-m_h n) over n = 0 .. i.
 
-    `slopes` (heads,) are the m_h >= 0; `row_power` 0, 1/2 or 1 leaves rows as they are, keeps sums of independent values at
-    unit size, or takes means; `table` (heads, window) holds t_h, 0 beyond it. Gradients reach `slopes` and `table`.
-    Constants are computed in float64, and stay in the dictionary `kept` if there is one. Raises TypeError or ValueError for
-    what does not fit.
+    `slopes` (heads,) are the m_h >= 0; `row_power` 0, 1/2 or 1 leaves rows as they are, keeps sums of independent values at unit size, or
+    takes means; `table` (heads, window) holds t_h, 0 beyond it. Gradients reach `slopes` and `table`. Constants are computed in float64,
+    and stay in the dictionary `kept` if there is one. Raises TypeError or ValueError for what does not fit.
 
     >>> Pattern(torch.tensor([0.0]), row_power=1.0).rows(0, 3, torch.empty(()))
     tensor([[[1.0000, 0.0000, 0.0000],

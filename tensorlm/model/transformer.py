@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from tensorlm.layers import EPS, Attention, Norm, build_mlp, init_weights
@@ -35,9 +36,8 @@ class Stream(NamedTuple):
 class BlockRun(NamedTuple):
     """The activations of one block: streams and outputs (batch, time, width); without attention the last four are empty.
 
-    queries and keys as they meet (of squared attention the same branch twice) and values mixed: (batch, heads, time,
-    head_dim); weights (batch, heads, time, time) sum the values. resid_mid = resid_pre + attention, resid_post = resid_mid +
-    mlp.
+    queries and keys as they meet (of squared attention the same branch twice) and values mixed: (batch, heads, time, head_dim); weights
+    (batch, heads, time, time) sum the values. resid_mid = resid_pre + attention, resid_post = resid_mid + mlp.
     """
 
     resid_pre: Tensor
@@ -301,6 +301,6 @@ def _fold_attention(old, new, scale: Tensor) -> None:
     for name, site in zip((*old.query_names, *old.key_names), old.qk_norms):
         weight = getattr(new, name)
         weight.mul_(scale)
-        rows = site.factor().reshape(site.factor().shape[0], -1).expand(old.heads, old.head_dim)
-        weight.mul_(rows.reshape(-1, 1).to(weight))
+        factor = site.factor() if site.factor().ndim == 2 else site.factor()[:, None]
+        weight.mul_(rearrange(factor.expand(old.heads, old.head_dim), "head dim -> (head dim) 1").to(weight))
     new.v.mul_(scale)

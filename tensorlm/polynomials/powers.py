@@ -52,7 +52,9 @@ class Monomials:
         short, long = (a, b) if a.shape[0] <= b.shape[0] else (b, a)
         if short.shape[0] == long.shape[0]:
             return short + long
-        return torch.cat([long[: short.shape[0]] + short, long[short.shape[0] :]])
+        total = long.clone()
+        total[: short.shape[0]] += short
+        return total
 
     def multiply(self, a: Tensor, b: Tensor, equation: str = "") -> Tensor:
         """The product of two polynomials: (n, ...), (m, ...) -> (rows of both degrees, ...), by direct convolution.
@@ -162,8 +164,11 @@ class Polynomial:
 
     def __call__(self, alphas: Tensor) -> Tensor:
         """Values at every strength: (...) -> (..., *shape)."""
+        points = self.points(alphas)
+        if not (points.abs() > 1).any():
+            return torch.tensordot(_powers(points, self.degree), self.coefficients, dims=1)
         values, growth = self.reduced(alphas)
-        return values if bool((growth == 1).all()) else values * _for_all(growth, self.shape)
+        return values * _for_all(growth, self.shape)
 
     def reduced(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
         """(v, g) with p = v g and g = max(1, |t|)^degree: v in powers of t, or of 1 / t beyond |t| = 1, never overflows."""

@@ -84,8 +84,7 @@ class RatioStream:
 def ratio_curve(prompt: SteeredPrompt) -> Ratio:
     """The logits as one ratio, for prompts without a `ratio_obstacle`.
 
-    L blocks have degrees 3^L over 3^L - 1; behind a norm before the head the denominator is the root of a polynomial of
-    twice the degree.
+    L blocks have degrees 3^L over 3^L - 1; behind a norm before the head the denominator is the root of a polynomial of twice the degree.
     """
     model, one, unit = prompt.steerable.model, torch.ones(1, 1, 1, 1, dtype=torch.float64), 1.0
     vector, row = prompt.injections[0].vectors[0], prompt.entering.x[0, -1]

@@ -1,10 +1,9 @@
 """Path attribution, from the vector to the logit: a tree of paths with exact contributions, pruned without losing a number.
 
-The root is the change of a read-out of the stream before the head. A stream's change is the sum of what the vector, attention
-and MLPs wrote more; an MLP's change is linear in that of its input, and attention's is the sum over head, source position and role
-(value, key, query). Children sum to their parent everywhere: a product changes by each factor's change times the other's mean over
-both runs.
-What is smaller than a share of the root is added up in a "rest" node, so that the leaves always sum to the root.
+The root is the change of a read-out of the stream before the head. A stream's change is the sum of what the vector, attention and MLPs
+wrote more; an MLP's change is linear in that of its input, and attention's is the sum over head, source position and role (value, key,
+query). Children sum to their parent everywhere: a product changes by each factor's change times the other's mean over both runs. What is
+smaller than a share of the root is added up in a "rest" node, so that the leaves always sum to the root.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -140,9 +139,8 @@ def trace(pair: Comparison, readout: Tensor, position: int = -1, share: float = 
           words: Sequence[str] | None = None, label: str = "readout") -> Node:
     """The tree of readout . (change of the stream before the head) at `position`, for one prompt of the comparison.
 
-    Steps below `share` of the root are merged into rest nodes, and so are those beyond the `most` largest children of a node.
-    `words` (time,) name the positions. Raises ValueError for a share outside [0, 1), a prompt or position that is none, and a change
-    of exactly 0.
+    Steps below `share` of the root are merged into rest nodes, and so are those beyond the `most` largest children of a node. `words`
+    (time,) name the positions. Raises ValueError for a share outside [0, 1), a prompt or position that is none, and a change of exactly 0.
 
     >>> from tensorlm.model import ModelConfig, TensorTransformer
     >>> from tensorlm.steering import compare, unembedding_difference

@@ -46,9 +46,8 @@ def walk(prompt: SteeredPrompt, constant: Callable[[Tensor], Any], steps: dict[i
 class Signal:
     """Coefficients `rows` (n, time, ...) or, for heads, (n, heads, time, ...), and the degree of every position.
 
-    A degree is the one that generic weights reach: the sum over factors, the largest over terms. It counts what an order
-    has cut off, so that `degree` + 1 rows are the whole polynomial and fewer are a jet. Rows above a position's own
-    degree are zero there.
+    A degree is the one that generic weights reach: the sum over factors, the largest over terms. It counts what an order has cut off, so
+    that `degree` + 1 rows are the whole polynomial and fewer are a jet. Rows above a position's own degree are zero there.
     """
 
     rows: Tensor

@@ -97,13 +97,13 @@ class SteeredPrompt:
     @cached_property
     def added(self) -> dict[int, Tensor]:
         """What strengths of 1 add before each block where they add something: (injections, time, width), positions as in `entering`."""
-        time, zero = self.entering.x.shape[1], torch.zeros(self.entering.x.shape[1:], dtype=torch.float64)
-        found = {}
-        for layer in sorted({layer for one in self.injections for layer in one.layers}):
-            rows = [one.mask[self.read + 1 - time : self.read + 1, None] * one.vectors[one.layers.index(layer)] if layer in one.layers
-                    else zero for one in self.injections]
-            found[layer] = torch.stack(rows)
-        return {layer: rows for layer, rows in found.items() if rows.any()}
+        time, width = self.entering.x.shape[1:]
+        found: dict[int, Tensor] = {}
+        for number, one in enumerate(self.injections):
+            rows = one.mask[self.read + 1 - time : self.read + 1, None] * one.vectors[:, None]
+            for layer, added in zip(one.layers, rows):
+                found.setdefault(layer, rows.new_zeros(len(self.injections), time, width))[number] = added
+        return {layer: found[layer] for layer in sorted(found) if found[layer].any()}
 
     @torch.no_grad()
     def logits(self, alphas: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from tensorlm.checks import require, require_affordable, require_matrix, require_one_of, require_same_kind, require_whole
+from tensorlm.checks import require, require_affordable, require_instance, require_matrix, require_same_kind, require_whole
+from tensorlm.layers import Attention
 from tensorlm.tensors.cp import require_inputs
 
 NAMES = ("q1", "k1", "q2", "k2", "v", "o")
@@ -53,22 +54,22 @@ def head_output(x: Tensor, weights: dict[str, Tensor], coefficients: Tensor, rot
     return z
 
 
-def head_weights(layer, index: int = 0) -> dict[str, Tensor]:
+def head_weights(layer: Attention, index: int = 0) -> dict[str, Tensor]:
     """Detached weights of one head of an attention layer: the arguments of `head_tensor`, queries divided by sqrt(head_dim).
 
-    ValueError unless `layer` has kind "bilinear" or "squared", no norm on queries and keys, and no key_offset.
+    TypeError for another layer, ValueError unless it is polynomial, without norm on queries and keys and without key_offset.
 
-    >>> from tensorlm.layers import Attention
     >>> head_weights(Attention("squared", width=4, head_dim=2, context=8), 1)["o"].shape
     torch.Size([4, 2])
     """
-    require_one_of("kind of the layer", getattr(layer, "kind", None), ("bilinear", "squared"))
-    if any(norm.kind != "none" for norm in layer.qk_norms) or "key_offset" in layer.positions.features:
-        raise ValueError("layer must have qk_norm 'none' and no key_offset: its head is no tensor of one pair of tokens otherwise")
+    require_instance("layer", layer, Attention)
+    if layer.degree is None or layer.qk_norm != "none" or "key_offset" in layer.positions.features:
+        raise ValueError("layer must be bilinear or squared attention with qk_norm 'none' and no key_offset, where a head is a tensor of "
+                         f"one pair of tokens; got {layer.kind!r}, qk_norm {layer.qk_norm!r}, positions {layer.positions.features}")
     require_whole("index", index, 0, layer.heads - 1)
     rows = slice(index * layer.head_dim, (index + 1) * layer.head_dim)
-    names = {name: name if layer.kind == "bilinear" else name[0] for name in ("q1", "k1", "q2", "k2")}
-    weights = {name: getattr(layer, source).detach()[rows] for name, source in names.items()}
+    sources = dict(zip(("q1", "q2", "k1", "k2"), (*(layer.query_names * 2)[:2], *(layer.key_names * 2)[:2])))
+    weights = {name: getattr(layer, sources[name]).detach()[rows] for name in NAMES[:4]}
     scaled = {name: weights[name] / layer.head_dim**0.5 for name in ("q1", "q2")}
     return {**weights, **scaled, "v": layer.v.detach()[rows], "o": layer.o.detach()[:, rows]}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tensorlm import checks
 from tensorlm.checks import require, require_affordable, require_finite, require_instance, require_matrix, require_same_kind
+from tensorlm.layers.mlp import MLP
 from tensorlm.scaling import balanced, exponents, length, restored, shifted
 from tensorlm.ties import TIE, eigh, peak, ranks
 
@@ -47,12 +48,10 @@ class CPTensor:
         return f"CPTensor(out={self.out}, hidden={self.hidden}, width={self.width}, {self.dtype}, {self.D.device})"
 
     @classmethod
-    def from_layer(cls, layer) -> "CPTensor":
-        """Detached copies of the matrices of an MLP of kind `bilinear`, `square` (L = R) or `product` with two encoders.
-
-        Raises ValueError for every other kind, TypeError where there is no kind.
-        """
-        return cls(*(matrix.detach().clone() for matrix in _matrices(layer)))
+    def from_layer(cls, layer: MLP) -> "CPTensor":
+        """Detached copies of the `cp()` of an MLP; ValueError unless it is a polynomial of degree 2, TypeError for another layer."""
+        require_instance("layer", layer, MLP)
+        return cls(*(matrix.detach().clone() for matrix in layer.cp()))
 
     @classmethod
     def from_dense(cls, tensor: Tensor) -> "CPTensor":
@@ -298,22 +297,6 @@ def require_chain(name: str, parts: Sequence, kind: type) -> None:
     require_same_kind(**{f"{name}[{number}]": layer.D for number, layer in enumerate(layers)})
     for number, (lower, upper) in enumerate(zip(layers, layers[1:]), start=1):
         require(lower.out == upper.width, f"{name}[{number}]", upper, f"of width {lower.out}, the out of the one before it")
-
-
-def _matrices(layer) -> tuple[Tensor, Tensor, Tensor]:
-    kind = getattr(layer, "kind", None)
-    if kind is None:
-        raise TypeError(f"layer must be an MLP with a `kind`, got {type(layer).__name__}")
-    if kind == "bilinear" and hasattr(layer, "L"):
-        return layer.D, layer.L, layer.R
-    if kind == "square":
-        return layer.D, layer.E, layer.E
-    if kind == "product" and layer.degree == 2:
-        return layer.D, *layer.E
-    encoders = f" with {layer.degree} encoders" if kind == "product" else ""
-    hint = "; of a full tensor, CPTensor.from_dense makes a CP form" if kind in ("full", "symmetric") else ""
-    raise ValueError("layer must be an MLP of kind 'bilinear', 'square' or 'product' with two encoders, got "
-                     f"{type(layer).__name__} of kind {kind!r}{encoders}{hint}")
 
 
 def _directions(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,9 @@
 
 1. Orthogonalise, from the inputs up: the layer below a wire is (square matrix) x (orthonormal rows); the matrix goes into both
    branches of the layer above. Then everything below a wire is an isometry.
-2. Diagonalise: the singular values of a wire, one copy of it against all else, are now those of what is above it.
-3. Truncate: turn each wire into these singular vectors and drop the small values.
-All for the tensor of the layers' symmetric parts, where the copies of a wire share one basis. QR decompositions, not Gram
-matrices, keep small values accurate.
+2. Diagonalise: the singular values of a wire, one copy of it against all else, are now those of what is above it. 3. Truncate: turn each
+wire into these singular vectors and drop the small values. All for the tensor of the layers' symmetric parts, where the copies of a wire
+share one basis. QR decompositions, not Gram matrices, keep small values accurate.
 """
 
 from dataclasses import dataclass

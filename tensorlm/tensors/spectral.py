@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from einops import einsum
 from torch import Tensor
 
 from tensorlm.checks import require, require_affordable, require_finite, require_instance, require_whole
@@ -37,7 +38,7 @@ class Spectrum:
     def contributions(self, x: Tensor) -> Tensor:
         """lambda (v . x)^2 of every eigenvector, which sum to u . f(x): x (..., width) -> (..., m, r)."""
         require_inputs(self.vectors.shape[-1], vectors=self.vectors, x=x)
-        return self.values * (x @ self.vectors.flatten(0, 1).mT).unflatten(-1, self.vectors.shape[:2]).square()
+        return self.values * einsum(x, self.vectors, "... width, m r width -> ... m r").square()
 
     def evaluate(self, x: Tensor, k: int) -> Tensor:
         """u . f(x) from the k largest |lambda|: x (..., width) -> (..., m)."""

@@ -1,9 +1,8 @@
 """Checkpoints: one safetensors file with weights, optimiser state and all a run needs to go on.
 
-Layout of the file: tensors `model.<name>`, `optimizer.<parameter>.<key>`, `rng.<device>`; metadata (strings):
-`format`, `version`, and JSON under `model_config`, `train_config`, `source` (corpus, tokenizer, sha256),
-`state` (step, clocks, guard, loss scaler) and `card` (released models); `sha256` is that of all the rest
-(`content_hash`). Nothing is ever unpickled.
+Layout of the file: tensors `model.<name>`, `optimizer.<parameter>.<key>`, `rng.<device>`; metadata (strings): `format`, `version`, and JSON
+under `model_config`, `train_config`, `source` (corpus, tokenizer, sha256), `state` (step, clocks, guard, loss scaler) and `card` (released
+models); `sha256` is that of all the rest (`content_hash`). Nothing is ever unpickled.
 """
 
 import hashlib
@@ -95,9 +94,8 @@ def content_hash(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
 def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> Checkpoint:
     """Read a checkpoint file, or the newest one of a run's folder, and check all of it before use.
 
-    Raises CheckpointError, which names file and defect, where there is none, or it is cut off, damaged, of another kind or
-    version, or disagrees with its own configuration, or a weight is NaN or infinite (unless `allow_nonfinite`). No code
-    in a file is ever run.
+    Raises CheckpointError, which names file and defect, where there is none, or it is cut off, damaged, of another kind or version, or
+    disagrees with its own configuration, or a weight is NaN or infinite (unless `allow_nonfinite`). No code in a file is ever run.
     """
     path = find_checkpoint(Path(path))
     try:

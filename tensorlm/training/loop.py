@@ -45,16 +45,14 @@ def train(model_config: ModelConfig, train_config: TrainConfig, data: Any, out: 
           progress: str | Show | None = None, device: str = "auto", card: dict[str, Any] | None = None) -> TrainResult:
     """Train a new `TensorTransformer` on `data` (a `TokenData`), and validate it on held-out text.
 
-    With `out` the run keeps a log and checkpoints in that folder; `resume` continues the run that lies there,
-    on a CPU bit for bit. `progress` shows every row of the log: None (not at all), "bar", "auto" (a bar on a terminal, lines
-    elsewhere), or a function of one row. Ctrl-C and SIGTERM are put off to the end of the step, which is saved, and end in
-    KeyboardInterrupt (one process with `out`; a second one stops at once); a `progress` that raises KeyboardInterrupt
-    leaves a checkpoint too. `card` adds entries to the card of the released model. Under `torchrun` (inside
-    `device.joined_world`) the processes share each batch.
+    With `out` the run keeps a log and checkpoints in that folder; `resume` continues the run that lies there, on a CPU bit for bit.
+    `progress` shows every row of the log: None (not at all), "bar", "auto" (a bar on a terminal, lines elsewhere), or a function of one
+    row. Ctrl-C and SIGTERM are put off to the end of the step, which is saved, and end in KeyboardInterrupt (one process with `out`; a
+    second one stops at once); a `progress` that raises KeyboardInterrupt leaves a checkpoint too. `card` adds entries to the card of the
+    released model. Under `torchrun` (inside `device.joined_world`) the processes share each batch.
 
-    Raises ValueError for settings that do not fit, too little memory, or a folder in which another process trains,
-    CheckpointError for a checkpoint that does not fit, and TrainingError when a loss is not finite: it names the step, the
-    batch and the last good checkpoint.
+    Raises ValueError for settings that do not fit, too little memory, or a folder in which another process trains, CheckpointError for a
+    checkpoint that does not fit, and TrainingError when a loss is not finite: it names the step, the batch and the last good checkpoint.
 
     >>> import numpy as np
     >>> from tensorlm.data import TokenData

@@ -49,11 +49,10 @@ def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
 class Muon(torch.optim.Optimizer):
     """Muon with all matrices of one shape orthogonalised in one batched product.
 
-    For each matrix W with gradient G, momentum mu, rate eta and decay lambda:
-    M <- mu M + (1 - mu) G, then W <- (1 - eta lambda) W - eta sqrt(max(1, rows / cols)) NS((1 - mu) G + mu M).
-    The function of `torch.optim.Muon` with `adjust_lr_fn="original"` and Nesterov momentum, in any dtype (bfloat16 is fifty
-    times slower on a CPU that only emulates it). Raises ValueError on a parameter that is not a matrix, and for a rate,
-    momentum, decay or number of steps that is none. Source: Jordan et al. (2024), as above.
+    For each matrix W with gradient G, momentum mu, rate eta and decay lambda: M <- mu M + (1 - mu) G, then W <- (1 - eta lambda) W - eta
+    sqrt(max(1, rows / cols)) NS((1 - mu) G + mu M). The function of `torch.optim.Muon` with `adjust_lr_fn="original"` and Nesterov
+    momentum, in any dtype (bfloat16 is fifty times slower on a CPU that only emulates it). Raises ValueError on a parameter that is not a
+    matrix, and for a rate, momentum, decay or number of steps that is none. Source: Jordan et al. (2024), as above.
 
     >>> w = torch.nn.Parameter(torch.eye(4, 2)); w.grad = torch.ones(4, 2)
     >>> Muon([w], lr=0.1).step(); w.shape

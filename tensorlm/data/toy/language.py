@@ -69,10 +69,9 @@ WORDS_HASH = hashlib.sha256(" ".join(WORDS).encode()).hexdigest()[:8]
 class ToyLanguage:
     """The knobs of the language; the defaults are the frozen "book language".
 
-    `p_name`: a clause is about a name, else about a noun. `p_and`: a second name follows. `p_near`: a distractor follows a
-    noun. `p_open`: a bracket opens, below `max_depth`. `stickiness`: a name keeps its first title (else one of the others,
-    uniform). `article`: "the" stands before a distractor. Tables: rows by title, by is/are, by place. Raises ValueError
-    naming the field.
+    `p_name`: a clause is about a name, else about a noun. `p_and`: a second name follows. `p_near`: a distractor follows a noun. `p_open`:
+    a bracket opens, below `max_depth`. `stickiness`: a name keeps its first title (else one of the others, uniform). `article`: "the"
+    stands before a distractor. Tables: rows by title, by is/are, by place. Raises ValueError naming the field.
 
     >>> row = BOOK_LANGUAGE.distributions[FIRST_ROW[ANIMAL] + PLACES.index("sea")]
     >>> {WORDS[i]: float(row[i]) for i in np.flatnonzero(row)}

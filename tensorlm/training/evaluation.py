@@ -99,7 +99,7 @@ def weights(model: TensorTransformer, data: Any) -> dict[str, float]:
     The effective ranks are of |D_k| |L_k| |R_k| over the hidden units, and of the squared singular values of the symmetric
     tensor unfolded along its output ("tensor rank").
     """
-    layers = [CPTensor.from_layer(block.mlp).double() for block in model.blocks]
+    layers = [CPTensor.from_layer(block.mlp).double() for block in model.blocks if block.mlp is not None]
     found = [{"zeros": mean((w == 0).double().mean().item() for w in cp.factors().values()),
               "hoyer": mean(hoyer(w) for w in cp.factors().values()),
               "units": effective_rank(cp.D.norm(dim=0) * cp.L.norm(dim=1) * cp.R.norm(dim=1)),

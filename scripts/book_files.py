@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def config(root: Path = ROOT) -> dict[str, Any]:
-    """The parsed ``_config.yml``."""
+    """The parsed `_config.yml`."""
     return yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
 
 
 def slug(root: Path = ROOT) -> str:
-    """``OWNER/NAME`` of the repository, from its address in ``_config.yml``. Raises ``ValueError`` for other addresses."""
+    """`OWNER/NAME` of the repository, from its address in `_config.yml`. Raises `ValueError` for other addresses."""
     url = config(root)["repository"]["url"]
     match = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)", url)
     if not match:
@@ -27,7 +27,7 @@ def slug(root: Path = ROOT) -> str:
 
 
 def pages(root: Path = ROOT) -> list[str]:
-    """Every page of ``_toc.yml`` in reading order, without suffix, such as ``book/01_bilinear_layer``."""
+    """Every page of `_toc.yml` in reading order, without suffix, such as `book/01_bilinear_layer`."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     return [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
 

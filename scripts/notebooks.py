@@ -70,7 +70,7 @@ def _number(cell: nbformat.NotebookNode, count: int) -> None:
 
 
 def execute(chapter: Path, timeout: float) -> nbformat.NotebookNode:
-    """The chapter with fresh outputs, from a fresh kernel in its own folder. Raises ``CellExecutionError``."""
+    """The chapter with fresh outputs, from a fresh kernel in its own folder. Raises `CellExecutionError`."""
     notebook = book_files.read(chapter)
     for cell in book_files.code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _chosen(numbers: list[str], root: Path) -> list[Path]:
-    """The chapters to do, in reading order. Raises ``SystemExit`` for a number that no chapter has."""
+    """The chapters to do, in reading order. Raises `SystemExit` for a number that no chapter has."""
     found = book_files.present(root)
     if missing := set(numbers) - {chapter.name[:2] for chapter in found}:
         raise SystemExit(f"no chapter {', '.join(sorted(missing))}; there are: {', '.join(chapter.name for chapter in found) or 'none'}")

@@ -1,7 +1,7 @@
 """Numbers in prose: which are bound to a computed value, and which stand there with nothing behind them.
 
-A bound number is written ``1.59<!--=loss-->``, where a cell of the same chapter ran ``record("loss", ...)``. On another page it is
-written ``1.59<!--=03_speedrun:loss-->``. A recorded share may be quoted in percent: ``37 %<!--=share*100-->``.
+A bound number is written `1.59<!--=loss-->`, where a cell of the same chapter ran `record("loss", ...)`. On another page it is
+written `1.59<!--=03_speedrun:loss-->`. A recorded share may be quoted in percent: `37 %<!--=share*100-->`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ HIDDEN = [re.compile(pattern, re.DOTALL) for pattern in (
 
 
 def problems(text: str, own: Mapping[str, str], everywhere: Mapping[str, str] | None = None) -> list[str]:
-    """What is wrong with the numbers in ``text`` (Markdown), one sentence each.
+    """What is wrong with the numbers in `text` (Markdown), one sentence each.
 
-    ``own`` has the recorded values of this chapter by name, ``everywhere`` those of all chapters as ``chapter:name``.
+    `own` has the recorded values of this chapter by name, `everywhere` those of all chapters as `chapter:name`.
 
     >>> problems("The loss is 1.59<!--=loss-->.", {"loss": "1.587"})
     []
@@ -57,7 +57,7 @@ def visible(paragraph: str) -> str:
 
 
 def mismatch(match: re.Match[str], values: Mapping[str, str]) -> str | None:
-    """Why a bound number is wrong, or ``None``: unknown name, more digits than were recorded, or another value."""
+    """Why a bound number is wrong, or `None`: unknown name, more digits than were recorded, or another value."""
     written, name, percent = match.groups()
     if name not in values:
         return f"{written} is bound to {name!r}, which no cell records"

@@ -1,4 +1,4 @@
-"""Write the repository's address, which stands once in ``_config.yml``, wherever readers need it.
+"""Write the repository's address, which stands once in `_config.yml`, wherever readers need it.
 
     python scripts/sync_address.py            # write
     python scripts/sync_address.py --check    # only say what is out of date; exit 1 if anything is
@@ -61,7 +61,7 @@ def badge(root: Path, chapter: Path) -> str:
 def set_up(notebook: nbformat.NotebookNode, cell_text: str, link: str) -> nbformat.NotebookNode:
     """Give the notebook its Colab link (a line of its own, after the title) and its set-up cell.
 
-    Raises ``ValueError`` if the notebook does not start with a title or has no code cell.
+    Raises `ValueError` if the notebook does not start with a title or has no code cell.
     """
     code = book_files.code_cells(notebook)
     if not code or not notebook.cells[0].source.startswith("# "):

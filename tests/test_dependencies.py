@@ -19,7 +19,7 @@ TOOLS = {"jupyter-book", "jupyterlab", "sphinx-book-theme", "sphinx-exercise", "
 
 
 def distribution(requirement: str) -> str:
-    """The name of a requirement such as ``torch>=2.9``, as package indices spell it."""
+    """The name of a requirement such as `torch>=2.9`, as package indices spell it."""
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 

@@ -1,4 +1,4 @@
-"""Who may import whom in ``tensorlm``, and that nothing in it is left unused or grown too long."""
+"""Who may import whom in `tensorlm`, and that nothing in it is left unused or grown too long."""
 
 import ast
 import importlib
@@ -35,7 +35,7 @@ def dotted(path: Path) -> str:
 
 
 def imported(source: str, package: str) -> set[str]:
-    """The dotted names that ``source``, a module inside ``package``, imports anywhere, relative ones resolved."""
+    """The dotted names that `source`, a module inside `package`, imports anywhere, relative ones resolved."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -56,7 +56,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def parts_used(names: set[str]) -> set[str]:
-    """The parts of tensorlm among dotted names: ``layers`` for ``tensorlm.layers.mlp``."""
+    """The parts of tensorlm among dotted names: `layers` for `tensorlm.layers.mlp`."""
     return {name.split(".")[1] for name in names if name.startswith("tensorlm.") and name.split(".")[1] in FLOORS}
 
 

@@ -41,7 +41,7 @@ def spread(words, weights, total=1.0):
 
 
 def reference(language, words):
-    """Rule and distribution of the word after ``words``, from these words alone."""
+    """Rule and distribution of the word after `words`, from these words alone."""
     last, place, sentence = words[-1], words[1] if len(words) > 1 else None, []
     for word in words[2:]:
         sentence = [] if word == "." else sentence + [word]

@@ -1,4 +1,4 @@
-"""The built book: its pages as they lie in ``_build/html``, or in the folder that ``BOOK_HTML`` names."""
+"""The built book: its pages as they lie in `_build/html`, or in the folder that `BOOK_HTML` names."""
 
 import functools
 import os
@@ -34,7 +34,7 @@ def html() -> Path:
 
 @pytest.fixture(scope="session")
 def read():
-    """A page of the book, parsed: ``read("book/index")``."""
+    """A page of the book, parsed: `read("book/index")`."""
     return lambda page: soup(HTML / f"{page}.html")
 
 
@@ -58,7 +58,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def addresses(request, html, tmp_path_factory) -> list[str]:
-    """A page with the module's ``made_here()``, then the built pages that hold its ``MARKER``."""
+    """A page with the module's `made_here()`, then the built pages that hold its `MARKER`."""
     made = widget_pages.make_page(tmp_path_factory.mktemp("widget") / "made.html", request.module.made_here())
     return [path.resolve().as_uri() for path in [made, *widget_pages.built_pages(html, request.module.MARKER)]]
 

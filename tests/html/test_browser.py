@@ -23,7 +23,7 @@ def visit(browser, html):
 
 
 def wait_for(condition, what: str, seconds: float = 300.0):
-    """Poll until ``condition()`` is true. Raises ``AssertionError`` saying ``what`` did not come."""
+    """Poll until `condition()` is true. Raises `AssertionError` saying `what` did not come."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"{what} did not come within {seconds:.0f} s"

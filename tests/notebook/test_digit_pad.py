@@ -16,7 +16,7 @@ from tensorlm.notebook.widgets import page as pages
 
 
 def random_layer(seed: int, classes: int = 10, hidden: int = 32, kept: int = 6) -> dict[str, np.ndarray]:
-    """Factors, and the ``kept`` eigenvalues of largest size with their eigenvectors for each class."""
+    """Factors, and the `kept` eigenvalues of largest size with their eigenvectors for each class."""
     draw = np.random.default_rng(seed)
     D, L, R = (draw.normal(size=shape) / 8 for shape in ((classes, hidden), (hidden, 64), (hidden, 64)))
     values, vectors = np.linalg.eigh(interactions(D, L, R))

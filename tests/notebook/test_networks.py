@@ -28,7 +28,7 @@ def ax():
 
 
 def named(fig, kind: str) -> list[str]:
-    """What the shapes or lines of one kind are of: ``node``, ``wire``, ``leg`` or ``group``."""
+    """What the shapes or lines of one kind are of: `node`, `wire`, `leg` or `group`."""
     gids = [patch.get_gid() or "" for patch in fig.findobj(Patch)]
     return [gid.partition(" ")[2] for gid in gids if gid.startswith(f"{kind} ")]
 

@@ -35,7 +35,7 @@ def start(arguments):
 
 
 def kill_when(process, happened, seconds=600):
-    """SIGKILL as soon as ``happened()``; the process must still be running then."""
+    """SIGKILL as soon as `happened()`; the process must still be running then."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert process.poll() is None, process.communicate()[0]

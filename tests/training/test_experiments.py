@@ -170,7 +170,7 @@ sys.exit(main(["tiny", "--out", sys.argv[2]], {"tiny": declared(json.loads(sys.a
 
 
 def kill_when(folder, happened, seconds=600):
-    """Start the command line in a process of its own and SIGKILL it as soon as ``happened()``."""
+    """Start the command line in a process of its own and SIGKILL it as soon as `happened()`."""
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(dataclasses.asdict(KILLED)), str(folder)], text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + seconds

@@ -15,7 +15,7 @@ def guard_of(**settings):
 
 
 def offer(guard, norm):
-    """Give the guard gradients whose global norm is ``norm``; return its verdict and the norm it leaves."""
+    """Give the guard gradients whose global norm is `norm`; return its verdict and the norm it leaves."""
     for p in guard.parameters:
         p.grad = torch.full_like(p, norm / math.sqrt(7))
     verdict = guard.admits()

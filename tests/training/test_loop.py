@@ -435,7 +435,7 @@ def test_a_held_out_loss_that_is_no_number_is_not_released(tmp_path):
 
 
 def interrupted(tmp_path, progress, config):
-    """Stop a run by ``progress``, go on, and compare with an undisturbed run; the step that was saved."""
+    """Stop a run by `progress`, go on, and compare with an undisturbed run; the step that was saved."""
     with pytest.raises(KeyboardInterrupt):
         train(MODEL, config, corpus(), out=tmp_path, progress=progress)
     found = [p.name[5:13] for p in sorted((tmp_path / "checkpoints").glob("*"))]

@@ -95,6 +95,11 @@ class BpeTokenizer(_ByteLevel):
         """The same ids as an int64 array, (tokens,)."""
         return np.array(self.encode(text), dtype=np.int64)
 
+    def table(self) -> dict[str, Any]:
+        """What a page encodes and decodes with: `pieces` by id, `merges` by rank, in the letters that stand for bytes."""
+        pieces, merges, *_ = json.loads(canonical_table(self._inner.to_str()))
+        return {"kind": "bpe", "pieces": pieces, "merges": merges}
+
 
 class Gpt2Tokenizer(_ByteLevel):
     """GPT-2's byte-level BPE (Radford et al., 2019), from two tables of a pip package (else ModuleNotFoundError)."""

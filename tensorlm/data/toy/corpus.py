@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -179,6 +180,10 @@ class ToyData:
 
     def decode(self, tokens: Iterable[int] | torch.Tensor) -> str:
         return " ".join(WORDS[i] for i in checked_ids(as_ids(tokens), len(WORDS)))
+
+    def table(self) -> dict[str, Any]:
+        """What a page encodes and decodes with: the words by id."""
+        return {"kind": "words", "words": list(WORDS)}
 
     def describe(self) -> str:
         kind = "book language" if self.language == BOOK_LANGUAGE else "changed language"

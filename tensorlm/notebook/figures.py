@@ -35,8 +35,7 @@ def style() -> None:
     })
 
 
-def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (), limit: float | None = None,
-           size: float = 0.66) -> Figure:
+def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (), limit: float | None = None, size: float = 0.66) -> Figure:
     """A table of small signed images (rows, columns, height, width) on one scale: blue below zero, white at zero, red above.
 
     `titles` stand over the columns, `names` before the rows; `limit` is the end of the scale (default: the largest absolute

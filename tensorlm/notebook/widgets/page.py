@@ -79,7 +79,9 @@ def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: s
         script=asset(file).strip(), arguments=", ".join(arguments)).strip()
 
 
-def strength_frame(widget: Widget, marker: str, body: str, script: str, points: int) -> str:
+def strength_frame(widget: Widget, marker: str, lists: Iterable[str], tables: Iterable[str], script: str, points: int) -> str:
+    """The frame of a widget with lists of options, one range input, and below them what these change."""
+    body = "\n".join([*lists, control(widget.name, widget.data["inputs"][0]), *tables])
     return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), asset(script).strip()],
                  " tlm-stack", ("stacked_parts.css",), {"frame": FRAME, "points": points})
 
@@ -129,8 +131,7 @@ def chosen_options(chosen: Any, counts: Sequence[int]) -> list[int]:
 
 
 def require_names(name: str, value: Any, most: int) -> None:
-    fits = isinstance(value, Mapping) and all(isinstance(key, str) and key.strip() for key in value)
-    fits = fits and 1 <= len(value) <= most
+    fits = isinstance(value, Mapping) and 1 <= len(value) <= most and all(isinstance(key, str) and key.strip() for key in value)
     require(fits, name, value, f"a mapping of 1 to {most} names")
 
 
@@ -149,8 +150,9 @@ def table(caption: str, head: Sequence[str], rows: Iterable[str], live: bool = F
 
 
 def samples(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
-    inner = table(f"Computed beforehand{caption}", head, lines)
+    """A folded table of words and numbers as plain text, which is escaped here."""
+    lines = ["<tr>" + "".join(f"<td>{escape(words)}</td>" for words in row) + "</tr>" for row in rows]
+    inner = table(f"Computed beforehand{escape(caption)}", list(map(escape, head)), lines)
     return f'<details><summary>Sample values as a table</summary><div class="tlm-scroll">{inner}</div></details>'
 
 

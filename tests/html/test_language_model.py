@@ -16,7 +16,7 @@ from tensorlm.data.toy import ToyData
 from tensorlm.notebook import language_model
 from tensorlm.steering import as_polynomial, embedding_difference, steering_response
 
-SPEAKERS = page_models.speakers()
+SPEAKERS = page_models.speakers()[:2]
 ODD = " \n\t'sabcé日本🎭1234567890.,;!?-—\u00a0\u0085\u2003\ufeffl'llreveTHE"
 TEXTS = 1000
 
@@ -45,15 +45,16 @@ def ask(root, script, *arguments):
 
 
 def choose(browser, root, key, value):
-    root.parent.execute_script("arguments[0].dataset.agreed = ''", root)
-    Select(root.find_element("css selector", f"[data-{key}]")).select_by_value(str(value))
+    box = root.find_element("css selector", f"[data-{key}]")
+    if box.get_attribute("value") != str(value):
+        root.parent.execute_script("arguments[0].dataset.agreed = ''", root)
+        Select(box).select_by_value(str(value))
     settled(browser, root)
 
 
 @pytest.fixture(scope="module", params=range(len(SPEAKERS)), ids=lambda number: SPEAKERS[number].name)
 def speaker(request, browser, root):
-    if root.find_element("css selector", "[data-model]").get_attribute("value") != str(request.param):
-        choose(browser, root, "model", request.param)
+    choose(browser, root, "model", request.param)
     return SPEAKERS[request.param]
 
 
@@ -203,7 +204,7 @@ def test_the_front_page_speaks_from_its_file_on_a_phone(browser, html, theme):
 
 
 def test_weights_on_the_wire_are_small_and_none_is_lost(html):
-    for speaker in SPEAKERS:
+    for speaker in page_models.speakers():
         path = html / "_static" / "models" / f"{speaker.name}.js"
         assert path.stat().st_size < 2_500_000
         page = json.loads(path.read_text(encoding="utf-8").partition("=")[2].partition("=")[2].rstrip(";\n"))

@@ -72,18 +72,25 @@ def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: s
     """
     name, (file, *arguments) = widget.name, script
     data = json.dumps({**widget.data, **(known or {})}, allow_nan=False, separators=(",", ":") if compact else None)
-    arguments = [json.dumps(name), asset("apart.js").strip(), *arguments]
+    arguments = [json.dumps(name), lean("apart.js"), *arguments]
     return asset("widget.html").format(
-        name=name, look=look, marker=marker, attributes=attributes, styles="".join(map(asset, ("slider.css", *styles))),
+        name=name, look=look, marker=marker, attributes=attributes, styles="\n".join(map(lean, ("slider.css", *styles))),
         body=body, still=still, title=escape(widget.data["title"]), data=data.replace("<", chr(92) + "u003c"),
-        script=asset(file).strip(), arguments=", ".join(arguments)).strip()
+        script=lean(file), arguments=", ".join(arguments)).strip()
 
 
 def strength_frame(widget: Widget, marker: str, lists: Iterable[str], tables: Iterable[str], script: str, points: int) -> str:
     """The frame of a widget with lists of options, one range input, and below them what these change."""
     body = "\n".join([*lists, control(widget.name, widget.data["inputs"][0]), *tables])
-    return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), asset(script).strip()],
+    return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), lean(script)],
                  " tlm-stack", ("stacked_parts.css",), {"frame": FRAME, "points": points})
+
+
+@functools.cache
+def lean(file: str) -> str:
+    """A script or style without its indentation and the lines that are comments: what a page takes along, shorter."""
+    lines = map(str.strip, asset(file).splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 @functools.cache

@@ -101,7 +101,7 @@ class Speaker:
         with torch.no_grad():
             row = lambda word: model.input_site(model.embed(torch.tensor([self.codec.encode(word)]).mT)).mean((0, 1))
             first = self.presets()[0]
-            vector = torch.tensor(first["vector"]).double() if "vector" in first else row(first["to"]) - row(first["from"])
+            vector = torch.tensor(first["vector"], dtype=torch.float64) if "vector" in first else row(first["to"]) - row(first["from"])
             mask = torch.ones(tokens.shape[1], 1, dtype=torch.float64)
             mask[: -1 if place == "last" else 0] = 0
             x = model.run(tokens, add={layer: strength * mask * vector}).x

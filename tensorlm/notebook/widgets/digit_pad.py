@@ -137,7 +137,7 @@ def html(widget: Widget) -> str:
         name=name, predicted=escape(shown["predicted"] or "nothing"), cells=_cells(name, ink), examples=buttons,
         logits=_logits(data, shown), why=_why(data, shown)).strip()
     return page.frame(widget, "pad", body, ["digit_pad.js"], look=" tlm-pad", styles=("digit_pad.css",),
-                      known={"stops": STOPS}, compact=True, still="it is a pad to draw on",
+                      known={"stops": STOPS}, still="it is a pad to draw on",
                       attributes=' data-lm-suppress-shortcuts="true"\n')
 
 

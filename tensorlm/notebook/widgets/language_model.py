@@ -178,7 +178,7 @@ def _fading_html(speakers: tuple[Speaker, Speaker], widget: Widget) -> str:
         "<p>Behind the last word, before each later block, r / c: <span data-ratio></span></p>",
         _samples(speakers[1], data, _evaluate_share)]
     return page.frame(widget, "fades", "\n".join(body), ["fading.js", page.lean("engine.js")], " tlm-stack tlm-speaks",
-                      ("stacked_parts.css", "language_model.css"), compact=True, still="the models run")
+                      ("stacked_parts.css", "language_model.css"), still="the models run")
 
 
 def _known(speaker: Speaker, inside: bool | None) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _html(first: Speaker, widget: Widget) -> str:
         layers=_options(dict(enumerate(layers)), data["layer"]), places=_options(PLACES, data["place"]),
         control=page.control(name, data["inputs"][0]), next=_next(first, data), samples=_samples(first, data, _evaluate))
     return page.frame(widget, "speaks", body.strip(), ["language_model.js", page.lean("engine.js")], " tlm-stack tlm-speaks",
-                      ("stacked_parts.css", "language_model.css"), compact=True, still="the model runs")
+                      ("stacked_parts.css", "language_model.css"), still="the model runs")
 
 
 def _options(words: Mapping[Any, str], chosen: Any) -> str:

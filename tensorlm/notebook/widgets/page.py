@@ -64,14 +64,14 @@ class Widget:
 
 
 def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: str = "", styles: Sequence[str] = (),
-          known: Data | None = None, compact: bool = False, still: str = "it moves", attributes: str = "") -> str:
+          known: Data | None = None, still: str = "it moves", attributes: str = "") -> str:
     """The whole widget as one string, the same for the same data; ids start with `tlm-NAME`.
 
     `script` is the file that moves it, and what that takes beside the name and `apart.js` (own ids for a second copy).
     `known` is what the page knows beside the data. `still` says what an untrusted notebook, where no script runs, lacks.
     """
     name, (file, *arguments) = widget.name, script
-    data = json.dumps({**widget.data, **(known or {})}, allow_nan=False, separators=(",", ":") if compact else None)
+    data = json.dumps({**widget.data, **(known or {})}, allow_nan=False, separators=(",", ":"))
     arguments = [json.dumps(name), lean("apart.js"), *arguments]
     return asset("widget.html").format(
         name=name, look=look, marker=marker, attributes=attributes, styles="\n".join(map(lean, ("slider.css", *styles))),

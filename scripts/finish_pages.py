@@ -1,17 +1,20 @@
 """A Sphinx extension that finishes the built pages: what a link to them shows elsewhere, names for screen readers, and less to load.
 
 The theme's own HTML is mended where a screen reader is told something else than the eye, and where a page loads 1.5 MB of icons to
-draw a dozen. Loaded by name in `_config.yml`; `tests/html/test_accessibility.py` and `test_weight.py` say what for.
+draw a dozen, and styles of which it uses a third. Loaded by name in `_config.yml`; `test_accessibility.py` and `test_site.py` in
+`tests/html` hold it to that.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from html import escape
 from pathlib import Path
 
 from docutils import nodes
+from PIL import Image, UnidentifiedImageError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import book_files  # noqa: E402
@@ -20,7 +23,7 @@ CARD = "_static/social_card.png"
 LONGEST = 200                              # letters of a description
 MENDED = {
     # The name of a control is the words that it shows.
-    r'title="Search" aria-label="Search"(?= data-bs-placement)': "",
+    r'(<button class="btn search-button-field [^>]*?) title="Search" aria-label="Search"': r"\1",
     r'<span class="search-button__kbd-shortcut">': '<span class="search-button__kbd-shortcut" aria-hidden="true">',
     r'(<i class="theme-switch [^>]*?) +title="[^"]*"': r'\1 aria-hidden="true"',
     r'<summary aria-label="Toggle hidden content">': "<summary>",
@@ -32,7 +35,9 @@ MENDED = {
     # The icons are in the theme's fonts too, which a page loads anyway.
     r' *<!-- So that users can add custom icons -->\s*<script src="[^"]*fontawesome\.js[^"]*"></script>\n': "",
 }
-ICON = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"[^"]*"\}')
+RULE = re.compile(r"([^{}]+)\{[^{}]*\}")    # of a style sheet, the innermost
+NAME = re.compile(r"[\w-]+")
+BUILT = ("bs-", "tooltip")                  # names that scripts put together from parts
 
 
 def mend(page: str) -> str:
@@ -46,13 +51,46 @@ def mend(page: str) -> str:
     return page
 
 
-def only_used(sheet: str, used: set[str]) -> str:
-    """A style sheet without the rules of icons that no page uses.
+def is_used(selector: str, names: set[str]) -> bool:
+    """Whether all classes of a selector are among `names`; when in doubt, yes.
 
-    >>> only_used('.fa-bars:before,.fa-navicon:before{content:"x"}.fa-bug:before{content:"y"}a{top:0}', {"fa-bars"})
-    '.fa-bars:before,.fa-navicon:before{content:"x"}a{top:0}'
+    >>> is_used(".dark pre:not(.bright)", {"dark"}), is_used(".dark .bug", {"dark"})
+    (True, False)
     """
-    return ICON.sub(lambda rule: rule[0] if used & set(re.findall(r"fa-[\w-]+", rule[1])) else "", sheet)
+    selector = re.sub(r":not\([^()]*\)", "", selector)
+    classes = re.findall(r"\.([A-Za-z_][\w-]*)", selector)
+    return "(" in selector or all(name in names or name.startswith(BUILT) for name in classes)
+
+
+def only_used(sheet: str, names: set[str]) -> str:
+    """A style sheet without the rules whose classes stand nowhere in the book: most of a theme's.
+
+    >>> only_used(".a,.b{top:0}@media print{.b{top:1px}.a{top:2px}}", {"a"})
+    '.a,.b{top:0}@media print{.a{top:2px}}'
+    """
+    def kept(rule: re.Match) -> str:
+        selectors = rule[1]
+        special = "@" in selectors or "/*" in selectors
+        return rule[0] if special or any(is_used(each, names) for each in re.split(r",(?![^()]*\))", selectors)) else ""
+
+    return RULE.sub(kept, sheet)
+
+
+def lighter(png: bytes) -> bytes:
+    """The same opaque picture in fewer bytes.
+
+    >>> lighter(b"no picture")
+    b'no picture'
+    """
+    try:
+        picture = Image.open(io.BytesIO(png))
+    except UnidentifiedImageError:
+        return png
+    if picture.mode == "RGBA" and picture.getextrema()[3] != (255, 255):
+        return png
+    into = io.BytesIO()
+    picture.convert("RGB").save(into, "PNG", optimize=True)
+    return min(png, into.getvalue(), key=len)
 
 
 def first_words(document: nodes.document | None) -> str:
@@ -83,20 +121,24 @@ def add_meta(app, pagename, templatename, context, doctree) -> None:
 
 
 def finish(app, exception) -> None:
-    """Mend every page of a build that went well."""
+    """Mend and lighten all that a build that went well has written."""
     if exception or app.builder.format != "html":
         return
-    out, used = Path(app.outdir), set()
+    out = Path(app.outdir)
     for path in out.rglob("*.html"):
-        page = path.read_text(encoding="utf-8")
-        path.write_text(mend(page), encoding="utf-8")
-        used |= set(re.findall(r"fa-[\w-]+", page))
-    for path in (out / "_static" / "scripts").glob("*theme.js"):
-        used |= set(re.findall(r"fa-[\w-]+", path.read_text(encoding="utf-8")))
-    for path in (out / "_static" / "styles").glob("pydata*.css"):
-        path.write_text(only_used(path.read_text(encoding="utf-8"), used), encoding="utf-8")
+        path.write_text(mend(path.read_text(encoding="utf-8")), encoding="utf-8")
     for path in (out / "_static" / "scripts").glob("fontawesome.js*"):
         path.unlink()
+    names = {name for path in [*out.rglob("*.html"), *own(out, "*.js")] for name in NAME.findall(path.read_text(encoding="utf-8"))}
+    for path in own(out, "*.css"):
+        path.write_text(only_used(path.read_text(encoding="utf-8"), names), encoding="utf-8")
+    for path in (out / "_images").glob("*.png"):
+        path.write_bytes(lighter(path.read_bytes()))
+
+
+def own(out: Path, pattern: str) -> list[Path]:
+    """The files of the site without those of MathJax."""
+    return [path for path in (out / "_static").rglob(pattern) if "mathjax" not in path.parts]
 
 
 def setup(app) -> dict[str, bool]:

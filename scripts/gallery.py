@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import book_files  # noqa: E402
 
 FOLDER = "_static/gallery"
-WIDTH, COLOURS = 480, 48                   # of a small copy: pixels, and entries of its palette
+WIDTH, COLOURS = 400, 40                   # of a small copy: pixels, and entries of its palette
 HEADING = re.compile(r"^(#{1,6}) +(.*?) *$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~|:::).*?^\1", re.MULTILINE | re.DOTALL)
 

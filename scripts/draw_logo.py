@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -30,11 +31,13 @@ BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#00805D"  # each at least 3 to 1 on
 CENTRE = (60.0, 60.0)
 NODES = {"D": ((60.0, 31.0), BLUE), "L": ((31.0, 83.0), ORANGE), "R": ((89.0, 83.0), GREEN)}
 LEGS = {"D": (60.0, 4.0), "L": (13.0, 114.0), "R": (107.0, 114.0)}
-LETTERS = {
+LETTERS: dict[str, list[tuple[Any, ...]]] = {
     "D": [("M", -6, -9), ("L", -6, 9), ("L", -1, 9), ("C", 10, 9, 10, -9, -1, -9), ("L", -6, -9)],
     "L": [("M", -5, -9), ("L", -5, 9), ("L", 6, 9)],
     "R": [("M", -6, 9), ("L", -6, -9), ("L", 1, -9), ("C", 9, -9, 9, 1, 1, 1), ("L", -6, 1), ("M", 1, 1), ("L", 7, 9)],
 }
+LINES = [(0.62, 38, "bold", "Tensor-transformers"), (0.475, 21.5, "normal", "Language models that are polynomials"),
+         (0.33, 30, "normal", r"$f(x) = D\,[(Lx) \odot (Rx)]$")]     # of the card: height, size, weight, words
 CODES = {"M": [Curve.MOVETO], "L": [Curve.LINETO], "C": [Curve.CURVE4] * 3}
 
 
@@ -42,7 +45,7 @@ CODES = {"M": [Curve.MOVETO], "L": [Curve.LINETO], "C": [Curve.CURVE4] * 3}
 class Stroke:
     """A line of a colour and a width along steps such as ("M", x, y), ("L", x, y), ("C", x1, y1, x2, y2, x, y)."""
 
-    steps: Sequence[tuple]
+    steps: Sequence[tuple[Any, ...]]
     colour: str
     width: float
 
@@ -117,8 +120,7 @@ def card() -> Figure:
     with plt.rc_context({"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans"}):
         fig = plt.figure(figsize=(12, 6.3), dpi=100, facecolor=PAPER)
         paint(fig, (50, 105, 420, 420))
-        for height, size, weight, words in ((0.62, 38, "bold", "Tensor-transformers"), (0.475, 21.5, "normal", "Language models that are polynomials"),
-                                            (0.33, 30, "normal", r"$f(x) = D\,[(Lx) \odot (Rx)]$")):
+        for height, size, weight, words in LINES:
             fig.text(0.425, height, words, fontsize=size, weight=weight, color=INK)
         fig.canvas.draw()
     return fig

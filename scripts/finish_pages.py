@@ -86,7 +86,7 @@ def lighter(png: bytes) -> bytes:
         picture = Image.open(io.BytesIO(png))
     except UnidentifiedImageError:
         return png
-    if picture.mode == "RGBA" and picture.getextrema()[3] != (255, 255):
+    if picture.mode == "RGBA" and picture.getchannel("A").getextrema() != (255, 255):
         return png
     into = io.BytesIO()
     picture.convert("RGB").save(into, "PNG", optimize=True)
@@ -112,8 +112,8 @@ def add_meta(app, pagename, templatename, context, doctree) -> None:
     """Open Graph tags: what a message or a post shows of a page that it links to."""
     said = first_words(doctree) or book_files.config()["title"]
     title = re.sub("<[^>]+>", "", context.get("title") or app.config.html_title)
-    open_graph = {"title": title, "description": said, "type": "article", "site_name": app.config.html_title, "url": f"{site()}{pagename}.html",
-                  "image": site() + CARD, "image:width": "1200", "image:height": "630",
+    open_graph = {"title": title, "description": said, "type": "article", "site_name": app.config.html_title,
+                  "url": f"{site()}{pagename}.html", "image": site() + CARD, "image:width": "1200", "image:height": "630",
                   "image:alt": "A tensor with three legs, D above, L and R below, beside the title of the book."}
     tags = [f'<meta property="og:{key}" content="{escape(value)}" />' for key, value in open_graph.items()]
     tags += [f'<meta name="description" content="{escape(said)}" />', '<meta name="twitter:card" content="summary_large_image" />']

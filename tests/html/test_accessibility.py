@@ -23,7 +23,7 @@ SETTLE = "const done = arguments[0]; setTimeout(done, 400);"  # the theme looks 
 # Code has thousands of coloured words of a dozen kinds: one of each kind and ground stays, the others become plain text.
 THIN = """
     const seen = new Set();
-    const ground = element => { const box = element.closest('.output, .cell_input, .admonition, dt, pre'); return box ? box.className : ''; };
+    const ground = element => (element.closest('.output, .cell_input, .admonition, dt, pre') || document.body).className;
     document.querySelectorAll('.highlight pre span, .sig-param, .sig-param span, .tlm-slider td').forEach(element => {
         const key = [element.tagName, element.className, ground(element)].join('|');
         if (seen.has(key) && element.tagName !== 'TD') { element.replaceWith(...element.childNodes); }

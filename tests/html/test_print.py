@@ -14,7 +14,8 @@ CUT = """
 SHOWN = """
     return [...document.querySelectorAll(arguments[0])].filter(element => element.checkVisibility({contentVisibilityAuto: true}))
         .map(element => element.outerHTML.slice(0, 100));"""
-LEFT_OUT = ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer, .bd-footer, .headerlink, button, input[type=range]"
+LEFT_OUT = (".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer, .bd-footer, .headerlink,"
+            "button, input[type=range]")
 
 
 @pytest.fixture

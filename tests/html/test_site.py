@@ -1,4 +1,4 @@
-"""The site as a whole: logo, favicon and card; what a link shows; the gallery; the start page; search from disk; and the weight of a page."""
+"""The site as a whole: logo, icon and card; what a link shows; gallery and start page; search from disk; the weight of a page."""
 
 import re
 from pathlib import Path
@@ -117,6 +117,7 @@ def fetched_by(soup, page: Path) -> set[Path]:
 
 @each
 def test_page_weighs_less_than_a_megabyte(read, html, page):
-    weights = {file.name: file.stat().st_size for file in {(html / f"{page}.html").resolve(), *fetched_by(read(page), html / f"{page}.html")}}
+    here = (html / f"{page}.html").resolve()
+    weights = {file.name: file.stat().st_size for file in {here, *fetched_by(read(page), here)}}
     total = sum(weights.values())
     assert 100_000 < total < HEAVIEST, f"{total} bytes: {sorted(weights.items(), key=lambda pair: -pair[1])[:8]}"

@@ -4,6 +4,7 @@ White background always; one palette (Okabe and Ito's, black last). The alt text
 the metadata of the cell (`mystnb.image.alt`).
 """
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +14,13 @@ from cycler import cycler
 from IPython.display import display
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tensorlm.checks import as_array, require, require_instance, require_number
 
 palette = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7", "amber": "#E69F00",
            "sky": "#56B4E9", "black": "#000000"}
+COLOURS = 256  # of a stored figure
 INCHES = 500  # of a figure's side at most: matplotlib draws 65,536 pixels
 LARGEST = 1e300  # end of a colour scale: matplotlib needs room above it
 dashes = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
@@ -27,7 +30,7 @@ def style() -> None:
     """Make the book's look the default of matplotlib: opaque, colour-blind safe, each line with its own dash pattern."""
     plt.rcParams.update({
         "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "savefig.transparent": False,
-        "figure.figsize": (6.4, 3.4), "figure.dpi": 90, "figure.constrained_layout.use": True,
+        "figure.figsize": (6.4, 3.4), "figure.dpi": 130, "figure.constrained_layout.use": True,
         "font.size": 10, "axes.titlesize": 11, "legend.frameon": False, "lines.linewidth": 1.8,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
         "axes.axisbelow": True, "image.cmap": "viridis", "svg.hashsalt": "tensorlm",
@@ -67,8 +70,12 @@ def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (),
 
 
 def show(fig: Figure) -> None:
+    """Show a figure and close it, as a PNG of at most 256 colours: a third of the size, and no eye tells them apart."""
     require_instance("fig", fig, Figure)
-    display(fig)
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", bbox_inches="tight")
+    Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    display({"image/png": packed.getvalue(), "text/plain": repr(fig)}, raw=True)
     plt.close(fig)
 
 

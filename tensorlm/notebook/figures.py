@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tensorlm.checks import as_array, require, require_instance, require_number
+from tensorlm.tables import Table
 
 palette = {"blue": "#0072B2", "orange": "#D55E00", "green": "#009E73", "pink": "#CC79A7", "amber": "#E69F00",
            "sky": "#56B4E9", "black": "#000000"}
@@ -77,6 +78,21 @@ def show(fig: Figure) -> None:
     Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
     display({"image/png": packed.getvalue(), "text/plain": repr(fig)}, raw=True)
     plt.close(fig)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> Table:
+    """Rows of words and numbers as a table of the page, numbers to the right; a cell of its own shows it.
+
+    Floats are written with three decimals; give a text where others say more. ValueError for a row of another length.
+
+    >>> print(table(["layer", "loss"], [["bilinear", 0.5], ["ReLU", 0.625]]))
+    layer      loss
+    bilinear  0.500
+    ReLU      0.625
+    """
+    for row in rows:
+        require(len(row) == len(columns), "row", list(row), f"as long as the {len(columns)} columns")
+    return Table(tuple(columns), tuple(map(tuple, rows)), caption)
 
 
 def tint(colour: str, strength: float = 0.22) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""A Sphinx directive that shows every stored figure of the book once, under its chapter: `:::{gallery}`.
+"""Two Sphinx directives: `:::{gallery}` shows every stored figure once, under its chapter; `:::{chapter-map}` one a chapter.
 
 Figures and their alt texts are read from the chapters' stored outputs; small copies of them are written into the built book, so that
 the page stays light. Loaded by name in `_config.yml`.
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import book_files  # noqa: E402
 
 FOLDER = "_static/gallery"
-WIDTH, COLOURS = 400, 40                   # of a small copy: pixels, and entries of its palette
+WIDTH, QUALITY = 400, 60                   # of a small copy, in pixels and as WebP counts
 HEADING = re.compile(r"^(#{1,6}) +(.*?) *$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~|:::).*?^\1", re.MULTILINE | re.DOTALL)
 
@@ -39,7 +39,7 @@ class Figure:
 
     @property
     def file(self) -> str:
-        return hashlib.sha256(self.png).hexdigest()[:16] + ".png"
+        return hashlib.sha256(self.png).hexdigest()[:16] + ".webp"
 
     @property
     def anchor(self) -> str:
@@ -79,11 +79,11 @@ def title(chapter: Path) -> str:
 
 
 def small(png: bytes) -> bytes:
-    """A figure as a PNG of at most `WIDTH` pixels and `COLOURS` colours."""
+    """A figure as WebP, at most `WIDTH` pixels wide: a third of the bytes."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
     into = io.BytesIO()
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(into, "PNG", optimize=True)
+    picture.save(into, "WEBP", quality=QUALITY, method=6)
     return into.getvalue()
 
 
@@ -123,6 +123,23 @@ class Gallery(Directive):
         return sections
 
 
+class ChapterMap(Directive):
+    """A card for each line `NN: topic: question` of the body: the chapter's first figure, and a link to it."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        chapters = {chapter.stem[:2]: chapter for chapter in book_files.present()}
+        cards = []
+        for line in filter(str.strip, self.content):
+            number, topic, question = (part.strip() for part in line.split(":", 2))
+            first = figures(chapters[number])[0]
+            cards.append(f'<a class="book-card" href="{chapters[number].stem}.html">'
+                         f'<img src="../{FOLDER}/{first.file}" alt="" loading="lazy">'
+                         f'<span class="book-card-topic">{number} {escape(topic)}</span><span>{escape(question)}</span></a>')
+        return [nodes.raw("", '<div class="book-map">\n' + "\n".join(cards) + "\n</div>", format="html")]
+
+
 def write_copies(app) -> None:
     """Put the small copies into the book before its pages are written."""
     if app.builder.format != "html":
@@ -137,5 +154,6 @@ def write_copies(app) -> None:
 
 def setup(app) -> dict[str, bool]:
     app.add_directive("gallery", Gallery)
+    app.add_directive("chapter-map", ChapterMap)
     app.connect("builder-inited", write_copies)
     return {"parallel_read_safe": True}

@@ -3,7 +3,7 @@
 from tensorlm.notebook import figures, path_figure, tensor_networks
 from tensorlm.notebook.checks import check
 from tensorlm.notebook.session import record, setup
-from tensorlm.notebook.widgets import digit_pad, live, sliders, stacked_parts, steered_tokens
+from tensorlm.notebook.widgets import digit_pad, language_model, live, sliders, stacked_parts, steered_tokens
 
-__all__ = ["check", "digit_pad", "figures", "live", "path_figure", "record", "setup", "sliders", "stacked_parts",
+__all__ = ["check", "digit_pad", "figures", "language_model", "live", "path_figure", "record", "setup", "sliders", "stacked_parts",
            "steered_tokens", "tensor_networks"]

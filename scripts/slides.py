@@ -1,0 +1,150 @@
+"""The slide deck of an agenda: a notebook made of the chapters' own words, predictions, pictures and widgets, then one HTML file."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import agendas
+import book_files
+import copies
+import nbformat
+from nbconvert import SlidesExporter
+from nbformat import NotebookNode
+
+PARTS = Path(__file__).resolve().parent / "workshop_parts"
+PREDICT = re.compile(r"\*\*Predict.*?(?=\n\n|\Z)", re.DOTALL)
+FORMULA = re.compile(r"^\$\$.*?\$\$$", re.MULTILINE | re.DOTALL)
+LETTERS = 520  # of text on a section's first slide
+LINES = 14  # of printed output on a slide
+
+
+def deck(agenda: agendas.Agenda) -> NotebookNode:
+    """The slides of an agenda, in order: a title, the plan, then a group for each row."""
+    cells = [*title(agenda), *(cell for row in agenda.rows for cell in group(row))]
+    for number, cell in enumerate(cells):
+        cell.id = f"slide-{number}"
+    return nbformat.v4.new_notebook(cells=cells, metadata={"title": f"Tensor-transformers, {agenda.minutes} minutes"})
+
+
+def title(agenda: agendas.Agenda) -> Iterator[NotebookNode]:
+    yield text(f"# Language models that are polynomials\n\nA workshop of {agenda.minutes} minutes\n\n"
+               "By the end you have seen a language model that is exactly one polynomial, and a steering vector whose effect was known "
+               "before the model was run.\n\nMove on with the space bar; `s` opens the speaker's notes.", "slide")
+    plan = "\n".join(f"| {row.minutes} | {row.name} |" for row in agenda.rows)
+    yield text(f"## The plan\n\n| minutes | |\n| --- | --- |\n{plan}", "slide")
+
+
+def group(row: agendas.Row) -> Iterator[NotebookNode]:
+    """The slides of one row, with the page's words for the teacher as notes."""
+    if row.section:
+        chapter = book_files.ROOT / "book" / row.section["file"]
+        slides = list(section(agendas.section(chapter, row.section["heading"]), row))
+    elif row.exercise:
+        slides = list(exercise(agendas.tasks()[row.exercise], row))
+    else:
+        slides = [text(f"## {row.name} {minutes(row)}", "slide")]
+    yield slides[0]
+    yield text(f"{row.say}\n\n{row.wrong}", "notes")
+    yield from slides[1:]
+
+
+def minutes(row: agendas.Row) -> str:
+    return f'<span class="minutes">{row.minutes} minutes</span>'
+
+
+def section(cells: list[NotebookNode], row: agendas.Row) -> Iterator[NotebookNode]:
+    """What a section says first, then what it asks the room to predict with what came out, and its pictures and widgets."""
+    heading, _, body = cells[0].source.partition("\n")
+    yield text(f"{heading} {minutes(row)}\n\n{opening(copies.readable(body).strip())}", "slide")
+    for place, cell in enumerate(cells):
+        if cell.cell_type == "markdown":
+            for question in PREDICT.findall(copies.readable(cell.source)):
+                yield text(question, "subslide")
+                yield from printed(cells[place + 1:])
+        elif shown := picture(cell):
+            yield shown
+
+
+def opening(body: str) -> str:
+    """The first paragraphs, as many as fit, with a formula that stands among them; predictions have slides of their own."""
+    kept, size = [], 0
+    for paragraph in re.split(r"\n\s*\n(?![^$]*\$\$\s*$)", PREDICT.sub("", body)):
+        size += 0 if FORMULA.search(paragraph) else len(paragraph)
+        if paragraph.startswith(("#", "|", "```")) or kept and size > LETTERS:
+            break
+        kept.append(paragraph.strip())
+    return "\n\n".join(filter(None, kept))
+
+
+def printed(following: list[NotebookNode]) -> Iterator[NotebookNode]:
+    """What the next code cell printed, revealed with the next key; a picture has a slide of its own."""
+    code = next((cell for cell in following if cell.cell_type == "code"), None)
+    lines = [line for output in (code.outputs if code else []) if output.get("name") == "stdout" for line in output.text.splitlines()]
+    lines = [line for line in lines if not re.fullmatch(r"\w+ = [-+.\de]+", line)] or lines
+    if lines and (following[0].cell_type == "code" or "markdown" == following[0].cell_type):
+        yield text("```text\n" + "\n".join(lines[:LINES]) + "\n```", "fragment")
+
+
+def picture(cell: NotebookNode) -> NotebookNode | None:
+    """A slide with the figure of a cell, or with its widget, which works there as on the page."""
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            source = "".join(data["image/png"].split())
+            return shown(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{source}">')
+        if "text/html" in data and "data-tlm-" in data["text/html"]:
+            return shown(data["text/html"])
+    return None
+
+
+def shown(markup: str) -> NotebookNode:
+    output = nbformat.v4.new_output("display_data", data={"text/html": markup})
+    return nbformat.v4.new_code_cell("", outputs=[output], metadata={"slideshow": {"slide_type": "subslide"}})
+
+
+def exercise(task: agendas.Task, row: agendas.Row) -> Iterator[NotebookNode]:
+    """The task without its hint, then one solution."""
+    words = re.sub(r"<details>.*?</details>", "", task.body, flags=re.DOTALL)
+    yield text(f"## Exercise {task.id}: {task.title} {minutes(row)}\n\n{copies.readable(words).strip()}", "slide")
+    yield text(f"## One answer\n\n{solution(task.id)}", "subslide")
+
+
+def solution(task: str) -> str:
+    texts = (cell.source for chapter in book_files.present() for cell in book_files.markdown_cells(book_files.read(chapter)))
+    found = next(match for source in texts for match in copies.SOLUTION.finditer(source) if match["label"] == task.replace(".", "-"))
+    return copies.readable(found["body"]).strip()
+
+
+def text(source: str, kind: str) -> NotebookNode:
+    return nbformat.v4.new_markdown_cell(source, metadata={"slideshow": {"slide_type": kind}})
+
+
+def render(notebook: NotebookNode) -> str:
+    """The deck as one HTML file that fetches nothing."""
+    exporter = SlidesExporter(template_name=PARTS.name, extra_template_basedirs=[str(PARTS.parent)], exclude_input=True,
+                              exclude_input_prompt=True, exclude_output_prompt=True)
+    inside = {"reveal_css": styles("reveal/reveal.css"), "slides_css": styles("slides.css"), "reveal_js": script(PARTS / "reveal/reveal.js"),
+              "notes_js": script(PARTS / "reveal/notes.js"), "mathjax_js": script(mathjax() / "tex-svg.js")}
+    return exporter.from_notebook_node(notebook, resources={"workshop": inside})[0]
+
+
+def styles(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")
+
+
+def script(path: Path) -> str:
+    """A script as it may stand inside a page: what would end its element, or open a comment in it, is written with a backslash."""
+    return path.read_text(encoding="utf-8").replace("</script", r"<\/script").replace("<!--", r"<\!--")
+
+
+def mathjax() -> Path:
+    """MathJax as the package sphinx-mathjax-offline brings it, for the book too. Raises `ModuleNotFoundError` where it is not installed."""
+    found = importlib.util.find_spec("sphinx-mathjax-offline")
+    if found is None or not found.origin:
+        raise ModuleNotFoundError("the slides need sphinx-mathjax-offline; run `make install`")
+    return Path(found.origin).parent / "static" / "mathjax"

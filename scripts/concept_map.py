@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "img" / "concept_map.svg"
-WIDTH, ROW, BOX, HEIGHT, TOP = 520, 104, (216, 62), 700, 8
-COLUMNS = {"left": 132, "middle": 260, "right": 388}
+WIDTH, ROW, BOX, HEIGHT, TOP = 520, 104, (240, 62), 704, 8
+COLUMNS = {"left": 128, "middle": 260, "right": 392}
 INK, LINE, FILL, EDGE = "#1a1a1a", "#5a6572", "#eaf1f8", "#12355b"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import agendas
 import book_files
+import concept_map
 import copies
 import nbformat
 from nbconvert import SlidesExporter
@@ -18,8 +19,12 @@ from nbformat import NotebookNode
 PARTS = Path(__file__).resolve().parent / "workshop_parts"
 PREDICT = re.compile(r"\*\*Predict.*?(?=\n\n|\Z)", re.DOTALL)
 FORMULA = re.compile(r"^\$\$.*?\$\$$", re.MULTILINE | re.DOTALL)
-LETTERS = 520  # of text on a section's first slide
+RECORD = re.compile(r"\w+ = [-+.\de]+")  # a line that is there for the prose of the chapter
+LETTERS = 520  # of text on a slide
 LINES = 14  # of printed output on a slide
+PROMISE = ("By the end you have seen a language model that is exactly one polynomial, and a steering vector whose effect was known before "
+           "the model was run.")
+PREFLIGHT = "Does every chapter run on your machine?\n\n```python\nfrom tensorlm.notebook import preflight\n\npreflight()\n```"
 
 
 def deck(agenda: agendas.Agenda) -> NotebookNode:
@@ -32,8 +37,7 @@ def deck(agenda: agendas.Agenda) -> NotebookNode:
 
 def title(agenda: agendas.Agenda) -> Iterator[NotebookNode]:
     yield text(f"# Language models that are polynomials\n\nA workshop of {agenda.minutes} minutes\n\n"
-               "By the end you have seen a language model that is exactly one polynomial, and a steering vector whose effect was known "
-               "before the model was run.\n\nMove on with the space bar; `s` opens the speaker's notes.", "slide")
+               f"{PROMISE}\n\nThe space bar moves on, and `s` opens the speaker's notes.", "slide")
     plan = "\n".join(f"| {row.minutes} | {row.name} |" for row in agenda.rows)
     yield text(f"## The plan\n\n| minutes | |\n| --- | --- |\n{plan}", "slide")
 
@@ -46,7 +50,8 @@ def group(row: agendas.Row) -> Iterator[NotebookNode]:
     elif row.exercise:
         slides = list(exercise(agendas.tasks()[row.exercise], row))
     else:
-        slides = [text(f"## {row.name} {minutes(row)}", "slide")]
+        words = {"Welcome": f"{PROMISE}\n\n{PREFLIGHT}", "Close": PROMISE}.get(row.name, "")
+        slides = [text(f"## {row.name} {minutes(row)}\n\n{words}", "slide"), *([shown(concept_map.draw())] if row.name == "Close" else [])]
     yield slides[0]
     yield text(f"{row.say}\n\n{row.wrong}", "notes")
     yield from slides[1:]
@@ -57,16 +62,21 @@ def minutes(row: agendas.Row) -> str:
 
 
 def section(cells: list[NotebookNode], row: agendas.Row) -> Iterator[NotebookNode]:
-    """What a section says first, then what it asks the room to predict with what came out, and its pictures and widgets."""
+    """What a section says first; then, in its order, what it asks the room to predict, its formulas, pictures and widgets."""
     heading, _, body = cells[0].source.partition("\n")
+    small = f"### {heading.lstrip('# ')}\n\n"
     yield text(f"{heading} {minutes(row)}\n\n{opening(copies.readable(body).strip())}", "slide")
+    asks = any(cell.cell_type == "markdown" and PREDICT.search(cell.source) for cell in cells)
     for place, cell in enumerate(cells):
-        if cell.cell_type == "markdown":
-            for question in PREDICT.findall(copies.readable(cell.source)):
-                yield text(question, "subslide")
-                yield from printed(cells[place + 1:])
-        elif shown := picture(cell):
-            yield shown
+        words = copies.readable(cell.source) if cell.cell_type == "markdown" else ""
+        if place and FORMULA.search(words):
+            yield text(small + opening(words), "subslide")
+        for question in PREDICT.findall(words):
+            yield text(small + question, "subslide")
+            yield from printed(cells[place + 1:], "", "fragment")
+        if cell.cell_type == "code":
+            yield from printed([] if asks else [cell], small, "subslide")
+            yield from picture(cell)
 
 
 def opening(body: str) -> str:
@@ -80,26 +90,24 @@ def opening(body: str) -> str:
     return "\n\n".join(filter(None, kept))
 
 
-def printed(following: list[NotebookNode]) -> Iterator[NotebookNode]:
-    """What the next code cell printed, revealed with the next key; a picture has a slide of its own."""
+def printed(following: list[NotebookNode], head: str, kind: str) -> Iterator[NotebookNode]:
+    """What the next code cell printed, without the lines that only record numbers."""
     code = next((cell for cell in following if cell.cell_type == "code"), None)
     lines = [line for output in (code.outputs if code else []) if output.get("name") == "stdout" for line in output.text.splitlines()]
-    lines = [line for line in lines if not re.fullmatch(r"\w+ = [-+.\de]+", line)] or lines
-    if lines and (following[0].cell_type == "code" or "markdown" == following[0].cell_type):
-        yield text("```text\n" + "\n".join(lines[:LINES]) + "\n```", "fragment")
+    if lines := [line for line in lines if not RECORD.fullmatch(line)][:LINES]:
+        yield text(head + "```text\n" + "\n".join(lines) + "\n```", kind)
 
 
-def picture(cell: NotebookNode) -> NotebookNode | None:
+def picture(cell: NotebookNode) -> Iterator[NotebookNode]:
     """A slide with the figure of a cell, or with its widget, which works there as on the page."""
     for output in cell.outputs:
         data = output.get("data", {})
         if "image/png" in data:
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
             source = "".join(data["image/png"].split())
-            return shown(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{source}">')
-        if "text/html" in data and "data-tlm-" in data["text/html"]:
-            return shown(data["text/html"])
-    return None
+            yield shown(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{source}">')
+        elif "data-tlm-" in data.get("text/html", ""):
+            yield shown(data["text/html"])
 
 
 def shown(markup: str) -> NotebookNode:

@@ -15,7 +15,8 @@ PAGE = book_files.ROOT / "book" / "teaching.md"
 LENGTH = re.compile(r"^#{2,3} (?P<title>.*?\b(?P<minutes>\d+) minutes\b.*)$", re.MULTILINE)
 SECTION = re.compile(r"(?P<chapter>\d\d) \[(?P<heading>[^]]+)\]\((?P<file>\w+\.ipynb)#(?P<anchor>[\w-]+)\)")
 EXERCISE = re.compile(r"\[Exercise (?P<id>\d\d\.\d)\]\(#ex-(?P<label>\d\d-\d)\)")
-DIRECTIVE = re.compile(r"^:{3,}\{exercise\} (?P<id>\d\d\.\d) (?P<title>[^\n]*)\n(?::[^\n]*\n)*(?P<body>.*?)^:{3,}$", re.MULTILINE | re.DOTALL)
+DIRECTIVE = re.compile(r"^:{3,}\{exercise\} (?P<id>\d\d\.\d) (?P<title>[^\n]*)\n(?::[^\n]*\n)*(?P<body>.*?)^:{3,}$",
+                       re.MULTILINE | re.DOTALL)
 DURATION = re.compile(r"★[★☆]*, (?P<minutes>\d+) minutes\.")
 
 

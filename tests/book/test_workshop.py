@@ -83,13 +83,14 @@ def test_a_wrong_agenda_is_noticed(tmp_path, old, new):
 
 
 def test_ten_questions_have_folded_answers():
-    answers = re.findall(r"^\*\*(\d+)\. .*?\*\*\n\n<details><summary>Answer</summary>\n\n.{80,}?\n\n</details>$", PAGE, re.MULTILINE | re.DOTALL)
-    assert answers == [str(number) for number in range(1, 11)]
+    folded = r"^\*\*(\d+)\. .*?\*\*\n\n<details><summary>Answer</summary>\n\n.{80,}?\n\n</details>$"
+    assert re.findall(folded, PAGE, re.MULTILINE | re.DOTALL) == [str(number) for number in range(1, 11)]
 
 
 def test_the_page_shows_the_cells_for_machines_and_progress():
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert blocks == ["from tensorlm.notebook import preflight\n\npreflight()\n", "from tensorlm.notebook import check\n\ncheck.progress()\n"]
+    assert blocks == [f"from tensorlm.notebook import {name}\n\n{call}\n" for name, call in
+                      (("preflight", "preflight()"), ("check", "check.progress()"))]
 
 
 # The map ---------------------------------------------------------------------------------------------------------------
@@ -122,6 +123,10 @@ def secrets(chapter) -> set[str]:
     lines = {line.strip() for match in solutions(chapter) for line in match["body"].splitlines()}
     sentences = {part.strip() for match in solutions(chapter) for part in re.split(r"(?<=[.:;?])\s", match["body"].partition("```")[0])}
     return {text for text in lines | sentences if len(text) > 8 and text not in elsewhere}
+
+
+def own_tasks(chapter) -> list[str]:
+    return [name for name in agendas.tasks() if name[:2] == chapter.stem[:2]]
 
 
 def leaks(chapter, copy: str) -> set[str]:
@@ -159,7 +164,7 @@ def test_student_copies_keep_code_and_stubs_and_only_the_answers_picture(chapter
     assert len(shown) == 1 and copies.ANSWER in shown[0].metadata.tags
     assert [set(output.data) & set(copies.PICTURES) for output in shown[0].outputs] == [{"image/png"}]
     text = "\n".join(cell.source for cell in book_files.markdown_cells(after))
-    assert re.findall(r"^### Exercise (\d\d\.\d): ", text, re.MULTILINE) == [name for name in agendas.tasks() if name[:2] == chapter.stem[:2]]
+    assert re.findall(r"^### Exercise (\d\d\.\d): ", text, re.MULTILINE) == own_tasks(chapter)
     assert text.count("<details><summary>Hint</summary>") == len(solutions(chapter))
 
 
@@ -190,7 +195,7 @@ def test_student_copies_run_from_top_to_bottom_with_their_stubs(chapter, tmp_pat
     notebook = copies.student(book_files.read(chapter))
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = book_files.stdout(notebook)
-    for name in (name for name in agendas.tasks() if name[:2] == chapter.stem[:2]):
+    for name in own_tasks(chapter):
         assert f"Exercise {name}: not answered yet." in printed
 
 
@@ -205,13 +210,15 @@ def built(tmp_path_factory):
 
 
 def contents(folder) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.mark.slow
 def test_everything_is_there_and_the_same_each_time(built, tmp_path):
     files = contents(built)
-    assert set(files) == {"slides.html", "handout.html", *(f"{who}/{chapter.name}" for who in ("student", "teacher") for chapter in CHAPTERS)}
+    copied = {f"{who}/{chapter.name}" for who in ("student", "teacher") for chapter in CHAPTERS}
+    assert set(files) == {"slides.html", "handout.html"} | copied
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "99_old.ipynb").write_text("{}")
     workshop.build(tmp_path)

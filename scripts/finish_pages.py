@@ -111,7 +111,7 @@ def site() -> str:
 def add_meta(app, pagename, templatename, context, doctree) -> None:
     """Open Graph tags: what a message or a post shows of a page that it links to."""
     said = first_words(doctree) or book_files.config()["title"]
-    title = re.sub("<[^>]+>", "", context.get("title") or app.config.html_title)
+    title = re.sub('<span class="section-number">.*?</span>|<[^>]+>', "", context.get("title") or app.config.html_title)
     open_graph = {"title": title, "description": said, "type": "article", "site_name": app.config.html_title,
                   "url": f"{site()}{pagename}.html", "image": site() + CARD, "image:width": "1200", "image:height": "630",
                   "image:alt": "A tensor with three legs, D above, L and R below, beside the title of the book."}

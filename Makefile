@@ -11,9 +11,11 @@ NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 # The exact versions behind the stored outputs; another file of them, or none: make install CONSTRAINTS=
 CONSTRAINTS ?= constraints.txt
+# What Sphinx loads of ours
+EXTENSIONS := scripts/api_reference.py scripts/gallery.py scripts/page_models.py scripts/finish_pages.py
 CHAPTER_FILES = $(if $(CHAPTERS),$(wildcard $(addprefix book/,$(addsuffix _*.ipynb,$(CHAPTERS)))),$$($(RUN) scripts/book_files.py))
 
-.PHONY: help install check book test quick unit tables chapters check-html lab notebooks workshop bench clean distclean
+.PHONY: help install check book test quick unit tables chapters check-html pdf lab notebooks workshop bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +29,7 @@ help:
 	@echo "make workshop      student and teacher notebooks, slides and a handout, into _build/workshop"
 	@echo "make bench         speed beside named peers; with a text, time to loss too: CORPUS=FILE (its options: ARGS=...)"
 	@echo "make check-html    the checks of the built pages, with Chromium where it is installed"
+	@echo "make pdf           print the chapters with Chromium into _build/pdf (only some: CHAPTERS='01 03')"
 	@echo "make clean         remove what was built (make distclean: the virtual environment too)"
 	@echo "Another Python, 3.11 to 3.13: make book PYTHON=python3.12"
 
@@ -46,7 +49,7 @@ book: _build/.built
 	@echo "Open $(PAGE)"
 
 # A page that failed is not read again by the next build, so a failed build forgets what it had read.
-_build/.built: $(STAMP) _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/img/*)
+_build/.built: $(STAMP) _config.yml _toc.yml $(wildcard book/*.ipynb book/*.md book/*.bib book/img/* book/_static/*) $(EXTENSIONS)
 	@echo "Building the book from its stored outputs"
 	@$(BIN)/jupyter-book build . --quiet -W --keep-going >/dev/null || { rm -rf _build/.doctrees; echo "The book did not build; the warnings above say why."; exit 1; }
 	@touch $@
@@ -73,6 +76,9 @@ chapters: $(STAMP)
 check-html: $(STAMP)
 	@test -e _build/html/index.html || { echo "There is no built book: run 'make book' first."; exit 1; }
 	$(RUN) -m pytest -q -rs tests/html
+
+pdf: _build/.built
+	$(RUN) scripts/print_chapters.py $(CHAPTERS)
 
 lab: $(STAMP)
 	cd book && export PATH="$(CURDIR)/$(BIN):$$PATH" && jupyter trust *.ipynb >/dev/null && jupyter lab 01_bilinear_layer.ipynb

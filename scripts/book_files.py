@@ -9,6 +9,7 @@ from typing import Any
 import nbformat
 import yaml
 
+RECORD = "application/vnd.tensorlm.record"  # what `tensorlm.notebook.record` stores: no front end shows it
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -65,10 +66,10 @@ def markdown_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNod
     return [cell for cell in notebook.cells if cell.cell_type == "markdown"]
 
 
-def stdout(notebook: nbformat.NotebookNode) -> str:
-    """All that the code cells printed, as stored."""
+def records(notebook: nbformat.NotebookNode) -> str:
+    """All numbers that the code cells recorded, `name = value`, one a line."""
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    return "\n".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return "\n".join(output.data[RECORD] for output in outputs if RECORD in output.get("data", {}))
 
 
 if __name__ == "__main__":

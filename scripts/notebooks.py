@@ -53,7 +53,8 @@ def _cell_id(cell: nbformat.NotebookNode, seen: dict[str, int]) -> str:
 
 
 def _number(cell: nbformat.NotebookNode, count: int) -> None:
-    """Execution counts from 1, streams joined, no widget ids."""
+    """Execution counts from 1, no widget ids, recorded numbers last, and the streams that they had parted joined."""
+    cell.outputs = sorted(cell.outputs, key=lambda output: book_files.RECORD in output.get("data", {}))
     if cell.execution_count is not None:
         cell.execution_count = count
     joined: list[nbformat.NotebookNode] = []

@@ -1,6 +1,6 @@
 """The language models that run in the pages: the directive `:::{language-model}`, and their weights beside the built book.
 
-Loaded by name in `_config.yml`. The weights go to `_static/models/NAME.js`, where a chapter's widget of that name looks too.
+Loaded by name in `_config.yml`. The weights go to `_static/models/NAME.js`, where the widgets of chapters look too.
 """
 
 import functools
@@ -20,22 +20,23 @@ from tensorlm.training import load_model  # noqa: E402
 
 ROMEO = "ROMEO\nO, speak again, bright angel! for"
 PAIRS = [(" you", " thou"), (" your", " thy"), (" king", " queen"), (" love", " death")]
-WORDS = [("bird", "birds"), ("is", "are")]
+BIRD, WORDS = "the bird near the birds", [("bird", "birds"), ("is", "are")]
 
 
 @functools.cache
 def speakers() -> list[language_model.Speaker]:
-    """Shakespeare's English and the toy language, each as one polynomial."""
-    english, toy = (load_model(released.checkpoint(f"{name}-polynomial")) for name in ("shakespeare", "toy"))
+    """Shakespeare's English and the toy language, each as one polynomial; and the normed twin of the second."""
+    english, toy, normed = (load_model(released.checkpoint(name)) for name in ("shakespeare-polynomial", "toy-polynomial", "toy-normed"))
     return [language_model.Speaker("shakespeare-polynomial", "Shakespeare's English", english, open_tokenizer("bpe1024"), ROMEO, PAIRS),
-            language_model.Speaker("toy-polynomial", "A toy language of 54 words", toy, ToyData(), "the bird near the birds", WORDS)]
+            language_model.Speaker("toy-polynomial", "A toy language of 54 words", toy, ToyData(), BIRD, WORDS),
+            language_model.Speaker("toy-normed", "The toy language, with norms", normed, ToyData(), BIRD, WORDS)]
 
 
 class LanguageModel(Directive):
     """The models of the front page."""
 
     def run(self) -> list[nodes.Node]:
-        widget = language_model.language_model("front", speakers())
+        widget = language_model.language_model("front", speakers()[:2])
         return [nodes.raw("", widget._repr_html_(), format="html")]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ Names = Sequence[str] | Callable[[int], str] | None
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; `print` shows them aligned.
+    """Columns and rows; `print` shows them aligned, a notebook as an HTML table with `caption` over it.
 
     >>> print(Table(("token", "push"), (("are", 1.234567), ("is", -20.0))))
     token    push
@@ -24,6 +25,7 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple, ...]
+    caption: str = ""
 
     def __iter__(self):
         return iter(self.rows)
@@ -34,10 +36,22 @@ class Table:
     def __getitem__(self, index: int) -> tuple:
         return self.rows[index]
 
-    def __str__(self) -> str:
+    def _written(self) -> tuple[list, list[bool]]:
+        """The rows as texts below their heads, and whether each column is one of numbers."""
         lines = [self.columns, *([f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in self.rows)]
+        return lines, [all(isinstance(row[index], float | int) for row in self.rows) for index in range(len(self.columns))]
+
+    def _repr_html_(self) -> str:
+        (heads, *lines), numeric = self._written()
+        row = lambda tag, cells: "".join(f'<{tag} style="text-align:{"right" if number else "left"}">{escape(cell)}</{tag}>'
+                                         for cell, number in zip(cells, numeric))
+        body = "\n".join(f"<tr>{row('td', line)}</tr>" for line in lines)
+        caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
+        return f'<table class="tlm-table">{caption}<thead><tr>{row("th", heads)}</tr></thead><tbody>\n{body}\n</tbody></table>'
+
+    def __str__(self) -> str:
+        lines, numeric = self._written()
         widths = [max(map(len, column)) for column in zip(*lines)]
-        numeric = [all(isinstance(row[index], float | int) for row in self.rows) for index in range(len(widths))]
         aligned = [[cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(line, widths, numeric)]
                    for line in lines]
         return "\n".join("  ".join(line).rstrip() for line in aligned)

@@ -13,15 +13,13 @@ import torch
 
 from tensorlm.checks import require_counts, require_whole
 
-CACHED_EPOCHS = 4
-
 
 def window_count(length: int, context: int) -> int:
     """Number of windows of one epoch in a part of `length` tokens, the same for every offset below `context`."""
     return max(0, (length - context) // context)
 
 
-@lru_cache(maxsize=CACHED_EPOCHS)
+@lru_cache(maxsize=4)
 def epoch_order(lengths: tuple[int, ...], context: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The shuffled windows of one epoch: `part` and `start` (windows,), from PCG64's raw stream, which stays the same."""
     raw = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(epoch,))).random_raw

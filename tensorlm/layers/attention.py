@@ -53,12 +53,6 @@ class Attention(nn.Module):
     True
     """
 
-    q: nn.Parameter
-    q1: nn.Parameter
-    q2: nn.Parameter
-    k: nn.Parameter
-    k1: nn.Parameter
-    k2: nn.Parameter
     v: nn.Parameter
     o: nn.Parameter
     value_mix: nn.Parameter | None
@@ -106,10 +100,7 @@ class Attention(nn.Module):
             raise ValueError(f"x must have shape (batch, time, {self.width}) with time at least 1, got {tuple(x.shape)}")
         count, scale = len(self.query_names), self.head_dim**-0.5
         first = 1.0 if self.qk_norm != "none" else scale
-        if count == 2:
-            matrices: tuple[Tensor, ...] = (self.q1 * first, self.q2 * first, self.k1, self.k2, self.v)
-        else:
-            matrices = (self.q * first, self.k, self.v)
+        matrices = [getattr(self, name) * first for name in self.query_names] + [getattr(self, name) for name in (*self.key_names, "v")]
         flat = F.linear(x, torch.cat(matrices).to(x.dtype))
         parts = flat.view(*x.shape[:2], -1, self.heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         queries, keys, values = list(parts[:count]), list(parts[count:-1]), parts[-1]
@@ -236,8 +227,7 @@ class Positions(nn.Module):
         bias = keep_last(self._constants, "bias", count, dtype, device, lambda: self._build_bias(count))
         if self.toeplitz is None:
             return bias
-        table = F.pad(self.toeplitz, (0, max(0, count - self.context)))
-        return bias + skew(table[:, :count], 0, count).to(dtype)
+        return bias + skew(self.pattern().padded_table(count), 0, count).to(dtype)
 
     def _build_bias(self, count: int) -> Tensor:
         places = torch.arange(count, device=self._slopes.device)

@@ -36,9 +36,7 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None, ou
         key = [part for part in name.split(".") if not part.isdigit()][-1]
         if key not in RULES:
             raise ValueError(f"no initialisation rule for parameter {name!r}; known names: {sorted(RULES)}")
-        rule = RULES[key]
-        if rule == "output" and output_init == "zero":
-            rule = 0.0
+        rule = 0.0 if RULES[key] == "output" and output_init == "zero" else RULES[key]
         if isinstance(rule, float):
             parameter.data.fill_(rule)
         elif rule == "first_only":

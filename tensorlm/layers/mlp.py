@@ -217,8 +217,7 @@ class SymmetricMLP(MLP):
     @classmethod
     def from_tensor(cls, tensor: Tensor) -> "SymmetricMLP":
         """The layer with the function of T (out, width, width), of which it keeps the symmetric part."""
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-            raise TypeError(f"tensor must be a floating point tensor, got {getattr(tensor, 'dtype', type(tensor).__name__)}")
+        require_rows(tensor, None, "tensor")
         require(tensor.ndim == 3 and tensor.shape[1] == tensor.shape[2] and tensor.numel(), "tensor", tensor,
                 "of shape (out, width, width), none of them 0")
         layer = cls(tensor.shape[1], tensor.shape[0]).to(tensor)

@@ -97,8 +97,7 @@ class Norm(nn.Module):
     def factor(self) -> Tensor:
         """What the site multiplies by at evaluation: (groups,), (groups, features), (1,) or (features,); else ValueError."""
         if not self.is_constant:
-            a = self.anneal_fraction
-            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {a:.2f}) multiplies by no constant")
+            raise ValueError(f"a norm site of kind {self.kind!r} (anneal fraction {self.anneal_fraction:.2f}) multiplies by no constant")
         if self.kind == "none":
             return torch.ones(1)
         return self.gain.detach() if self.kind in ("scale", "channel") else torch.exp(-self.log_constant)

@@ -107,7 +107,7 @@ class Pattern:
         """`band`, but left of its last `rows` columns only what the table adds, exp(-m n) t[n]."""
         fading = self.fading(reach).to(like)
         own = F.pad(skew(fading[:, :rows], 0, rows), (reach - rows, 0))
-        return own if self.table is None else own + skew(fading * self._padded_table(reach).to(like.dtype), reach - rows, reach)
+        return own if self.table is None else own + skew(fading * self.padded_table(reach).to(like.dtype), reach - rows, reach)
 
     def _constant_rows(self, start: int, end: int, like: Tensor) -> Tensor:
         fading = self.fading(end)
@@ -127,12 +127,13 @@ class Pattern:
 
     def _one_plus_table(self, count: int, like: Tensor) -> Tensor:
         """1 + t_h[n], in the wider of the table's own precision and that of `like`."""
-        table = self._padded_table(count)
+        table = self.padded_table(count)
         return table.to(torch.promote_types(table.dtype, like.dtype)) + 1.0
 
-    def _padded_table(self, count: int) -> Tensor:
+    def padded_table(self, count: int) -> Tensor:
+        """t_h[n] for the ages n = 0 .. count - 1: (heads, count)."""
         assert self.table is not None
-        return F.pad(self.table, (0, max(0, count - self.table.shape[1])))[:, :count]
+        return F.pad(self.table, (0, max(0, count - self.window)))[:, :count]
 
 
 def keep_last(store: dict, kind: str, size, dtype: torch.dtype, device: torch.device | None, build: Callable[[], Tensor]) -> Tensor:
@@ -230,9 +231,9 @@ def fused(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -
         raise ValueError(f"algorithm 'fused' needs {obstacle}")
     from tensorlm.layers.kernels import fused_attention
 
-    queries, keys = ([_as_batch(branch) for branch in branches] for branches in (queries, keys))
+    queries, keys, (batch,) = ([x.reshape(-1, *x.shape[-3:]) for x in given] for given in (queries, keys, [values]))
     like = values.new_empty((), dtype=torch.float32)
-    z = fused_attention(queries, keys, _as_batch(values), pattern.rates(like), pattern.row_scale(values.shape[-2], like),
+    z = fused_attention(queries, keys, batch, pattern.rates(like), pattern.row_scale(values.shape[-2], like),
                         None if pattern.table is None else pattern.table.float())
     return z.view(values.shape)
 
@@ -248,10 +249,6 @@ def fused_obstacle(query: Tensor, values: Tensor, pattern: Pattern) -> str:
     if not values.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":  # the interpreter runs kernels on a CPU, slowly, for tests
         return f"a GPU, got tensors on {values.device}"
     return "" if HAS_TRITON else "the package triton, which is not installed"
-
-
-def _as_batch(x: Tensor) -> Tensor:
-    return x[None] if x.ndim == 3 else x.flatten(0, -4)
 
 
 def features(*branches: Tensor) -> Tensor:

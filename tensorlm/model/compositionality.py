@@ -89,14 +89,15 @@ def compositionality(config: ModelConfig, anneal_fraction: float = 0.0) -> Compo
     """
     require_instance("config", config, ModelConfig)
     require_number("anneal_fraction", anneal_fraction, 0.0, most=1.0)
-    parts = [*_input_parts(config, anneal_fraction), *_attention_parts(config, anneal_fraction),
-             *_mlp_parts(config, anneal_fraction), *_output_parts(config, anneal_fraction)]
+    parts = [replace(one, parameters=one.count * one.parameters, multiply_adds=one.count * one.multiply_adds)
+             for make in (_input_parts, _attention_parts, _mlp_parts, _output_parts) for one in make(config, anneal_fraction)]
     parameters, work = sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)
     shared = [replace(part, parameter_share=part.parameters / parameters, work_share=part.multiply_adds / work) for part in parts]
     return Compositionality(tuple(shared), degree_of(config, anneal_fraction))
 
 
 def _input_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
+    """Like the next three functions, parts with the parameters and the work of one occurrence."""
     size, width = config.vocab_size, config.width
     yield Part("input table", "polynomial", "a row for each token: linear in one-hot tokens", 1, size * width, degree=1)
     if config.bigram == "table":
@@ -107,7 +108,7 @@ def _input_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     if config.smear == "learned":
         yield Part("smear", "polynomial", "linear: a learned multiple of the row before", 1, 1, width, 1)
     reader = "the residual stream reads it once" + ("" if config.smear == "learned" else " (of the table's rows, so it could be folded in)")
-    yield from _norm_site("norm of the input", config, fraction, 1, 1, reader)
+    yield from _norm("norm of the input", config.norm, fraction, 1, 1, reader, 2 * width)
 
 
 def _attention_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
@@ -115,38 +116,33 @@ def _attention_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
         return
     kind, width, layers, branches = config.attention, config.width, config.layers, BRANCHES[config.attention]
     reads, reader = (None, "inside an exponential") if kind == "softmax" else (3, "keys and values of a token read it 3 times")
-    yield from _norm_site("norm before attention", config, fraction, layers - 1, reads, reader)
-    if config.qk_norm != "none":
-        joint = kind == "bilinear" and config.qk_norm == "joint"
-        reads, reader = (2, "both scores of a pair share one length") if joint else SCORE_READS[kind]
-        yield _norm("QK-norm", config.qk_norm, fraction, layers, reads, reader, 4 * branches * width)
-    table = config.heads * config.context * layers if "toeplitz" in config.positions else 0
-    turning = 4 * branches * width * layers if "rope" in config.positions else 0
+    yield from _norm("norm before attention", config.norm, fraction, layers - 1, reads, reader, 2 * width)
+    joint = kind == "bilinear" and config.qk_norm == "joint"
+    reads, reader = (2, "both scores of a pair share one length") if joint else SCORE_READS[kind]
+    yield from _norm("QK-norm", config.qk_norm, fraction, layers, reads, reader, 4 * branches * width)
+    table = config.heads * config.context if "toeplitz" in config.positions else 0
+    turning = 4 * branches * width if "rope" in config.positions else 0
     yield Part("positions", "polynomial", f"constants ({', '.join(('mask', *config.positions))})", layers, table, turning, 1)
     pairs = config.heads * (config.context + 1) / 2 * ((branches + 1) * config.head_dim + 1)
     parameters = attention_parameters(kind, width)
     softmax = kind == "softmax"
     why = "exponentials, divided by their sum" if softmax else "degree 2 in the query's token, 3 in the keys'"
-    yield Part("attention", "neither" if softmax else "polynomial", why, layers, parameters * layers,
-               (parameters + pairs) * layers, None if softmax else 5)
+    yield Part("attention", "neither" if softmax else "polynomial", why, layers, parameters, parameters + pairs, None if softmax else 5)
     if config.value_residual == "learned" and layers > 1:
-        yield Part("value residual", "polynomial", "linear: values of the first layer mixed in", layers - 1, 2 * (layers - 1),
-                   2 * width * (layers - 1), 1)
+        yield Part("value residual", "polynomial", "linear: values of the first layer mixed in", layers - 1, 2, 2 * width, 1)
 
 
 def _mlp_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     if config.mlp == "none":
         return
-    layers = config.layers
     with torch.device("meta"):
         layer = build_mlp(config.mlp, config.width, config.hidden or None, encoders=config.encoders)
     degree, reads = layer.degree, layer.reads
     reader = "inside a nonlinear function" if reads is None else f"the {config.mlp} MLP reads it {_times(reads)}"
     then = f": x + f(norm x) is of degree {degree + 1} over {degree}" if degree else ""
-    yield from _norm_site("norm before MLP", config, fraction, layers, reads, reader, then)
-    why = f"degree {degree}" if degree else f"{config.mlp} is no polynomial"
-    yield Part("MLP", "polynomial" if degree else "neither", why, layers, layer.parameter_count * layers,
-               (layer.parameter_count + layer.products) * layers, degree)
+    yield from _norm("norm before MLP", config.norm, fraction, config.layers, reads, reader, 2 * config.width, then)
+    kind, why = ("polynomial", f"degree {degree}") if degree else ("neither", f"{config.mlp} is no polynomial")
+    yield Part("MLP", kind, why, config.layers, layer.parameter_count, layer.parameter_count + layer.products, degree)
 
 
 def _output_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
@@ -155,23 +151,19 @@ def _output_parts(config: ModelConfig, fraction: float) -> Iterator[Part]:
     if sums:
         yield Part("residual sums", "polynomial", "x + f(x): sums only", sums, degree=1)
     if config.shortcut == "learned" and layers > 1:
-        yield Part("shortcut", "polynomial", "linear: the first block's input mixed in", layers - 1, 2 * (layers - 1),
-                   2 * width * (layers - 1), 1)
+        yield Part("shortcut", "polynomial", "linear: the first block's input mixed in", layers - 1, 2, 2 * width, 1)
     if config.head_norm == "same":
-        yield from _norm_site("norm before head", config, fraction, 1, 1, "the head reads it once (a temperature for each token)")
+        reader = "the head reads it once (a temperature for each token)"
+        yield from _norm("norm before head", config.norm, fraction, 1, 1, reader, 2 * width)
     tied = config.head == "tied"
     yield Part("head", "polynomial", "linear" + (", with the matrix of the input table" if tied else ""), 1,
                0 if tied else config.vocab_size * width, config.vocab_size * width, 1)
 
 
-def _norm_site(name: str, config: ModelConfig, fraction: float, count: int, reads: int | None, reader: str,
-               then: str = "") -> Iterator[Part]:
-    if config.norm != "none" and count:
-        yield _norm(name, config.norm, fraction, count, reads, reader, 2 * config.width, then)
-
-
-def _norm(name: str, site: str, fraction: float, count: int, reads: int | None, reader: str, work: int, then: str = "") -> Part:
-    """A norm site whose output enters each term `reads` times (None: not as a power)."""
+def _norm(name: str, site: str, fraction: float, count: int, reads: int | None, reader: str, work: int, then: str = "") -> Iterator[Part]:
+    """A norm site, if there is one, whose output enters each term `reads` times (None: not as a power)."""
+    if site == "none" or not count:
+        return
     kind, why = "neither", f"{reader}: a square root remains"
     learned = {"scale": 1, "channel": work // 2}.get(site, 0)
     if site not in (*TOKEN_KINDS, "anneal"):
@@ -184,7 +176,7 @@ def _norm(name: str, site: str, fraction: float, count: int, reads: int | None, 
         why = f"a square root, {reader}"
     elif not remaining_root(reads):
         kind, why = "rational", f"read {_times(reads)}, so the root is squared away{then}"
-    return Part(name, kind, why, count, learned * count, work * count, 1 if kind == "polynomial" else None)
+    yield Part(name, kind, why, count, learned, work, 1 if kind == "polynomial" else None)
 
 
 def _times(reads: int) -> str:

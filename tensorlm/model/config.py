@@ -89,9 +89,8 @@ class ModelConfig:
             require_one_of(name, getattr(self, name), allowed)
         for name in ("layers", "encoders"):
             require(getattr(self, name) <= MAX_PIECES, name, getattr(self, name), f"at most {MAX_PIECES:,}")
-        known = isinstance(self.positions, tuple) and set(self.positions) <= set(POSITIONS)
-        distinct = known and len(set(self.positions)) == len(self.positions)
-        require(distinct, "positions", self.positions, f"a tuple of distinct names among {POSITIONS}")
+        fits = isinstance(self.positions, tuple) and len(set(self.positions) & set(POSITIONS)) == len(self.positions)
+        require(fits, "positions", self.positions, f"a tuple of distinct names among {POSITIONS}")
         require(self.width % self.head_dim == 0, "head_dim", self.head_dim, f"a divisor of width={self.width}")
         even = not (self.head_dim % 2 and {"rope", "key_offset"} & set(self.positions))
         require(even, "head_dim", self.head_dim, "even for rope and key_offset")
@@ -166,15 +165,12 @@ class Degree:
 
 def degree_of(config: ModelConfig, anneal_fraction: float = 0.0) -> Degree:
     """The degree at evaluation; `anneal_fraction` is a of the annealed sites, constants at 1 only."""
-    obstacle = _obstacle(config, anneal_fraction)
-    if obstacle:
+    if obstacle := _obstacle(config, anneal_fraction):
         return Degree(None, obstacle)
     attention = 1 if config.attention == "none" else 5
     mlp = 1 if config.mlp == "none" else build_mlp(config.mlp, 1, 1, encoders=config.encoders).degree or 1
-    value = (attention * mlp) ** config.layers
-    reason = (f"{config.layers} layers, each of attention (degree {attention}) and {config.mlp} MLP (degree {mlp}): "
-              f"{attention * mlp}^{config.layers}")
-    return Degree(value, reason)
+    parts = f"attention (degree {attention}) and {config.mlp} MLP (degree {mlp})"
+    return Degree((attention * mlp) ** config.layers, f"{config.layers} layers, each of {parts}: {attention * mlp}^{config.layers}")
 
 
 def _obstacle(config: ModelConfig, fraction: float) -> str:

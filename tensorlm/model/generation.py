@@ -31,22 +31,19 @@ def generate(model, prompt: Tensor, count: int, temperature: float = 1.0, top_k:
     _check(model, prompt, count, temperature, top_k)
     was_training = model.training
     model.eval()
-    state, pieces = model.empty_state(), [prompt]
+    state, tokens = model.empty_state(), list(prompt.split(1, dim=1))
     try:
-        for index in range(prompt.shape[1]):
-            logits = model.step(prompt[:, index : index + 1], state)
-        for index in range(count):
-            _require_finite(logits, prompt.shape[1] + index - 1)
-            pieces.append(sample(logits, temperature, top_k, generator))
-            if index < count - 1:
-                logits = model.step(pieces[-1], state)
+        for position in range(prompt.shape[1] + count - 1):
+            logits = model.step(tokens[position], state)
+            if position >= prompt.shape[1] - 1:
+                _require_finite(logits, position)
+                tokens.append(sample(logits, temperature, top_k, generator))
     finally:
         model.train(was_training)
-    return torch.cat(pieces, dim=1)
+    return torch.cat(tokens, dim=1)
 
 
-def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None,
-           generator: torch.Generator | None = None) -> Tensor:
+def sample(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, generator: torch.Generator | None = None) -> Tensor:
     """One token a row of `logits` (batch, vocab_size): (batch, 1). Raises ValueError where they are not finite."""
     _require_finite(logits)
     if temperature == 0.0:

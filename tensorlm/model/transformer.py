@@ -18,7 +18,6 @@ from tensorlm.model.config import Degree, ModelConfig, degree_of
 from tensorlm.model.generation import ModelState, generate
 
 HEAD_PENALTY = 0.1  # weight of the final site in the norm-constancy penalty, the others have 1
-GROUPS = ("matrix", "embedding", "bigram", "head", "scalar")
 
 
 class Stream(NamedTuple):
@@ -250,7 +249,7 @@ class TensorTransformer(nn.Module):
 
     def parameter_groups(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Named parameters by kind of optimiser: matrix (hidden, 2-D), embedding, bigram, head, scalar."""
-        groups: dict[str, list[tuple[str, nn.Parameter]]] = {group: [] for group in GROUPS}
+        groups: dict[str, list[tuple[str, nn.Parameter]]] = {group: [] for group in ("matrix", "embedding", "bigram", "head", "scalar")}
         for name, parameter in self.named_parameters():
             if name in ("embedding", "bigram", "head"):
                 group = name
@@ -300,8 +299,7 @@ class TensorTransformer(nn.Module):
 def _fold_attention(old, new, scale: Tensor) -> None:
     """`scale` is a number or one for each column; the constants of q and k go into the rows."""
     for name, site in zip((*old.query_names, *old.key_names), old.qk_norms):
-        weight = getattr(new, name)
-        weight.mul_(scale)
+        weight = getattr(new, name).mul_(scale)
         factor = site.factor() if site.factor().ndim == 2 else site.factor()[:, None]
         weight.mul_(rearrange(factor.expand(old.heads, old.head_dim), "head dim -> (head dim) 1").to(weight))
     new.v.mul_(scale)

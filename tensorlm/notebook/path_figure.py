@@ -36,8 +36,7 @@ class Line:
     def wrapped(self) -> list[str]:
         letters = round((WORDS - INDENT * self.depth) / LETTER)
         steps = [step.replace(" ", GLUE) if len(step) <= letters - 2 else step for step in self.label.split(ARROW)]
-        glued = (GLUE + ARROW[1:]).join(steps)
-        pieces = textwrap.wrap(glued, letters, break_long_words=False, break_on_hyphens=False)
+        pieces = textwrap.wrap((GLUE + ARROW[1:]).join(steps), letters, break_long_words=False, break_on_hyphens=False)
         return [piece.replace(GLUE, " ") for piece in pieces or [""]]
 
 
@@ -71,17 +70,15 @@ def draw_trace(tree: Mapping[str, Any], unit: str = "logits", digits: int = 1) -
     ax.text(zero, -0.9, f"contribution ({unit})", ha="center" if low < -0.3 else "left", parse_math=False, **TEXT)
     ax.plot([zero, zero], [-0.5, height - 0.5], color="#6a6a6a", linewidth=0.8, zorder=3)
     for row, line, share in zip(rows, lines, shares):
+        left = MARGIN + INDENT * line.depth
         if line.parent is not None:  # from under the parent, down and to the right
-            left = MARGIN + INDENT * line.depth
-            elbow = left - 0.55 * INDENT
-            heights = [rows[line.parent + 1] - 0.58, row, row]
-            ax.plot([elbow, elbow, left - 0.02], heights, color="#9a9a9a", linewidth=0.8, zorder=1)
+            elbow, top = left - 0.55 * INDENT, rows[line.parent + 1] - 0.58
+            ax.plot([elbow, elbow, left - 0.02], [top, row, row], color="#9a9a9a", linewidth=0.8, zorder=1)
         rest, colour = line.kind == "rest", palette[COLOURS[line.kind]]
         for place, piece in enumerate(line.wrapped):
-            ax.text(MARGIN + INDENT * line.depth, row + FURTHER * place, piece, ha="left", parse_math=False, **TEXT)
-        face, hatch = "white" if rest else tint(colour, 0.6), "////" if scale * share < 0 else None
-        ax.barh(row, scale * share, left=zero, height=0.62, facecolor=face, edgecolor=colour, linewidth=0.9,
-                linestyle=":" if rest else "-", hatch=hatch, zorder=2)
+            ax.text(left, row + FURTHER * place, piece, ha="left", parse_math=False, **TEXT)
+        ax.barh(row, scale * share, left=zero, height=0.62, facecolor="white" if rest else tint(colour, 0.6), edgecolor=colour,
+                linewidth=0.9, linestyle=":" if rest else "-", hatch="////" if share < 0 else None, zorder=2)
         ax.text(width - 0.06, row, f"{line.value:+.{digits}f}", ha="right", **TEXT)
     return fig
 

@@ -1,6 +1,6 @@
 """What makes a chapter reproducible: what is fixed at its start, and recorded numbers that its prose may quote.
 
-`record("loss", 1.5871)` prints the line `loss = 1.587`. A sentence of the chapter then says `1.59<!--=loss-->`.
+`record("loss", 1.5871)` stores `loss = 1.587` with the cell, out of sight. A sentence of the chapter then says `1.59<!--=loss-->`.
 """
 
 import random
@@ -8,11 +8,13 @@ import re
 
 import numpy as np
 import torch
+from IPython.display import display
 
 import tensorlm
 from tensorlm.checks import as_array, require, require_instance, require_whole
 from tensorlm.notebook import figures
 
+RECORD = "application/vnd.tensorlm.record"  # a type of our own, which no front end shows
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 LINE = re.compile(rf"({NAME.pattern}) = ([-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 
@@ -41,19 +43,19 @@ def setup(threads: int = 1, seed: int = 0) -> torch.device:
 
 
 def record(name: str, value: float, digits: int = 3) -> None:
-    """Print `name = value` with `digits` decimals (integers as they are), as a line that prose can be bound to.
+    """Store `name = value` with `digits` decimals (integers as they are) in the output, where no reader sees it: prose is bound to it.
 
-    A nonzero value that would print as zero is printed in scientific form. Raises ValueError naming the argument.
+    A nonzero value that would read as zero is stored in scientific form. Raises ValueError naming the argument.
 
     >>> record("error", 2.345e-9, digits=1)
-    error = 2.3e-09
+    {'application/vnd.tensorlm.record': 'error = 2.3e-09'}
     """
     require(isinstance(name, str) and NAME.fullmatch(name), "name", name, "a letter, then letters, digits, '_', '.' or '-'")
     one = as_array(value, f"value of {name!r}").size == 1 and not isinstance(value, list | tuple)
     require(one, f"value of {name!r}", value, "one number")
     number, digits = value.item() if hasattr(value, "item") else value, require_whole("digits", digits, 0, 100)
     fixed = f"{number:d}" if isinstance(number, int) else f"{number:.{digits}f}"
-    print(f"{name} = {f'{number:.{digits}e}' if number and float(fixed) == 0 else fixed}")
+    display({RECORD: f"{name} = {f'{number:.{digits}e}' if number and float(fixed) == 0 else fixed}"}, raw=True)
 
 
 def recorded(text: str) -> dict[str, str]:

@@ -146,11 +146,10 @@ def attention_head() -> Figure:
     """A bilinear head: its weights, a tensor of order 6; and at work, where the mask c joins the positions i and j (dashed)."""
     fig, ax = canvas(10.8, 5.7)
     rows = {"Q_1": "K_1", "Q_2": "K_2", "O": "V"}
-    names = {"Q_1": "q_1", "Q_2": "q_2", "O": "o", "K_1": "k_1", "K_2": "k_2", "V": "v"}
     weights, head = ({name: (x + shift, 3.6 - 0.95 * y) for y, pair in enumerate(rows.items()) for name, shift in zip(pair, (0, 1.4))}
                      for x in (1.25, 6.75))
     draw(ax, weights, [(left, right, "d_h") for left, right in rows.items()],
-         [(name, "left" if name in rows else "right", index) for name, index in names.items()])
+         [(name, "left" if name in rows else "right", name.lower()) for name in (*rows, *rows.values())])
     tokens = {f"X {name}": (x + (-1.05 if name in rows else 1.05), y) for name, (x, y) in head.items() if name != "O"}
     nodes = head | tokens | {"dot i": (4.75, 3.125), "dot j": (10.3, 2.65), "c": (7.45, 4.85)}
     seats = [(name, "dot i" if "Q" in name else "dot j", "", 0.0, True) for name in tokens]

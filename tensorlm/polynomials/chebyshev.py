@@ -170,9 +170,8 @@ def lead_changes(curve: PiecewiseSeries, values: Values) -> list[TippingPoint]:
     between those roots and at the ends; what differs by rounding alone changes no lead. A place is found by halving.
     """
     low, high = curve.pieces[0].low, curve.pieces[-1].high
-    crossings = torch.tensor([root for piece in curve.pieces for root in _crossings(piece, 0)], dtype=torch.float64)
-    inside = crossings[(crossings > low) & (crossings < high)].unique()
-    edges = torch.cat([inside.new_tensor([low]), inside, inside.new_tensor([high])])
+    crossings = [root for piece in curve.pieces for root in _crossings(piece, 0)]
+    edges = torch.tensor([low, *crossings, high], dtype=torch.float64).clamp(low, high).unique()
     between = torch.cat([edges[:1], (edges[:-1] + edges[1:]) / 2, edges[-1:]]).unique()
     table = values(between)
     best, first = table.max(-1, keepdim=True).values, table.argmax(-1)

@@ -64,7 +64,7 @@ class Monomials:
         """
         if self.variables > 1:
             return self._multiply_by_table(a, b, _by_equation(equation))
-        limit = len(a) + len(b) - 1 if self.order is None else min(len(a) + len(b) - 1, self.order + 1)
+        limit = self.rows(len(a) + len(b) - 2)
         return _convolve_matrices(a, b, limit, _by_equation(equation)) if equation else _convolve(a, b, limit)
 
     def _multiply_by_table(self, a: Tensor, b: Tensor, product) -> Tensor:

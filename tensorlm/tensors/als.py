@@ -5,6 +5,7 @@ elementwise product of their Gram matrices (Kolda & Bader 2009, section 3.4). M_
 branch is kept, so a sweep is O(2^N hidden width rank), never width^(2^N).
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -35,12 +36,9 @@ class CPFit:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The fitted function, sum_c A0_oc (A1_c . x) (A2_c . x) ...: x (..., width) -> (..., out)."""
-        output, first, *others = self.factors
-        require_inputs(len(first), factors=output, x=x)
-        values = x @ first
-        for factor in others:
-            values = values * (x @ factor)
-        return values @ output.mT
+        output, *inputs = self.factors
+        require_inputs(len(inputs[0]), factors=output, x=x)
+        return functools.reduce(torch.mul, (x @ factor for factor in inputs)) @ output.mT
 
     def layer(self) -> CPTensor:
         """The fit of one layer as a layer of hidden width r; ValueError for a deeper network."""
@@ -91,8 +89,8 @@ def _start(network: ComposedTensor, rank: int, start: list[Tensor] | None, seed:
     if start is None:
         generator = torch.Generator().manual_seed(seed)
         drawn = [torch.randn(size, rank, dtype=network.dtype, generator=generator) for size in network.shape[1:]]
-        drawn.insert(0, torch.zeros(network.out, rank, dtype=network.dtype))
-        return [factor.to(network.layers[0].D.device) for factor in drawn]
+        zeros = torch.zeros(network.out, rank, dtype=network.dtype)
+        return [factor.to(network.layers[0].D.device) for factor in (zeros, *drawn)]
     require(len(start) == network.order, "start", start, f"a list with a matrix for each of {network.order} modes")
     require_same_kind(tensor=network.layers[0].D, **{f"start[{number}]": factor for number, factor in enumerate(start)})
     for number, (factor, size) in enumerate(zip(start, network.shape)):
@@ -134,12 +132,11 @@ class _Sweep:
         self.grams = [factor @ factor.mT for factor in self.factors]
         self.root = _Node(network.layers, range(1, network.order))
         self.units = self.root.fill(self.factors)
-        self.before: Tensor | None = None  # product of the Gram matrices of the modes that this sweep has updated
-        self.after: list[Tensor] = []  # products of those of the modes after each of the others
 
     def run(self, squared: float) -> float:
         """Update every factor once, the output first; |T - fit| / |T|, given |T|^2."""
-        self.before, self.after = None, list(itertools.accumulate(self.grams[:0:-1], torch.mul))
+        self.before: Tensor | None = None  # product of the Gram matrices of the modes that this sweep has updated
+        self.after = list(itertools.accumulate(self.grams[:0:-1], torch.mul))  # of those of the modes after each other one
         D, transposed = self.output
         self.units = self._descend(self.root, self._update(0, self.units @ transposed) @ D)
         return self._error(squared)

@@ -68,10 +68,9 @@ def head_weights(layer: Attention, index: int = 0) -> dict[str, Tensor]:
                          f"one pair of tokens; got {layer.kind!r}, qk_norm {layer.qk_norm!r}, positions {layer.positions.features}")
     require_whole("index", index, 0, layer.heads - 1)
     rows = slice(index * layer.head_dim, (index + 1) * layer.head_dim)
-    sources = dict(zip(("q1", "q2", "k1", "k2"), (*(layer.query_names * 2)[:2], *(layer.key_names * 2)[:2])))
-    weights = {name: getattr(layer, sources[name]).detach()[rows] for name in NAMES[:4]}
-    scaled = {name: weights[name] / layer.head_dim**0.5 for name in ("q1", "q2")}
-    return {**weights, **scaled, "v": layer.v.detach()[rows], "o": layer.o.detach()[:, rows]}
+    names = (*(layer.query_names * 2)[:2], *(layer.key_names * 2)[:2], "v")  # squared attention has one branch, read twice
+    q1, q2, k1, k2, v = (getattr(layer, name).detach()[rows] for name in names)
+    return {"q1": q1 / layer.head_dim**0.5, "k1": k1, "q2": q2 / layer.head_dim**0.5, "k2": k2, "v": v, "o": layer.o.detach()[:, rows]}
 
 
 def _check(**weights: Tensor) -> None:

@@ -17,9 +17,6 @@ from tensorlm.checks import require_affordable, require_instance
 from tensorlm.scaling import balanced, exponents, length, restored, shifted
 from tensorlm.tensors.cp import CPTensor, cp_unfolding, require_chain, require_finite_cp
 
-FACTOR_ROUTES = "the factors: evaluation, mode_grams, hosvd, odt and cp_als never need the dense tensor"
-NORM_ROUTES = "squared norms and inner products, which lose half of the digits where the two nearly agree"
-
 
 @dataclass(frozen=True, eq=False)
 class Tree:
@@ -89,8 +86,8 @@ class ComposedTensor:
 
     def dense(self) -> Tensor:
         """T (out, width, ..., width). Raises ValueError, naming the bytes, where it takes more than `checks.DENSE_LIMIT`."""
-        require_affordable(self.shape, self.dtype, FACTOR_ROUTES)
-        return mode_products(self.layers, None, [None] * self.degree).view(self.shape)
+        require_affordable(self.shape, self.dtype, "the factors: evaluation, mode_grams, hosvd, odt and cp_als never need the dense tensor")
+        return evaluate_tree(self.layers, [None] * self.degree, _layer_products)[0].view(self.shape)
 
     def symmetrised(self) -> "ComposedTensor":
         """The network of the layers' symmetric parts: the same function, and both copies of a wire share one basis."""
@@ -100,8 +97,7 @@ class ComposedTensor:
         """Gram matrices of all 1 + 2^N modes, the output first, from the factors in O(2^N h^2 (h + width)); ValueError for
         NaN or infinity, and beyond the number range."""
         found = branch_grams(self.layers)
-        grams = found.of_modes()
-        return [restored(gram, 2 * found.exponent, "tensor", "Gram matrices") for gram in grams] if found.exponent else grams
+        return [restored(gram, 2 * found.exponent, "tensor", "Gram matrices") for gram in found.of_modes()]
 
     def squared_norm(self) -> Tensor:
         """|T|^2, the sum of the squared entries; ValueError where it leaves the number range."""
@@ -183,25 +179,23 @@ def evaluate_tree(layers: Sequence[CPTensor], leaves: Sequence, node: Callable) 
     """Values of the nodes above the leaves and `layers`: node(layer, left, right) for each, once where two are the same."""
     values = list(leaves)
     for layer in layers:
-        made: dict[tuple[int, int], object] = {}
         pairs = list(zip(values[::2], values[1::2]))
-        for left, right in pairs:
-            if (id(left), id(right)) not in made:
-                made[id(left), id(right)] = node(layer, left, right)
-        values = [made[id(left), id(right)] for left, right in pairs]
+        keys = [(id(left), id(right)) for left, right in pairs]
+        made = {key: node(layer, *pair) for key, pair in dict(zip(keys, pairs)).items()}
+        values = [made[key] for key in keys]
     return values
 
 
-def mode_products(layers: Sequence[CPTensor], output: Tensor | None, leaves: Sequence[Tensor | None]) -> Tensor:
-    """T x_0 B_0^T x_1 B_1^T ... as a matrix (r_0, r_1 r_2 ...), B_0 being `output`, the others `leaves`, and None the identity."""
+def mode_products(layers: Sequence[CPTensor], bases: Sequence[Tensor]) -> Tensor:
+    """T x_0 B_0^T x_1 B_1^T ... as a matrix (r_0, r_1 r_2 ...), with a matrix of columns for each mode, the output first."""
     *lower, last = layers
-    left, right = evaluate_tree(lower, leaves, lambda layer, left, right: _layer_products(layer, layer.D, left, right))
-    return _layer_products(last, last.D if output is None else output.mT @ last.D, left, right)
+    return evaluate_tree([*lower, replace(last, D=bases[0].mT @ last.D)], bases[1:], _layer_products)[0]
 
 
-def _layer_products(layer: CPTensor, D: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+def _layer_products(layer: CPTensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """The layer's unfolding above two matrices, None being the identity."""
     left = layer.L if left is None else (left.mT @ layer.L.mT).mT  # laid out by columns, as `cp_unfolding` reads it
-    return cp_unfolding(D, left, layer.R if right is None else layer.R @ right)
+    return cp_unfolding(layer.D, left, layer.R if right is None else layer.R @ right)
 
 
 def _node(layer: CPTensor, left, right) -> Tree:
@@ -245,7 +239,8 @@ def _unfolding(D: Tensor, a: Tree, b: Tree, made: dict) -> tuple[Tensor, int]:
         left, right = torch.block_diag(a.left, b.left) @ one, torch.block_diag(a.right, b.right) @ other
         exponent = first + second
     left, right = _narrowed(left), _narrowed(right)
-    require_affordable((len(D), left.shape[1], right.shape[1]), D.dtype, NORM_ROUTES)
+    instead = "squared norms and inner products, which lose half of the digits where the two nearly agree"
+    require_affordable((len(D), left.shape[1], right.shape[1]), D.dtype, instead)
     return cp_unfolding(D, left, right), exponent
 
 

@@ -220,10 +220,7 @@ class CPTensor:
         return CPTensor(torch.cat([self.D, self.D], dim=1) / 2, torch.cat([self.L, self.R]), torch.cat([self.R, self.L]))
 
     def with_input_bias(self, left: Tensor, right: Tensor) -> "CPTensor":
-        """D[(L x + left) * (R x + right)] as a layer on (1, x): L~ = [left L], R~ = [right R], left and right (hidden,).
-
-        Zeros lift a layer that has no biases.
-        """
+        """D[(L x + left) * (R x + right)] as a layer on (1, x): L~ = [left L], R~ = [right R]; left, right (hidden,), zeros for no bias."""
         self._require_vectors(self.hidden, left=left, right=right)
         return CPTensor(self.D, torch.cat([left.unsqueeze(1), self.L], dim=1), torch.cat([right.unsqueeze(1), self.R], dim=1))
 
@@ -238,10 +235,8 @@ class CPTensor:
         return self._with_units(torch.eye(self.out).to(self.D), list(range(1, self.width)), [0] * self.out)
 
     def with_constant(self) -> "CPTensor":
-        """(1, f(1, x)), for a lifted layer: one more hidden unit, 1 times 1, writes the new output slot 0.
-
-        So lifted layers stack: the next one finds its constant where it reads it. Add a residual before, not after.
-        """
+        """(1, f(1, x)), for a lifted layer: one more hidden unit, 1 times 1, writes the new output slot 0, where the next
+        lifted layer reads its constant. Add a residual before, not after."""
         below = CPTensor(torch.cat([torch.zeros_like(self.D[:1]), self.D]), self.L, self.R)
         return below._with_units(torch.eye(below.out, 1).to(self.D), [0], [0])
 

@@ -74,7 +74,7 @@ def hosvd(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None
     values = [value for squares, _ in spectra for value in squares.clamp_min(0).sqrt()]  # out of inference mode
     vectors = [columns for _, rows in spectra for columns in rows.clone().mT]
     factors = tuple(columns[:, :rank] for columns, rank in zip(vectors, wanted))
-    core = mode_products(found.layers, factors[0], factors[1:]).view(wanted)
+    core = mode_products(found.layers, factors).view(wanted)
     if found.exponent:
         core, values = restored(core, found.exponent, "tensor", "|T|"), [shifted(value, found.exponent) for value in values]
     return Tucker(core, factors, tuple(values), network)

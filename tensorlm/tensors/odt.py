@@ -58,16 +58,16 @@ def odt(tensor: CPTensor | ComposedTensor, ranks: int | tuple[int, ...] | None =
     """
     found = branch_grams(as_composed(tensor).layers)
     layers = _orthogonalised(list(found.layers))
-    values, bases = _wire_spectra(layers)
+    values, bases = zip(*_wire_spectra(layers))
     wanted = ranks_for("wire", ranks, tuple(layer.width for layer in found.layers))
     kept = tuple(min(rank, len(value)) for rank, value in zip(wanted, values))
     if found.exponent:
-        values = [restored(value, found.exponent, "tensor", "singular values") for value in values]
+        values = tuple(restored(value, found.exponent, "tensor", "singular values") for value in values)
         layers[-1] = CPTensor(restored(layers[-1].D, found.exponent, "tensor", "factors"), layers[-1].L, layers[-1].R)
     orthogonal = _turned(layers, [None, *bases[1:]])
     whole = [basis[:, :rank] for basis, rank in zip(bases, kept)]
     stack = _turned(layers, [whole[0] @ whole[0].mT if kept[0] < len(bases[0]) else None, *whole[1:]])
-    return ODT(orthogonal, stack, tuple(values), kept)
+    return ODT(orthogonal, stack, values, kept)
 
 
 def _orthogonalised(layers: list[CPTensor]) -> list[CPTensor]:
@@ -83,11 +83,10 @@ def _orthogonalised(layers: list[CPTensor]) -> list[CPTensor]:
     return layers
 
 
-def _wire_spectra(layers: list[CPTensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _wire_spectra(layers: list[CPTensor]) -> list[tuple[Tensor, Tensor]]:
     """Step 2, from the output down: for each wire its values, descending, and its basis, as columns. Above a wire is S of
     the layer with R_above, the triangle of all above, on its output; by symmetry both branches are alike."""
-    values: list[Tensor] = []
-    bases: list[Tensor] = []
+    found: list[tuple[Tensor, Tensor]] = []
     above = None
     for layer in reversed(layers):
         D = layer.D if above is None else above @ layer.D
@@ -95,9 +94,8 @@ def _wire_spectra(layers: list[CPTensor]) -> tuple[list[Tensor], list[Tensor]]:
         _, sizes, directions = torch.linalg.svd(torch.linalg.qr(stacked, mode="r").R)
         directions = settled(sizes, directions)
         above = sizes.unsqueeze(1) * directions
-        values.insert(0, sizes)
-        bases.insert(0, directions.mT)
-    return values, bases
+        found.insert(0, (sizes, directions.mT))
+    return found
 
 
 def _turned(layers: list[CPTensor], bases: list[Tensor | None]) -> ComposedTensor:

@@ -125,18 +125,13 @@ class RationalStack:
         unit = unit if 0 < unit < math.inf else 1.0
         numerator, denominator = torch.stack([x, unit * s]), x.new_ones(1)
         for block in self.blocks:
-            numerator, denominator = advance_along(block, numerator, denominator)
+            numerator, denominator = block.advance(numerator, denominator)
+            size = denominator.abs().max()
+            if not 0 < size < math.inf or not torch.isfinite(numerator).all():
+                raise ValueError("x and s must leave coefficients within the number range and a denominator other than 0, got "
+                                 f"{size.item()} for its largest coefficient: vectors of ordinary size, or eps above 0, will do")
+            numerator, denominator = numerator / size, denominator / size
         return Ratio(Polynomial(numerator, unit), Polynomial(denominator, unit))
-
-
-def advance_along(block: RationalBlock, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
-    """`RationalBlock.advance` on coefficients (n, width) and (m,), divided by one number; ValueError where that is 0."""
-    numerator, denominator = block.advance(numerator, denominator)
-    size = denominator.abs().max()
-    if not 0 < size < math.inf or not torch.isfinite(numerator).all():
-        raise ValueError("x and s must leave coefficients within the number range and a denominator other than 0, got "
-                         f"{size.item()} for its largest coefficient: vectors of ordinary size, or eps above 0, will do")
-    return numerator / size, denominator / size
 
 
 def remaining_root(reads: int) -> bool:

@@ -141,15 +141,14 @@ def _function_inner(a: ComposedTensor, b: ComposedTensor) -> tuple[Tensor, int]:
     operations = (a.layers[0].out * b.layers[0].out * a.width) ** 2
     require(operations <= MAX_OPERATIONS, "multiply-adds of a and b", operations, f"at most {MAX_OPERATIONS}: narrower layers will do")
     same, power = _network_inner(a, b)
-    lower, upper = ([_scaled(layer) for layer in pair] for pair in zip(a.layers, b.layers))
-    crossed = _crossed(*((first[0], second[0]) for first, second in zip(lower, upper)))
-    exponent = sum(2 * low + high for (_, low), (_, high) in zip(lower, upper))
+    layers, powers = zip(*map(_scaled, (*a.layers, *b.layers)))
+    crossed = _crossed(*(layer.symmetric() for layer in layers))
+    exponent = sum(powers) + sum(powers[::2])  # lower layers are read twice
     return shifted(same, power - exponent) / 3 + 2 * crossed / 3, exponent
 
 
-def _crossed(a: tuple[CPTensor, CPTensor], b: tuple[CPTensor, CPTensor]) -> Tensor:
-    """sum_o,mnpq U_omn V_opq tr(A_m B_q A_n B_p), where U, V are the upper layers' S, one m at a time."""
-    lower_a, lower_b, upper_a, upper_b = (layer.symmetric() for layer in (a[0], b[0], a[1], b[1]))
+def _crossed(lower_a: Tensor, upper_a: Tensor, lower_b: Tensor, upper_b: Tensor) -> Tensor:
+    """sum_o,mnpq U_omn V_opq tr(A_m B_q A_n B_p), where A, B and U, V are the lower and the upper layers' S, one m at a time."""
     require_affordable((len(lower_a), *lower_b.shape), lower_a.dtype, "narrower layers")
     products = lower_a.unsqueeze(1) @ lower_b  # A_n B_p: (n, p, width, width)
     total = products.new_zeros(())
@@ -172,9 +171,8 @@ def _cosine(product: Callable[[ComposedTensor, ComposedTensor], tuple[Tensor, in
 def _pair(a: Network, b: Network) -> tuple[ComposedTensor, ComposedTensor]:
     """Both as networks; raises unless they are finite and of one dtype, device and shape."""
     a, b = as_composed(a), as_composed(b)
-    for network in (a, b):
-        for number, layer in enumerate(network.layers):
-            require_finite_cp(f"layers[{number}]", layer)
+    for number, layer in (*enumerate(a.layers), *enumerate(b.layers)):
+        require_finite_cp(f"layers[{number}]", layer)
     require_same_kind(a=a.layers[0].D, b=b.layers[0].D)
     require(a.shape == b.shape, "shape of b", b.shape, f"{a.shape} like that of a")
     return a, b

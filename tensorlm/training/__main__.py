@@ -135,8 +135,7 @@ def corpus_choice(options: argparse.Namespace) -> dict[str, Any]:
     return choice
 
 
-def configurations(options: argparse.Namespace, changes: dict[str, dict[str, Any]],
-                   data: TokenData) -> tuple[ModelConfig, TrainConfig]:
+def configurations(options: argparse.Namespace, changes: dict[str, dict[str, Any]], data: TokenData) -> tuple[ModelConfig, TrainConfig]:
     """Model and training settings: the run's own when resuming, else preset and recipe; then the options."""
     given = {name: getattr(options, name) for name in (*COUNTS, "precision") if getattr(options, name) is not None}
     train_changes = {**given, **changes["train"]}

@@ -97,7 +97,12 @@ def load_checkpoint(path: str | os.PathLike, allow_nonfinite: bool = False) -> C
     Raises CheckpointError, which names file and defect, where there is none, or it is cut off, damaged, of another kind or version, or
     disagrees with its own configuration, or a weight is NaN or infinite (unless `allow_nonfinite`). No code in a file is ever run.
     """
-    path = find_checkpoint(Path(path))
+    path = Path(path)
+    if not path.is_file():  # in a run's folder the newest checkpoint, else the final model
+        folder, path = path, [path / FINAL_NAME, *checkpoints_in(path)][-1]
+        if not path.is_file():
+            what = "has no checkpoint" if folder.is_dir() else "does not exist"
+            raise CheckpointError(f"{folder}: {what}; expected a {SUFFIX} file or the folder of a training run")
     try:
         return _checked(path, allow_nonfinite)
     except (SafetensorError, OSError) as error:
@@ -157,17 +162,6 @@ def export_model(model: TensorTransformer, path: str | os.PathLike, card: dict[s
     path = save_checkpoint(path, stored, source=source, card=card)
     write_json(path.with_suffix(".json"), card)
     return path
-
-
-def find_checkpoint(path: Path) -> Path:
-    """`path` itself if it is a file; in a run's folder the newest checkpoint, else the final model."""
-    if path.is_file():
-        return path
-    found = [path / FINAL_NAME, *checkpoints_in(path)][-1]
-    if not found.is_file():
-        what = "has no checkpoint" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path}: {what}; expected a {SUFFIX} file or the folder of a training run")
-    return found
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

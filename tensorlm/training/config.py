@@ -15,7 +15,6 @@ NUMBER_RANGES: dict[str, dict[str, float]] = {
     **dict.fromkeys(("lr_matrix", "lr_embedding", "lr_bigram", "lr_head", "lr_scalar", "momentum", "weight_decay", "clip",
                      "norm_penalty", "sparsity"), dict(least=0)),
     "cooldown": dict(least=0, most=1), "skip_factor": dict(above=1), "constraint_size": dict(above=0)}
-STABLE_NORMS = ("rms",)
 
 LARGE: dict[str, Any] = dict(optimizer="muon", micro_batch=16, lr_matrix=0.02, lr_embedding=0.3, lr_bigram=0.1,
                              lr_head=0.004, lr_scalar=0.02, validate_every=500, checkpoint_every=250)
@@ -130,5 +129,5 @@ def recipe(preset: str, norm: str = "rms", **changes: Any) -> TrainConfig:
     (300, None, 1.0)
     """
     require_one_of("preset", preset, RECIPES)
-    guard = {} if norm in STABLE_NORMS else dict(clip=1.0, skip_factor=5.0)
+    guard = {} if norm == "rms" else dict(clip=1.0, skip_factor=5.0)
     return TrainConfig.from_dict({**RECIPES[preset], **guard, **changes})

@@ -8,9 +8,8 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,8 +93,7 @@ class LostPeerError(RuntimeError):
     """Another process of the run has ended, so that this one cannot go on."""
 
 
-@dataclass(frozen=True)
-class World:
+class World(NamedTuple):
     """This process among its peers: rows of a batch are shared out, gradients averaged. `size` 1: no torch.distributed."""
 
     rank: int = 0
@@ -154,8 +152,7 @@ def joined_world(device: str = "auto") -> Iterator[World]:
         if not any(word in str(error) for word in LOST_WORDS):
             raise
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise LostPeerError(f"rank {dist.get_rank()}: another process of this run has ended or cannot be reached "
-                            f"({reason})") from None
+        raise LostPeerError(f"rank {dist.get_rank()}: another process of this run has ended or cannot be reached ({reason})") from None
     finally:
         dist.destroy_process_group()
 

@@ -20,8 +20,7 @@ TAIL_BATCH, RANDOM_WINDOWS = 16, 32
 
 
 @torch.no_grad()
-def window_losses(model: nn.Module, windows: Tensor, batch_size: int | None = None,
-                  dtype: torch.dtype | None = None) -> Tensor:
+def window_losses(model: nn.Module, windows: Tensor, batch_size: int | None = None, dtype: torch.dtype | None = None) -> Tensor:
     """Mean nats per token of every window: (n, time + 1) tokens -> (n,) float64.
 
     The forward pass runs in `dtype` (None: float32), `batch_size` windows at a time (None: what is fast on the device).

@@ -6,9 +6,8 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tensorlm.checks import require
 from tensorlm.files import not_written, parse_json, write_csv, write_json
@@ -61,8 +60,7 @@ def read_log(path: Path) -> list[Row]:
         raise ValueError(f"{path}: is not the log of a run: {error}") from None
 
 
-@dataclass(frozen=True)
-class RunSettings:
+class RunSettings(NamedTuple):
     """What a run is: both configurations, the text it learns from, and notes for the card of its model."""
 
     model_config: ModelConfig
@@ -119,7 +117,7 @@ class RunFolder:
         with owned(self.path):
             self.require_free()  # another process may have begun and ended meanwhile
             configs = {"model_config": run.model_config.to_dict(), "train_config": run.train_config.to_dict()}
-            write_json(self.path / RUN_NAME, {**configs, "source": run.source, "card": run.card})
+            write_json(self.path / RUN_NAME, {**run._asdict(), **configs})
             yield
 
     @contextlib.contextmanager
@@ -137,7 +135,7 @@ class RunFolder:
         """The run that was started here; ValueError if there is none, CheckpointError if its file is damaged."""
         try:
             values = parse_json((self.path / RUN_NAME).read_text(encoding="utf-8"), RUN_NAME)
-            for name in ("model_config", "train_config", "source", "card"):
+            for name in RunSettings._fields:
                 require(isinstance(values[name], dict), name, values[name], "a JSON object")
             return RunSettings(ModelConfig.from_dict(values["model_config"]), TrainConfig.from_dict(values["train_config"]),
                                values["source"], values["card"])

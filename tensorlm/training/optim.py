@@ -13,9 +13,7 @@ from tensorlm.model import TensorTransformer
 from tensorlm.scaling import exponents, shifted
 from tensorlm.training.config import TrainConfig
 
-NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADAM_BETAS, ADAM_EPS = (0.8, 0.95), 1e-10
-ADAM_GROUPS = ("embedding", "bigram", "head", "scalar")
 OUTPUT_NAMES = ("D", "o")  # matrices that write into the residual stream and start at zero
 FACTOR_NAMES = ("D", "L", "R", "E")  # of an MLP: the factors of its CP form
 POWER_ITERATIONS = 12
@@ -34,7 +32,7 @@ def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     >>> bool((values > 0.5).all() and (values < 1.3).all())
     True
     """
-    a, b, c = NS_COEFFICIENTS
+    a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices if matrices.dtype == torch.float64 else matrices.float()
     x = shifted(x, -exponents(x, (1, 2))).to(dtype)
     norms = x.flatten(1).norm(dim=1).view(-1, 1, 1)
@@ -176,7 +174,7 @@ class Optimizers:
 def assert_covered(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> None:
     """Raise ValueError unless the groups hold every parameter of `model` exactly once."""
     for name in groups:
-        require_one_of("parameter group", name, ("matrix", *ADAM_GROUPS))
+        require_one_of("parameter group", name, ("matrix", "embedding", "bigram", "head", "scalar"))
     seen = [id(p) for params in groups.values() for p in params]
     for name, p in model.named_parameters():
         require(seen.count(id(p)) == 1, f"parameter {name}", seen.count(id(p)), "in exactly 1 optimiser group")

@@ -24,7 +24,6 @@ from tensorlm.training.folder import Row
 from tensorlm.training.optim import GUARD_STATE, MAX_SKIPS, Constraints, GradientGuard, Optimizers, anneal_at, lr_scale
 
 STATE_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq")
-ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 class TrainingError(RuntimeError):
@@ -134,8 +133,7 @@ class Trainer:
             raise TrainingError(f"step {step}: the last {self.guard.in_a_row} steps were skipped for their gradient", step)
         if self.tracks:
             self.model.update_norms(self.world.average_ if self.world.size > 1 else None)
-        for parameter in self.parameters:
-            parameter.grad = None
+        self.model.zero_grad()
         if self.scaler is not None:
             self.scaler.update()
         self.done += 1
@@ -253,7 +251,7 @@ def _restore_optimizers(trainer: Trainer, checkpoint: Checkpoint) -> None:
     owners = trainer.optimizers.owners
     if trainer.done > trainer.guard.skipped:  # a step was taken, and every step gives each parameter its state
         for name, (owner, _) in owners.items():
-            for key in ADAM_STATE if isinstance(owner, torch.optim.AdamW) else STATE_SHAPED[:1]:
+            for key in ("exp_avg", "exp_avg_sq", "step") if isinstance(owner, torch.optim.AdamW) else ("momentum_buffer",):
                 if f"{name}.{key}" not in checkpoint.optimizer:
                     raise CheckpointError(f"{checkpoint.path}: tensor 'optimizer.{name}.{key}' is missing")
     for full_name, value in checkpoint.optimizer.items():

@@ -6,7 +6,7 @@ import book_files
 import prose
 import pytest
 
-from tensorlm.notebook.session import recorded as read_recorded
+from tensorlm.notebook.session import RECORD, recorded as read_recorded
 
 ROOT = book_files.ROOT
 OTHERS = [page for page in book_files.markdown_pages() if page.exists()] + [ROOT / "README.md"]
@@ -14,7 +14,7 @@ OTHERS = [page for page in book_files.markdown_pages() if page.exists()] + [ROOT
 
 @functools.cache
 def recorded(chapter) -> dict[str, str]:
-    return read_recorded(book_files.stdout(book_files.read(chapter)))
+    return read_recorded(book_files.records(book_files.read(chapter)))
 
 
 def everywhere() -> dict[str, str]:
@@ -85,3 +85,10 @@ def test_numbers_of_another_chapter_are_found_by_its_name():
 def test_words_of_a_reader():
     assert prose.words("# A title\n\nOne [link](https://example.org/a/b) and $x$.\n\n"
                        "```python\nnot these words\n```\n<!-- nor these -->") == 6
+
+
+def test_recorded_numbers_are_of_a_type_that_no_front_end_shows():
+    assert book_files.RECORD == RECORD
+    for chapter in book_files.present():
+        outputs = [output for cell in book_files.code_cells(book_files.read(chapter)) for output in cell.outputs]
+        assert all(set(output.data) == {RECORD} for output in outputs if RECORD in output.get("data", {}))

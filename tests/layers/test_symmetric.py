@@ -54,8 +54,7 @@ def test_it_holds_every_bilinear_layer_and_cp_forms_are_made_from_its_tensor():
     back = CPTensor.from_dense(layer.tensor().detach())
     torch.testing.assert_close(back(x), bilinear(x), rtol=1e-10, atol=1e-10)
     assert eigen(back).values.shape == (4, 6)
-    with pytest.raises(ValueError, match="from_dense"):
-        CPTensor.from_layer(layer)
+    torch.testing.assert_close(CPTensor.from_layer(layer)(x), bilinear(x), rtol=1e-10, atol=1e-10)
 
 
 def test_a_turned_input_turns_the_stored_weights_and_plain_squares_would_not():

@@ -43,11 +43,12 @@ def test_setup_refuses_no_threads():
     (1.58749, 3, "x = 1.587"), (torch.tensor(0.5), 2, "x = 0.50"), (np.float32(2.0), 1, "x = 2.0"), (7, 3, "x = 7"),
     (np.int64(12345), 3, "x = 12345"), (3.21e-12, 1, "x = 3.2e-12"), (0.0, 2, "x = 0.00"), (-0.5, 1, "x = -0.5"),
 ])
-def test_records_read_back_what_they_print(value, digits, text, capsys):
+def test_records_read_back_what_they_store_and_print_nothing(value, digits, text, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(session, "display", lambda data, raw: shown.append(data))
     session.record("x", value, digits)
-    printed = capsys.readouterr().out.rstrip("\n")
-    assert printed == text
-    assert session.recorded(printed) == {"x": text.removeprefix("x = ")}
+    assert shown == [{session.RECORD: text}] and not capsys.readouterr().out
+    assert session.recorded(text) == {"x": text.removeprefix("x = ")}
 
 
 @pytest.mark.parametrize("name, value", [("1x", 1.0), ("a b", 1.0), ("", 1.0), ("x", float("nan")), ("x", float("inf"))])

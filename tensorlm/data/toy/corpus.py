@@ -21,7 +21,6 @@ from tensorlm.data.toy import language as lang
 from tensorlm.data.toy.language import BOOK_LANGUAGE, INDEX, RULES, WORDS, ToyLanguage
 
 BLOCK = 1024                # documents drawn at a time
-CACHED_BLOCKS = 4
 TRAIN, VALID = 0, 1         # streams of documents that never meet
 
 
@@ -113,7 +112,7 @@ def sample_documents(language: ToyLanguage, documents: int, length: int, seed: i
     return ToyBatch(language, *(torch.from_numpy(np.ascontiguousarray(array.T)) for array in (tokens, rows)))
 
 
-@lru_cache(maxsize=CACHED_BLOCKS)
+@lru_cache(maxsize=4)
 def _block(language: ToyLanguage, length: int, seed: int, split: int, block: int) -> ToyBatch:
     return sample_documents(language, BLOCK, length, seed, stream=(split, block))
 
@@ -167,8 +166,7 @@ class ToyData:
 
     def _documents(self, numbers: np.ndarray, length: int, seed: int, split: int) -> ToyBatch:
         blocks, places = np.divmod(numbers, BLOCK)
-        picked = [_block(self.language, length, seed, split, int(b)).pick(torch.from_numpy(places[blocks == b]))
-                  for b in np.unique(blocks)]
+        picked = [_block(self.language, length, seed, split, int(b)).pick(torch.from_numpy(places[blocks == b])) for b in np.unique(blocks)]
         return ToyBatch(self.language, *(torch.cat([getattr(p, name) for p in picked]) for name in ("tokens", "rows")))
 
     def encode(self, text: str) -> list[int]:

@@ -25,7 +25,7 @@ for every position the target distribution, its entropy (the Bayes floor) and th
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -129,7 +129,7 @@ class ToyLanguage:
         clause = {"the": 1 - self.p_name, **_uniform(NAMES, self.p_name)}
         opening = {"(": self.p_open, **{word: (1 - self.p_open) * p for word, p in clause.items()}}
         after_noun = [{"near": self.p_near, verb: 1 - self.p_near} for verb in ("is", "are")]
-        again = [{title: self.stickiness, **_uniform(_without(TITLES, title), 1 - self.stickiness)} for title in TITLES]
+        again = [{title: self.stickiness, **_uniform({*TITLES} - {title}, 1 - self.stickiness)} for title in TITLES]
         after_title = [{"and": self.p_and, **_weighted(VERBS, row, 1 - self.p_and)} for row in self.verb_table]
         blocks = [
             ("start", [_uniform(PLACES)]),
@@ -140,7 +140,7 @@ class ToyLanguage:
             ("adjective", [_weighted(ADJECTIVES, row) for row in self.adjective_table]),    # by is/are
             ("first", [_uniform(TITLES)]),
             ("induction", again),                                                       # by the title bound
-            ("suppression", [_uniform(_without(NAMES, name)) for name in NAMES]),       # by the name before
+            ("suppression", [_uniform({*NAMES} - {name}) for name in NAMES]),           # by the name before
             ("bigram", after_title),                                                    # by the title
             ("article", [{"a": 1.0}, {"the": 1.0}]),                                    # after a verb, after near
             ("skip", [_weighted(ANIMALS, row) for row in self.animal_table]),           # by the place
@@ -172,13 +172,8 @@ class ToyLanguage:
 BOOK_LANGUAGE = ToyLanguage()
 
 
-def _uniform(words: Iterable[str], total: float = 1.0) -> dict[str, float]:
-    words = tuple(words)
+def _uniform(words: Collection[str], total: float = 1.0) -> dict[str, float]:
     return {word: total / len(words) for word in words}
-
-
-def _without(words: tuple[str, ...], word: str) -> list[str]:
-    return [other for other in words if other != word]
 
 
 def _weighted(words: Iterable[str], weights: Iterable[float], total: float = 1.0) -> dict[str, float]:

@@ -46,18 +46,16 @@ def next_words(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> t
     """The exact distribution of the word after each document: (documents, length) -> (documents, 54); else ValueError."""
     documents = np.asarray(tokens)
     if documents.ndim != 2 or documents.shape[1] < 1 or documents.dtype.kind not in "iu" or (documents[:, 0] != INDEX["<doc>"]).any():
-        got = f"{documents.dtype} {documents.shape}"
-        raise ValueError(f"tokens must be whole numbers (documents, length), <doc> first, got {got}")
+        raise ValueError(f"tokens must be whole numbers (documents, length), <doc> first, got {documents.dtype} {documents.shape}")
     if documents.size and not (0 <= documents.min() and documents.max() < len(WORDS)):
         raise ValueError(f"tokens must lie from 0 to {len(WORDS) - 1}, got {documents.min()} to {documents.max()}")
     registers = Registers(language, len(documents))
-    for t, words in enumerate(documents.T):
-        if t:
-            impossible = language.distributions[registers.rows(), words] == 0
-            if impossible.any():
-                at = int(impossible.argmax())
-                raise ValueError(f"tokens: document {at} cannot go on with {WORDS[words[at]]!r} at position {t}")
-            registers.read(words)
+    for t, words in enumerate(documents.T[1:], 1):
+        impossible = language.distributions[registers.rows(), words] == 0
+        if impossible.any():
+            at = int(impossible.argmax())
+            raise ValueError(f"tokens: document {at} cannot go on with {WORDS[words[at]]!r} at position {t}")
+        registers.read(words)
     return torch.from_numpy(language.distributions[registers.rows()])
 
 
@@ -85,8 +83,8 @@ def skip_prompts(count: int, place: str = "sea", twin: str = "wood", seed: int =
     _require_words(lang.PLACES, place=place, twin=twin)
     draw = _Draws(count, seed)
     title = draw.word(lang.TITLES)
-    verb = lambda: draw.from_table(language.verb_table, lang.ORDER_IN_CLASS[title], lang.VERBS)
-    rest = [*_noun_clause(draw, language), draw.word(lang.NAMES), title, verb(), draw.fixed("a")]
+    rest = [*_noun_clause(draw, language), draw.word(lang.NAMES), title,
+            draw.from_table(language.verb_table, lang.ORDER_IN_CLASS[title], lang.VERBS), draw.fixed("a")]
     return _pairs([draw.fixed("<doc>")], draw.fixed(place), draw.fixed(twin), rest, language)
 
 

@@ -312,7 +312,7 @@
     var order, largest = logits[leader(logits)], total = 0, out = new Float64Array(logits.length), i;
     for (i = 0; i < logits.length; i += 1) { out[i] = Math.exp((logits[i] - largest) / temperature); }
     if (topK && topK < logits.length) {
-      order = Array.from(logits.keys()).sort(function (a, b) { return logits[b] - logits[a] || a - b; });
+      order = ordered(logits);
       order.slice(topK).forEach(function (token) { out[token] = 0; });
     }
     for (i = 0; i < out.length; i += 1) { total += out[i]; }
@@ -382,7 +382,7 @@
       },
       decode: function (tokens) {
         var spelled = Array.from(tokens, function (id) { return table.pieces[id]; }).join("");
-        return new TextDecoder().decode(Uint8Array.from(Array.from(spelled), function (letter) { return bytes.get(letter); }));
+        return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(Array.from(spelled), function (letter) { return bytes.get(letter); }));
       },
       apart: "",
       unknown: function () { return []; }
@@ -401,6 +401,33 @@
     };
   }
 
-  return { Model: Model, valuesAt: valuesAt, leader: leader, tippingPoints: tippingPoints, probabilities: probabilities, randomOf: randomOf,
+  // The model that a widget names: it stands in the widget, or in a file beside the book's pages that is loaded once.
+  var opened = {};
+
+  function open(wanted, then, fail) {
+    var store = window.tlmModels = window.tlmModels || {}, tag = "tlm-model-" + wanted.name, script = document.getElementById(tag);
+    function ready() {
+      opened[wanted.name] = opened[wanted.name] || new Model(wanted.page || store[wanted.name]);
+      then(opened[wanted.name]);
+    }
+    if (wanted.page || store[wanted.name]) { ready(); return; }
+    if (!script) {
+      script = document.createElement("script");
+      script.id = tag;
+      script.src = wanted.file;
+      document.head.appendChild(script);
+    }
+    script.addEventListener("load", ready);
+    script.addEventListener("error", function () {
+      fail("The weights lie beside the pages of the book, in " + wanted.file + ", and are not here: build the book, or run this cell in Jupyter.");
+    });
+  }
+
+  // A piece so that its blanks are seen, and the order of tokens from the most to the least likely.
+  function shown(piece) { return piece.replace(/\n/g, "\u23ce").replace(/ /g, "\u2423") || "\u2205"; }
+
+  function ordered(chances) { return Array.from(chances.keys()).sort(function (a, b) { return chances[b] - chances[a] || a - b; }); }
+
+  return { Model: Model, open: open, shown: shown, ordered: ordered, valuesAt: valuesAt, leader: leader, tippingPoints: tippingPoints, probabilities: probabilities, randomOf: randomOf,
     sample: sample };
 })()

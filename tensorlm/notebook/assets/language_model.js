@@ -2,35 +2,21 @@
   "use strict";
   var GRID = 400, CHECK = 1e-6, WAIT = 200;
 
-  function shown(piece) { return piece.replace(/\n/g, "\u23ce").replace(/ /g, "\u2423") || "\u2205"; }
-
   function start(root) {
     var one = function (key) { return root.querySelector("[data-" + key + "]"); };
     var data = JSON.parse(root.querySelector("script[data-tlm-data]").textContent), first = data.inputs[0];
-    var control = one("input"), made = {}, model = null, about = null, response = null, marks = [], timer = 0, frame = 0, writing = 0, checking = 0;
+    var control = one("input"), model = null, about = null, response = null, marks = [], timer = 0, frame = 0, writing = 0, checking = 0;
     var value = function (key) { return one(key).value; };
     var chosen = function () { return data.models[Number(value("model"))]; };
     var alpha = function () { return Number(control.value); };
 
     function say(key, words) { one(key).textContent = words; }
 
-    function fetched(wanted, then) {
-      var store = window.tlmModels = window.tlmModels || {}, tag = "tlm-model-" + wanted.name, script;
-      if (wanted.page || store[wanted.name]) { then(wanted.page || store[wanted.name]); return; }
-      script = document.getElementById(tag) || document.createElement("script");
-      script.addEventListener("load", function () { if (chosen() === wanted) { then(store[wanted.name]); } });
-      script.addEventListener("error", function () {
-        say("status", "The weights lie beside the pages of the book, in " + wanted.file + ", and are not here: build the book, or run this cell in Jupyter.");
-      });
-      if (script.id) { return; }
-      script.id = tag;
-      script.src = wanted.file;
-      document.head.appendChild(script);
-    }
-
     // What is added: a row for a pair of words, before a block, at the last place or at all.
     function direction() {
-      var parts = ["from", "to"].map(function (key) {
+      var preset = chosen().presets[Number(value("pair"))], parts;
+      if (preset && preset.vector) { return Float64Array.from(preset.vector); }
+      parts = ["from", "to"].map(function (key) {
         var tokens = model.tokens.encode(value(key)), total = new Float64Array(model.page.width);
         tokens.forEach(function (token) {
           var entered = model.enter(token, null).x;
@@ -67,7 +53,7 @@
       list();
     }
 
-    function piece(token) { return shown(model.tokens.decode([token])); }
+    function piece(token) { return engine.shown(model.tokens.decode([token])); }
 
     function strip(low, high) {
       var box = one("leads"), ends = [low].concat(marks.map(function (mark) { return mark.strength; }), [high]);
@@ -122,7 +108,7 @@
 
     function bars(logits, plain) {
       var now = engine.probabilities(logits, 1, 0), before = engine.probabilities(plain, 1, 0);
-      var order = Array.from(now.keys()).sort(function (a, b) { return now[b] - now[a] || a - b; });
+      var order = engine.ordered(now);
       var reach = Math.max(data.reach, now[order[0]], before[engine.leader(before)]);
       Array.prototype.forEach.call(root.querySelectorAll("[data-next]"), function (row, place) {
         var token = order[place], bar = row.querySelector("i");
@@ -193,18 +179,18 @@
     function choose() {
       var wanted = chosen();
       say("status", "Fetching the weights \u2026");
-      fetched(wanted, function (page) {
-        made[wanted.name] = made[wanted.name] || new engine.Model(page);
-        model = made[wanted.name];
+      engine.open(wanted, function (found) {
+        if (chosen() !== wanted) { return; }
+        model = found;
         root.tlm = { model: model, engine: engine };
         one("prompt").value = wanted.prompt;
-        fill("pair", wanted.pairs.map(function (pair) { return shown(pair[0]) + " \u2192 " + shown(pair[1]); }).concat(["your own"]));
-        fill("layer", page.blocks.map(function (block, i) { return "block " + i; }).concat(["the head"]));
-        one("layer").value = Math.min(data.layer, page.blocks.length);
+        fill("pair", wanted.presets.map(function (preset) { return preset.label; }).concat(["your own"]));
+        fill("layer", model.page.blocks.map(function (block, i) { return "block " + i; }).concat(["the head"]));
+        one("layer").value = data.layer;
         pair();
         again();
         root.dataset.ready = "yes";
-      });
+      }, function (words) { say("status", words); });
     }
 
     function fill(key, options) {
@@ -218,9 +204,9 @@
     }
 
     function pair() {
-      var words = chosen().pairs[Number(value("pair"))];
-      one("own").hidden = Boolean(words);
-      if (words) { one("from").value = words[0]; one("to").value = words[1]; }
+      var preset = chosen().presets[Number(value("pair"))];
+      one("own").hidden = Boolean(preset);
+      if (preset && preset.from) { one("from").value = preset.from; one("to").value = preset.to; }
     }
 
     apart(root);

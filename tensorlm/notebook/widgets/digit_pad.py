@@ -83,12 +83,9 @@ def kind_of(key: str) -> str:
 
 def _ranges(data: Data) -> dict[str, dict[str, float]]:
     """For each kind of number the length of a full bar, and the decimals that show 3 or 4 digits of the largest one."""
-    most = dict.fromkeys(("logit", "part", "lambda", "square"), 0.0)
-    for image in (np.array(each["ink"]) / INKS for each in data["examples"]):
-        for c in range(len(data["labels"])):
-            for key, number in evaluate(data, image, c).items():
-                if kind_of(key) in most:
-                    most[kind_of(key)] = float(np.maximum(most[kind_of(key)], abs(number)))  # nan stays
+    shown = [evaluate(data, np.array(each["ink"]) / INKS, c) for each in data["examples"] for c in range(len(data["labels"]))]
+    sizes = lambda kind: [abs(number) for numbers in shown for key, number in numbers.items() if kind_of(key) == kind]
+    most = {kind: float(np.max(sizes(kind))) for kind in ("logit", "part", "lambda", "square")}  # nan stays
     if not all(map(math.isfinite, most.values())):
         raise ValueError(page.OVERFLOW.format("logits of the examples"))
     most["logit"] = most["part"] = max(most["logit"], most["part"])
@@ -105,8 +102,7 @@ def _check_shapes(layer: Mapping[str, np.ndarray]) -> None:
     if fits and (len(D) > 20 or len(L) > 64 or values.shape[1] > 12):
         fits, wanted = False, "of 20 classes, 64 hidden units and 12 eigenvectors at most, to keep the page small"
     if not fits:
-        got = ", ".join(str(weights.shape) for weights in layer.values())
-        raise ValueError(f"shapes of {', '.join(layer)} must be {wanted}, got {got}")
+        raise ValueError(f"shapes of {', '.join(layer)} must be {wanted}, got {', '.join(str(part.shape) for part in layer.values())}")
 
 
 def _check_eigen(D: np.ndarray, L: np.ndarray, R: np.ndarray, values: np.ndarray, vectors: np.ndarray) -> None:
@@ -141,7 +137,7 @@ def html(widget: Widget) -> str:
         name=name, predicted=escape(shown["predicted"] or "nothing"), cells=_cells(name, ink), examples=buttons,
         logits=_logits(data, shown), why=_why(data, shown)).strip()
     return page.frame(widget, "pad", body, ["digit_pad.js"], look=" tlm-pad", styles=("digit_pad.css",),
-                      known={"stops": STOPS}, compact=True, still="it is a pad to draw on",
+                      known={"stops": STOPS}, still="it is a pad to draw on",
                       attributes=' data-lm-suppress-shortcuts="true"\n')
 
 

@@ -9,8 +9,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from html import escape
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tensorlm.checks import require, require_instance, require_number, require_one_of, require_whole
+from tensorlm.checks import as_array, require, require_instance, require_number, require_one_of, require_whole
 from tensorlm.files import write_atomically
 from tensorlm.notebook.widgets import page
 from tensorlm.notebook.widgets.page import Data, Widget
@@ -28,16 +28,16 @@ PLACES = {"all": "every piece", "last": "the last piece of the text"}
 ROWS = 8  # next pieces that are shown
 COUNT, MOST = 24, 400  # pieces that are written at once, and by "Write on"
 SAMPLES = 5
-SMALL = 2**16  # parameters of a model whose weights stand in the widget itself
 REACH = 0.25  # probability at which a bar is full, unless the largest is more
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A model that the page runs: a `TensorTransformer`, its tokenizer (`table()`), a text to begin with and pairs of words.
+    """A model that the page runs: a `TensorTransformer`, its tokenizer (`table()`), a text to begin with, and what to steer by.
 
-    `name` is that of its file. The page can run bilinear attention and bilinear MLPs with an untied head; ValueError names
-    another part of the model's configuration.
+    `name` is that of its file. `pairs` are words and those to put in their place, the vector being the difference of their
+    input rows; `vectors`, which come first, are named ones (width,). The page can run bilinear attention and bilinear MLPs
+    with an untied head; ValueError names another part of the model's configuration.
     """
 
     name: str
@@ -46,18 +46,23 @@ class Speaker:
     codec: Any
     prompt: str
     pairs: Sequence[tuple[str, str]]
+    vectors: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in ("name", "title", "prompt"):
-            require_instance(field, getattr(self, field), str)
-        fits = len(self.pairs) > 0 and all(len(pair) == 2 and all(map(self.codec.encode, pair)) for pair in self.pairs)
-        require(fits, "pairs", self.pairs, "at least one pair of words that the tokenizer knows")
+        for each in ("name", "title", "prompt"):
+            require_instance(each, getattr(self, each), str)
+        fits = all(len(pair) == 2 and all(map(self.codec.encode, pair)) for pair in self.pairs)
+        wanted = "pairs of words that the tokenizer knows, one at least without vectors"
+        require(fits and (self.pairs or self.vectors), "pairs", self.pairs, wanted)
+        for name, vector in self.vectors.items():
+            has_width = as_array(vector, f"vector {name!r}").shape == (self.model.config.width,)
+            require(has_width, f"vector {name!r}", vector, f"of shape ({self.model.config.width},)")
         require(len(self.codec.encode(self.prompt)) > 0, "prompt", self.prompt, "a text of at least one token")
         config = self.model.config
-        for part, wanted in (("attention", ("bilinear",)), ("mlp", ("bilinear",)), ("head", ("untied",)), ("bigram", ("none",)),
+        for part, kinds in (("attention", ("bilinear",)), ("mlp", ("bilinear",)), ("head", ("untied",)), ("bigram", ("none",)),
                              ("shortcut", ("none",)), ("value_residual", ("none",)), ("input_norm", ("rows",)),
                              ("norm", ("anneal", "rms", "none")), ("qk_norm", ("anneal", "rms", "none"))):
-            require_one_of(f"{part} of {self.name}", getattr(config, part), wanted)
+            require_one_of(f"{part} of {self.name}", getattr(config, part), kinds)
         require("rope" not in config.positions, f"positions of {self.name}", config.positions, "without rope")
 
     def page(self) -> dict[str, Any]:
@@ -79,16 +84,27 @@ class Speaker:
             "dtype": "float16" if halves else "float32", "shapes": {name: list(value.shape) for name, value in arrays.items()},
             "weights": base64.b64encode(packed).decode()}
 
-    def probabilities(self, strength: float, layer: int, place: str) -> np.ndarray:
-        """Of every next piece after `prompt`, with the first pair's vector before block `layer`: (vocab,), by the model itself."""
+    def presets(self) -> list[dict[str, Any]]:
+        """What the page offers to steer by: a name and a vector, or two words."""
+        named = [{"label": name, "vector": page.plain(as_array(vector, name))} for name, vector in self.vectors.items()]
+        return named + [{"label": f"{_shown(old)} → {_shown(new)}", "from": old, "to": new} for old, new in self.pairs]
+
+    def probabilities(self, strength: float, layer: int, place: str, share: float = 1.0) -> np.ndarray:
+        """Of every next piece after `prompt`, with the first vector before block `layer`: (vocab,), by the model itself.
+
+        `share` is that of the constant in norms that were annealed.
+        """
         import torch
 
         model, tokens = self._wide, torch.tensor([self.codec.encode(self.prompt)])
+        model.set_anneal(share)
         with torch.no_grad():
-            old, new = (model.input_site(model.embed(torch.tensor([self.codec.encode(word)]).mT)).mean((0, 1)) for word in self.pairs[0])
+            row = lambda word: model.input_site(model.embed(torch.tensor([self.codec.encode(word)]).mT)).mean((0, 1))
+            first = self.presets()[0]
+            vector = torch.tensor(first["vector"], dtype=torch.float64) if "vector" in first else row(first["to"]) - row(first["from"])
             mask = torch.ones(tokens.shape[1], 1, dtype=torch.float64)
             mask[: -1 if place == "last" else 0] = 0
-            x = model.run(tokens, add={layer: strength * mask * (new - old)}).x
+            x = model.run(tokens, add={layer: strength * mask * vector}).x
             return model.unembed(x)[0, -1].softmax(-1).numpy()
 
     @cached_property
@@ -116,7 +132,7 @@ def language_model(name: str, speakers: Sequence[Speaker], layer: int = 1, place
     """Models to type to, to steer, and to read: the next pieces, what they write, and where a vector turns them over.
 
     alpha times the difference of two words' rows joins the stream before block `layer`, at `place` "all" or "last". `inside`
-    puts the weights into the widget; None does so where a kernel of JupyterLab or Colab shows it, and for small models.
+    puts the weights into the widget; None does so where a kernel of JupyterLab or Colab shows it.
     `evaluate(strength)` gives the probabilities of all next pieces that the page shows first. ValueError names the argument.
     """
     fits = isinstance(speakers, Sequence) and speakers and all(isinstance(each, Speaker) for each in speakers)
@@ -129,11 +145,46 @@ def language_model(name: str, speakers: Sequence[Speaker], layer: int = 1, place
                   partial(_evaluate, speakers[0]), partial(_html, speakers[0]))
 
 
+def fading(name: str, normed: Speaker, polynomial: Speaker, title: str = "A norm that fades", inside: bool | None = None) -> Widget:
+    """A model with norms beside one whose norms fade into constants: what both expect next, at each share `a` of the constant.
+
+    `polynomial` was trained with norm "anneal". `evaluate(a)` gives the probabilities of its next pieces. `inside` as in
+    `language_model`. ValueError where a model has other norms.
+    """
+    for each, kind in ((normed, "rms"), (polynomial, "anneal")):
+        require_instance(kind, each, Speaker)
+        require_one_of(f"norm of {each.name}", each.model.config.norm, (kind,))
+    control, models = page.range_input("share", "a", 0.0, 1.0, 0.01, 1.0), [_known(each, inside) for each in (normed, polynomial)]
+    return Widget("FadingNorms", name, {"title": title, "inputs": [control], "models": models}, partial(_evaluate_share, polynomial),
+                  partial(_fading_html, (normed, polynomial)))
+
+
+def _evaluate_share(speaker: Speaker, data: Data, share: float) -> dict[str, float]:
+    chances = speaker.probabilities(0.0, 0, "all", require_number("share", share, 0.0, most=1.0))
+    return {speaker.codec.decode([token]): float(chances[token]) for token in np.argsort(-chances, kind="stable")}
+
+
+def _fading_html(speakers: tuple[Speaker, Speaker], widget: Widget) -> str:
+    name, data, tables = widget.name, widget.data, []
+    for number, (speaker, caption) in enumerate(zip(speakers, ("With norms", "Its norms fade"))):
+        rows = [f'<tr data-of="{number}"><th scope="row">{escape(_shown(piece))}</th><td class="tlm-chance" aria-hidden="true"><span>'
+                f'<i style="width:{100 * chance:.3g}%"></i></span></td><td class="tlm-number" data-now>{chance:.3f}</td></tr>'
+                for piece, chance in list(_evaluate_share(speaker, data, 1.0).items())[:ROWS - 2]]
+        tables.append(page.table(caption, ["next", "", "probability"], rows, wide=False))
+    body = [
+        f'<div class="tlm-field"><label for="tlm-{name}-prompt">Text</label><input id="tlm-{name}-prompt" data-prompt autocomplete="off" '
+        f'value="{escape(speakers[1].prompt)}"></div>', page.control(name, data["inputs"][0]),
+        '<p class="tlm-status" data-status role="status"></p>', f'<div class="tlm-two">{"".join(tables)}</div>',
+        "<p>Behind the last word, before each later block, r / c: <span data-ratio></span></p>",
+        _samples(speakers[1], data, _evaluate_share)]
+    return page.frame(widget, "fades", "\n".join(body), ["fading.js", page.lean("engine.js")], " tlm-stack tlm-speaks",
+                      ("stacked_parts.css", "language_model.css"), still="the models run")
+
+
 def _known(speaker: Speaker, inside: bool | None) -> dict[str, Any]:
     """What the widget says of a model, with its weights or with the place of their file."""
-    live = "google.colab" in sys.modules or "JPY_SESSION_NAME" in os.environ
-    holds = live or speaker.model.parameter_count() < SMALL if inside is None else inside
-    known = {"name": speaker.name, "title": speaker.title, "prompt": speaker.prompt, "pairs": [list(pair) for pair in speaker.pairs]}
+    holds = "google.colab" in sys.modules or "JPY_SESSION_NAME" in os.environ if inside is None else inside
+    known = {"name": speaker.name, "title": speaker.title, "prompt": speaker.prompt, "presets": speaker.presets()}
     return {**known, "page": speaker.page()} if holds else {**known, "file": f"{FOLDER}/{speaker.name}.js"}
 
 
@@ -144,15 +195,16 @@ def _evaluate(first: Speaker, data: Data, strength: float) -> dict[str, float]:
 
 def _html(first: Speaker, widget: Widget) -> str:
     name, data, blocks = widget.name, widget.data, len(first.model.blocks)
-    titles, pairs = [each["title"] for each in data["models"]], [f"{_shown(old)} → {_shown(new)}" for old, new in first.pairs]
+    titles, presets = [each["title"] for each in data["models"]], [each["label"] for each in data["models"][0]["presets"]]
+    old, new = first.pairs[0] if first.pairs else ("", "")
     layers = [*(f"block {number}" for number in range(blocks)), "the head"]
     body = page.asset("language_model.html").format(
         name=name, several=' hidden=""' * (len(titles) == 1), models=_options(dict(enumerate(titles)), 0), prompt=escape(first.prompt),
-        pairs=_options(dict(enumerate([*pairs, "your own"])), 0), old=escape(first.pairs[0][0]), new=escape(first.pairs[0][1]),
+        pairs=_options(dict(enumerate([*presets, "your own"])), 0), old=escape(old), new=escape(new),
         layers=_options(dict(enumerate(layers)), data["layer"]), places=_options(PLACES, data["place"]),
-        control=page.control(name, data["inputs"][0]), next=_next(first, data), samples=_samples(first, data))
-    return page.frame(widget, "speaks", body.strip(), ["language_model.js", page.asset("engine.js").strip()], " tlm-stack tlm-speaks",
-                      ("stacked_parts.css", "language_model.css"), compact=True, still="the model runs")
+        control=page.control(name, data["inputs"][0]), next=_next(first, data), samples=_samples(first, data, _evaluate))
+    return page.frame(widget, "speaks", body.strip(), ["language_model.js", page.lean("engine.js")], " tlm-stack tlm-speaks",
+                      ("stacked_parts.css", "language_model.css"), still="the model runs")
 
 
 def _options(words: Mapping[Any, str], chosen: Any) -> str:
@@ -171,13 +223,13 @@ def _next(first: Speaker, data: Data) -> str:
     return page.table(caption, ["piece", "", "steered", "plain"], rows, wide=False).replace("<table>", '<table class="tlm-next">')
 
 
-def _samples(first: Speaker, data: Data) -> str:
+def _samples(speaker: Speaker, data: Data, evaluate: Callable) -> str:
     control, rows = data["inputs"][0], []
-    for strength in np.linspace(control["low"], control["high"], SAMPLES):
-        likely = list(_evaluate(first, data, float(strength)).items())[:3]
-        rows.append([f"{strength:.4g}", *(f"<code>{escape(_shown(piece))}</code> {chance:.3f}" for piece, chance in likely)])
+    for place in np.linspace(control["low"], control["high"], SAMPLES):
+        likely = list(evaluate(speaker, data, float(place)).items())[:3]
+        rows.append([f"{place:.4g}", *(f"{_shown(piece)} {chance:.3f}" for piece, chance in likely)])
     heads = [control["label"], "most likely piece", "second", "third"]
-    return page.samples(f", after: {escape(first.prompt)}", heads, rows)
+    return page.samples(f", after: {_shown(speaker.prompt)}", heads, rows)
 
 
 def _shown(piece: str) -> str:

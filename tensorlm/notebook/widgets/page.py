@@ -64,24 +64,33 @@ class Widget:
 
 
 def frame(widget: Widget, marker: str, body: str, script: Sequence[str], look: str = "", styles: Sequence[str] = (),
-          known: Data | None = None, compact: bool = False, still: str = "it moves", attributes: str = "") -> str:
+          known: Data | None = None, still: str = "it moves", attributes: str = "") -> str:
     """The whole widget as one string, the same for the same data; ids start with `tlm-NAME`.
 
     `script` is the file that moves it, and what that takes beside the name and `apart.js` (own ids for a second copy).
     `known` is what the page knows beside the data. `still` says what an untrusted notebook, where no script runs, lacks.
     """
     name, (file, *arguments) = widget.name, script
-    data = json.dumps({**widget.data, **(known or {})}, allow_nan=False, separators=(",", ":") if compact else None)
-    arguments = [json.dumps(name), asset("apart.js").strip(), *arguments]
+    data = json.dumps({**widget.data, **(known or {})}, allow_nan=False, separators=(",", ":"))
+    arguments = [json.dumps(name), lean("apart.js"), *arguments]
     return asset("widget.html").format(
-        name=name, look=look, marker=marker, attributes=attributes, styles="".join(map(asset, ("slider.css", *styles))),
+        name=name, look=look, marker=marker, attributes=attributes, styles="\n".join(map(lean, ("slider.css", *styles))),
         body=body, still=still, title=escape(widget.data["title"]), data=data.replace("<", chr(92) + "u003c"),
-        script=asset(file).strip(), arguments=", ".join(arguments)).strip()
+        script=lean(file), arguments=", ".join(arguments)).strip()
 
 
-def strength_frame(widget: Widget, marker: str, body: str, script: str, points: int) -> str:
-    return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), asset(script).strip()],
+def strength_frame(widget: Widget, marker: str, lists: Iterable[str], tables: Iterable[str], script: str, points: int) -> str:
+    """The frame of a widget with lists of options, one range input, and below them what these change."""
+    body = "\n".join([*lists, control(widget.name, widget.data["inputs"][0]), *tables])
+    return frame(widget, marker, body, ["strength.js", json.dumps(f"data-tlm-{marker}"), lean(script)],
                  " tlm-stack", ("stacked_parts.css",), {"frame": FRAME, "points": points})
+
+
+@functools.cache
+def lean(file: str) -> str:
+    """A script or style without its indentation and the lines that are comments: what a page takes along, shorter."""
+    lines = map(str.strip, asset(file).splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
 
 
 @functools.cache
@@ -129,8 +138,7 @@ def chosen_options(chosen: Any, counts: Sequence[int]) -> list[int]:
 
 
 def require_names(name: str, value: Any, most: int) -> None:
-    fits = isinstance(value, Mapping) and all(isinstance(key, str) and key.strip() for key in value)
-    fits = fits and 1 <= len(value) <= most
+    fits = isinstance(value, Mapping) and 1 <= len(value) <= most and all(isinstance(key, str) and key.strip() for key in value)
     require(fits, name, value, f"a mapping of 1 to {most} names")
 
 
@@ -149,8 +157,9 @@ def table(caption: str, head: Sequence[str], rows: Iterable[str], live: bool = F
 
 
 def samples(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
-    inner = table(f"Computed beforehand{caption}", head, lines)
+    """A folded table of words and numbers as plain text, which is escaped here."""
+    lines = ["<tr>" + "".join(f"<td>{escape(words)}</td>" for words in row) + "</tr>" for row in rows]
+    inner = table(f"Computed beforehand{escape(caption)}", list(map(escape, head)), lines)
     return f'<details><summary>Sample values as a table</summary><div class="tlm-scroll">{inner}</div></details>'
 
 

@@ -98,8 +98,7 @@ def _fraction(label: str, coefficients: Sequence[Any], low: float, high: float) 
     above, below = (as_array(side, f"curves: {label!r}") for side in (coefficients if pair else (coefficients, [1.0])))
     fits = above.ndim == below.ndim == 1 and above.size and below.any()
     require(fits, f"curves: {label!r}", coefficients, "at least one coefficient, and a denominator other than 0")
-    numerator, denominator = (page.plain(side, page.powers(len(side), low, high)) for side in (above, below))
-    return {"numerator": numerator, "denominator": denominator}
+    return {name: page.plain(side, page.powers(len(side), low, high)) for name, side in (("numerator", above), ("denominator", below))}
 
 
 def _box(data: Data, y: tuple[float, float] | None) -> dict[str, Any]:
@@ -162,10 +161,8 @@ def _bilinear(data: Data, start: Shown) -> str:
 
 def _scale(data: Data, start: Shown) -> str:
     rows = [_row(k, start, data["bounds"], f"c{k}", f"s{k}") for k in range(1, len(data["L"]) + 1)]
-    labels = ("f", "f(ax), summed over the units"), ("a2f", SUMS["a2f"])
-    sums = [_row(label, start, data["bounds"], key) for key, label in labels]
-    head = ["unit", "", "contribution", "", "share"]
-    return (page.table("Contribution of each hidden unit at ax, and its share", head, rows)
+    sums = [_row(label, start, data["bounds"], key) for key, label in (("f", "f(ax), summed over the units"), ("a2f", SUMS["a2f"]))]
+    return (page.table("Contribution of each hidden unit at ax, and its share", ["unit", "", "contribution", "", "share"], rows)
             + page.table("The output", ["", "", "value"], sums, live=True))
 
 
@@ -173,8 +170,7 @@ def _polynomial(data: Data, start: Shown) -> str:
     box, first = data["box"], data["inputs"][0]
     plot, parts, rows = Plot(first["low"], first["high"], first["label"], box["min"], box["max"]), [], []
     labels = [escape(curve["label"]) for curve in data["curves"]]
-    looks = zip(palette.values(), page.DASHES)
-    for (key, value), label, heights, (colour, dash) in zip(start.items(), labels, box["heights"], looks):
+    for (key, value), label, heights, colour, dash in zip(start.items(), labels, box["heights"], palette.values(), page.DASHES):
         height, seen = (value, "visible") if value is not None and plot.inside(value) else (plot.top, "hidden")
         parts.append(f'<path d="{plot.path(heights)}" {page.STROKE.format(colour, 2, dash)}/>'
                      + plot.dot(key, first["start"], height, colour, 5, f' visibility="{seen}"'))
@@ -188,6 +184,6 @@ def _samples(data: Data) -> str:
     points = [starts] + [starts[:i] + [float(a)] + starts[i + 1:] for i, each in enumerate(data["inputs"])
                          for a in np.linspace(each["low"], each["high"], 5)]
     wanted = [key for key in evaluate(data, starts) if key[0] in "fy" or key == "a2f"]
-    names = [escape(data["curves"][int(key[1:]) - 1]["label"]) if key[0] == "y" else SUMS.get(key, key) for key in wanted]
+    names = [data["curves"][int(key[1:]) - 1]["label"] if key[0] == "y" else SUMS.get(key, key) for key in wanted]
     rows = [[f"{a:.4g}" for a in point] + [text(evaluate(data, point)[key]) for key in wanted] for point in points]
-    return page.samples("", [escape(each["label"]) for each in data["inputs"]] + names, rows)
+    return page.samples("", [each["label"] for each in data["inputs"]] + names, rows)

@@ -65,31 +65,29 @@ def _scale(control: Data, rows: np.ndarray, powers: list[int]) -> dict[str, floa
 
 
 def html(widget: Widget) -> str:
-    data, chosen = widget.data, [0] * len(widget.data["choices"])
-    shown, name = evaluate(data, data["inputs"][0]["start"], chosen), widget.name
-    lists = (page.choice(name, f"choice{i}", str(i), *each.values()) for i, each in enumerate(data["choices"]))
-    body = "\n".join([*lists, page.control(name, data["inputs"][0]), _parts(data, shown, chosen), _samples(data)])
-    return page.strength_frame(widget, "stack", body, "stacked_parts.js", POINTS)
+    data = widget.data
+    lists = (page.choice(widget.name, f"choice{i}", str(i), *each.values()) for i, each in enumerate(data["choices"]))
+    return page.strength_frame(widget, "stack", lists, [_parts(data), _samples(data)], "stacked_parts.js", POINTS)
 
 
-def _looks(data: Data) -> list[tuple[str, str, str, str]]:
-    labels = [escape(part["label"]) for part in data["parts"]]
-    keys = [f"p{i}" for i in range(1, len(labels) + 1)]
-    return [*zip(keys, labels, COLOURS, page.DASHES[1:]), ("sum", escape(data["total"]), palette["black"], "")]
+def _names(data: Data) -> list[str]:
+    return [*(part["label"] for part in data["parts"]), data["total"]]
 
 
-def _parts(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
-    first, hidden, rows = data["inputs"][0], ' display="none"', []
+def _parts(data: Data) -> str:
+    first, chosen, hidden, rows = data["inputs"][0], [0] * len(data["choices"]), ' display="none"', []
+    here, names, count = evaluate(data, first["start"], chosen), list(map(escape, _names(data))), len(data["parts"])
+    looks = [*zip(COLOURS[:count], page.DASHES[1:]), (palette["black"], "")]
     plots = [Plot(first["low"], first["high"], first["label"], each["min"], each["max"]) for each in data["scales"]]
     columns = [evaluate(data, float(a), chosen) for a in np.linspace(first["low"], first["high"], POINTS)]
     parts = [f'<g data-axes="{i}"{hidden * (i > 0)}>{plot.axes()}</g>' for i, plot in enumerate(plots)]
     parts.append(plots[0].here(first["start"]))
-    for key, name, colour, dash in _looks(data):
+    for key, name, (colour, dash) in zip(here, names, looks):
         path = plots[0].path([column[key] for column in columns])
         parts.append(f'<path data-curve="{key}" d="{path}" {page.STROKE.format(colour, 3 if key == "sum" else 2, dash)}/>'
                      + plots[0].dot(key, first["start"], here[key], colour))
         rows.append((key, colour, f"{page.SWATCH.format(colour, dash)} {name}"))
-    picture = page.PICTURE.format("Curves: " + ", ".join(name for _, name, _, _ in _looks(data)), "".join(parts))
+    picture = page.PICTURE.format("Curves: " + ", ".join(names), "".join(parts))
     bars = page.stacked_bars(rows, here, data["scales"][0]["reach"])
     table = page.table("Each part starts where the one above it ends", ["part", "", "value"], bars, live=True)
     return f"{picture}\n{table}"
@@ -97,10 +95,8 @@ def _parts(data: Data, here: Mapping[str, float], chosen: Sequence[int]) -> str:
 
 def _samples(data: Data) -> str:
     first, (*others, last) = data["inputs"][0], data["choices"]
-    rows = []
-    for option, words in enumerate(last["options"]):
-        for a in np.linspace(first["low"], first["high"], 5):
-            shown = evaluate(data, float(a), [0] * len(others) + [option])
-            rows.append([escape(words), f"{a:.4g}", *(page.rounded(value, signed=True) for value in shown.values())])
-    heads = [escape(last["label"]), escape(first["label"]), *(name for _, name, _, _ in _looks(data))]
-    return page.samples("".join(f", {escape(each['label'])}: {escape(each['options'][0])}" for each in others), heads, rows)
+    shown = lambda a, option: evaluate(data, float(a), [0] * len(others) + [option]).values()
+    rows = [[words, f"{a:.4g}", *(page.rounded(value, signed=True) for value in shown(a, option))]
+            for option, words in enumerate(last["options"]) for a in np.linspace(first["low"], first["high"], 5)]
+    caption = "".join(f", {each['label']}: {each['options'][0]}" for each in others)
+    return page.samples(caption, [last["label"], first["label"], *_names(data)], rows)

@@ -59,8 +59,7 @@ def steer(name: str, prompts: Sequence[Prompt], vectors: Sequence[str], logits: 
         require(all(len(rows) == len(labels) for rows in ways), f"paths of {prompt.text!r}", list(map(len, ways)),
                 f"{len(labels)} rows, one a label")
     control = page.range_input("strength", variable, low, high, step, start)
-    plain = lambda rows: page.plain(rows, page.powers(rows.shape[-1], low, high), DIGITS)
-    stored = lambda table: [list(map(plain, row)) for row in table]
+    stored = lambda table: [[page.plain(rows, page.powers(rows.shape[-1], low, high), DIGITS) for rows in row] for row in table]
     shown = [{"text": each.text, "contest": each.contest, "words": [*each.words], "tokens": [*each.words.values()]} for each in prompts]
     return Widget("SteeredWords", name, {
         "kind": "steered", "title": title, "inputs": [control], "prompts": shown, "vectors": vectors, "labels": labels,
@@ -72,8 +71,7 @@ def _tables(kind: str, given: Any, counts: tuple[int, int]) -> list[list[np.ndar
         tables = [[as_array(rows, kind) for rows in row] for row in given]
     except (TypeError, RuntimeError):  # what cannot be iterated over
         tables = []
-    fits = [len(row) for row in tables] == [counts[1]] * counts[0]
-    fits = fits and all(rows.ndim == 2 and rows.size for row in tables for rows in row)
+    fits = list(map(len, tables)) == [counts[1]] * counts[0] and all(rows.ndim == 2 and rows.size for row in tables for rows in row)
     require(fits, kind, given, f"{counts[0]} x {counts[1]} tables, one a prompt and vector, each of two axes, not empty")
     return tables
 
@@ -97,12 +95,12 @@ def _reach(control: Data, row: list[np.ndarray]) -> float:
 
 
 def html(widget: Widget) -> str:
-    name, data = widget.name, widget.data
+    data = widget.data
     here = evaluate(data, data["inputs"][0]["start"], (0, 0))
     lists = {"prompt": [each["text"] for each in data["prompts"]], "vector": data["vectors"]}
-    body = "\n".join([*(page.choice(name, label, label, label, options) for label, options in lists.items()),
-                      page.control(name, data["inputs"][0]), _words(data, here), _paths(data, here), _samples(data)])
-    return page.strength_frame(widget, "steer", body, "steered_words.js", POINTS)
+    choices = (page.choice(widget.name, label, label, label, options) for label, options in lists.items())
+    tables = [_words(data, here), _paths(data, here), _samples(data)]
+    return page.strength_frame(widget, "steer", choices, tables, "steered_words.js", POINTS)
 
 
 def _words(data: Data, here: Mapping[str, float]) -> str:
@@ -132,11 +130,8 @@ def _paths(data: Data, here: Mapping[str, float]) -> str:
 
 
 def _samples(data: Data) -> str:
-    first, prompt, rows = data["inputs"][0], data["prompts"][0], []
+    first, prompt = data["inputs"][0], data["prompts"][0]
     written = lambda key, value: page.rounded(value, 3) if key[0] == "w" else page.rounded(value, signed=True)
-    for number, vector in enumerate(data["vectors"]):
-        for a in np.linspace(first["low"], first["high"], 5):
-            shown = evaluate(data, float(a), (0, number))
-            rows.append([escape(vector), f"{a:.4g}", *map(written, shown, shown.values())])
-    heads = ["vector", first["label"], *prompt["words"], *data["labels"], "all of it"]
-    return page.samples(f", after: {escape(prompt['text'])}", [escape(words) for words in heads], rows)
+    rows = [[vector, f"{a:.4g}", *(written(*pair) for pair in evaluate(data, float(a), (0, number)).items())]
+            for number, vector in enumerate(data["vectors"]) for a in np.linspace(first["low"], first["high"], 5)]
+    return page.samples(f", after: {prompt['text']}", ["vector", first["label"], *prompt["words"], *data["labels"], "all of it"], rows)

@@ -109,8 +109,7 @@ def ladder_ratio(points: Points, base: Points) -> float:
     require(points and base, "points", [points, base], "two ladders of at least one each")
     loss = max(points[-1][1], base[-1][1])
     mine, other = (crossing(side, loss, "log") for side in (points, base))
-    if mine is None or other is None:
-        raise ValueError(f"loss {loss}: one of the two never reaches it")
+    assert mine is not None and other is not None  # each begins at or above that loss and ends at or below it
     return mine / other
 
 
@@ -164,11 +163,8 @@ class Table:
     def to_target(self, arm: str, loss: float, by: str = "step") -> pd.Series:
         """What each seed's longest run had spent when its curve came down to `loss`; NaN where it never did."""
         require_one_of("by", by, MEASURES)
-        found = {}
-        for seed, runs in self._of(arm, "curve").groupby("seed"):
-            run = runs[runs["steps"] == runs["steps"].max()]
-            found[seed] = crossing(list(zip(run[by].tolist(), run["loss"].tolist())), loss)
-        return pd.Series(found, dtype=float)
+        longest = {seed: runs[runs["steps"] == runs["steps"].max()] for seed, runs in self._of(arm, "curve").groupby("seed")}
+        return pd.Series({seed: crossing(list(zip(run[by], run["loss"])), loss) for seed, run in longest.items()}, dtype=float)
 
     def equal_seconds(self, clock: str = "cpu_seconds") -> tuple[float, pd.DataFrame]:
         """(seconds, losses): the longest time that all ladders reach, and the losses there, interpolated in log seconds.
@@ -181,10 +177,8 @@ class Table:
         seconds = min(points[-1][0] for points in ladders.values())
         shortest = max(points[0][0] for points in ladders.values())
         require(seconds >= shortest, "seconds", seconds, "at least those of every arm's shortest run")
-        losses = {}
-        for key, points in ladders.items():
-            x, loss = np.array(points).T
-            losses[key] = float(np.interp(math.log(seconds), np.log(x), loss))
+        losses = {key: np.interp(math.log(seconds), np.log([x for x, _ in points]), [loss for _, loss in points])
+                  for key, points in ladders.items()}
         return seconds, pd.Series(losses).unstack(0)[self.arms]
 
     def steps_ratio(self, arm: str, base: str, by: str = "step", level: float = LEVEL) -> Ratio:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -113,8 +113,7 @@ class Experiment:
                     f"within {self.matched:.1%} (matched) of the {goal} of {self.baseline!r}")
 
 
-@dataclass(frozen=True)
-class PlannedRun:
+class PlannedRun(NamedTuple):
     """An arm at a seed for a number of steps, with everything that decides it; `name` is that of its file."""
 
     name: str

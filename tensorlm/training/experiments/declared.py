@@ -129,8 +129,7 @@ PRICE_TOY = Experiment(
     baseline="normed tensor", check="polynomial", train=dict(TOY_TRAIN, steps=700), probes=("rules", "random", "lengths"),
     **TOY)
 
-CHARS: dict[str, Any] = dict(
-    data={"name": "shakespeare", "tokenizer": "chars"}, evaluations=10, curve_windows=256, preset="nano")
+CHARS: dict[str, Any] = dict(data={"name": "shakespeare", "tokenizer": "chars"}, evaluations=10, curve_windows=256, preset="nano")
 SHORT: dict[str, Any] = dict(steps=300, precision="float32", **GUARD)  # the rates of the preset
 LONG: dict[str, Any] = dict(steps=1500, lr_matrix=0.014, lr_bigram=0.1, lr_head=0.008, precision="float32", **GUARD)
 TOY_ONLY = ("rms, qk joint", f"none, {QUARTER}", "none, spectral", "anneal, no penalty")

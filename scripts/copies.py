@@ -9,7 +9,8 @@ import book_files
 import nbformat
 import notebooks
 
-SOLUTION = re.compile(r"^(:{3,})\{solution\} ex-(?P<label>\d\d-\d)\n(?::[^\n]*\n)*(?P<body>.*?)^\1$\n?", re.MULTILINE | re.DOTALL)
+SOLUTION = re.compile(r"^(:{3,})\{solution\} ex-(?P<label>\d\d-\d)\n(?::[^\n]*\n)*"
+                      r"(?:<details><summary>Solution</summary>\n)?(?P<body>.*?)(?:\n</details>\n)?^\1$\n?", re.MULTILINE | re.DOTALL)
 BADGE = re.compile(r"^\[Open in Colab\]\([^)\n]*\)\n*", re.MULTILINE)
 PAGE_LINK = re.compile(r"\]\((?P<page>\w+)\.md(?P<anchor>#[\w-]+)?\)")
 CITATION = re.compile(r"\s*\{cite(?::\w+)?\}`[^`]*`")

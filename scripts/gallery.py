@@ -135,7 +135,7 @@ class ChapterMap(Directive):
             number, topic, question = (part.strip() for part in line.split(":", 2))
             first = figures(chapters[number])[0]
             cards.append(f'<a class="book-card" href="{chapters[number].stem}.html">'
-                         f'<img src="../{FOLDER}/{first.file}" alt="" loading="lazy">'
+                         f'<img src="../{FOLDER}/{first.file}" alt="{escape(first.alt)}" loading="lazy">'
                          f'<span class="book-card-topic">{number} {escape(topic)}</span><span>{escape(question)}</span></a>')
         return [nodes.raw("", '<div class="book-map">\n' + "\n".join(cards) + "\n</div>", format="html")]
 

@@ -19,7 +19,6 @@ from nbformat import NotebookNode
 PARTS = Path(__file__).resolve().parent / "workshop_parts"
 PREDICT = re.compile(r"\*\*Predict.*?(?=\n\n|\Z)", re.DOTALL)
 FORMULA = re.compile(r"^\$\$.*?\$\$$", re.MULTILINE | re.DOTALL)
-RECORD = re.compile(r"\w+ = [-+.\de]+")  # a line that is there for the prose of the chapter
 LETTERS = 520  # of text on a slide
 LINES = 14  # of printed output on a slide
 PROMISE = ("By the end you have seen a language model that is exactly one polynomial, and a steering vector whose effect was known before "
@@ -92,11 +91,11 @@ def opening(body: str) -> str:
 
 
 def printed(following: list[NotebookNode], head: str, kind: str) -> Iterator[NotebookNode]:
-    """What the next code cell printed, without the lines that only record numbers."""
+    """What the next code cell printed, its first lines."""
     code = next((cell for cell in following if cell.cell_type == "code"), None)
     lines = [line for output in (code.outputs if code else []) if output.get("name") == "stdout" for line in output.text.splitlines()]
-    if lines := [line for line in lines if not RECORD.fullmatch(line)][:LINES]:
-        yield text(head + "```text\n" + "\n".join(lines) + "\n```", kind)
+    if lines:
+        yield text(head + "```text\n" + "\n".join(lines[:LINES]) + "\n```", kind)
 
 
 def picture(cell: NotebookNode) -> Iterator[NotebookNode]:

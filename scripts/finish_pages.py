@@ -8,6 +8,7 @@ draw a dozen, and styles of which it uses a third. Loaded by name in `_config.ym
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from html import escape
@@ -120,6 +121,17 @@ def add_meta(app, pagename, templatename, context, doctree) -> None:
     context["metatags"] = context.get("metatags", "") + "\n    ".join(["", *tags])
 
 
+def without_records(app, docname: str, source: list[str]) -> None:
+    """Take recorded numbers out of a notebook that is read: they are there for tests, and a captioned cell may show one thing only."""
+    if not str(app.env.doc2path(docname)).endswith(".ipynb"):
+        return
+    notebook = json.loads(source[0])
+    for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if book_files.RECORD not in output.get("data", {})]
+    source[0] = json.dumps(notebook)
+
+
 def finish(app, exception) -> None:
     """Mend and lighten all that a build that went well has written."""
     if exception or app.builder.format != "html":
@@ -142,6 +154,7 @@ def own(out: Path, pattern: str) -> list[Path]:
 
 
 def setup(app) -> dict[str, bool]:
+    app.connect("source-read", without_records)
     app.connect("html-page-context", add_meta)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

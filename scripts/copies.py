@@ -73,7 +73,8 @@ def sources() -> dict[str, str]:
     """What `book/references.bib` calls by a key, as a copy names it: `Dauphin et al. (2016)`."""
     text, found = (book_files.ROOT / "book" / "references.bib").read_text(encoding="utf-8"), {}
     for key, fields in re.findall(r"^@\w+\{(\w+),\n(.*?)^\}", text, re.MULTILINE | re.DOTALL):
-        said = dict(re.findall(r"^\s*(\w+)\s*=\s*\{(.*?)\},?$", re.sub(r"\{(\w+)\}", r"\1", fields), re.MULTILINE))
+        pairs = re.findall(r"^\s*(\w+)\s*=\s*\{(.*?)\},?$", fields, re.MULTILINE)
+        said = {name: re.sub("[{}]", "", value) for name, value in pairs}
         names = [name.split(",")[0] for name in said["author"].split(" and ")]
         shown = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
         found[key] = f"{shown} ({said['year']})" if "year" in said else shown

@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 # The exact versions behind the stored outputs; another file of them, or none: make install CONSTRAINTS=
 CONSTRAINTS ?= constraints.txt
 # What Sphinx loads of ours
-EXTENSIONS := scripts/api_reference.py scripts/gallery.py scripts/finish_pages.py
+EXTENSIONS := scripts/api_reference.py scripts/gallery.py scripts/page_models.py scripts/finish_pages.py
 CHAPTER_FILES = $(if $(CHAPTERS),$(wildcard $(addprefix book/,$(addsuffix _*.ipynb,$(CHAPTERS)))),$$($(RUN) scripts/book_files.py))
 
-.PHONY: help install check book test quick unit tables chapters check-html pdf lab notebooks bench clean distclean
+.PHONY: help install check book test quick unit tables chapters check-html pdf lab notebooks workshop bench clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make check         ruff and mypy: style, unused names, types"
 	@echo "make lab           JupyterLab with everything installed, in the folder of the chapters, which it trusts: their scripts run"
 	@echo "make notebooks     run the chapters and store their outputs (only some: CHAPTERS='01 03')"
+	@echo "make workshop      student and teacher notebooks, slides and a handout, into _build/workshop"
 	@echo "make bench         speed beside named peers; with a text, time to loss too: CORPUS=FILE (its options: ARGS=...)"
 	@echo "make check-html    the checks of the built pages, with Chromium where it is installed"
 	@echo "make pdf           print the chapters with Chromium into _build/pdf (only some: CHAPTERS='01 03')"
@@ -84,6 +85,9 @@ lab: $(STAMP)
 
 notebooks: $(STAMP)
 	$(RUN) scripts/notebooks.py $(CHAPTERS)
+
+workshop: $(STAMP)
+	@$(RUN) scripts/workshop.py
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks.training_step

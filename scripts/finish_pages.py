@@ -8,6 +8,7 @@ draw a dozen, and styles of which it uses a third. Loaded by name in `_config.ym
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from html import escape
@@ -111,13 +112,24 @@ def site() -> str:
 def add_meta(app, pagename, templatename, context, doctree) -> None:
     """Open Graph tags: what a message or a post shows of a page that it links to."""
     said = first_words(doctree) or book_files.config()["title"]
-    title = re.sub("<[^>]+>", "", context.get("title") or app.config.html_title)
+    title = re.sub('<span class="section-number">.*?</span>|<[^>]+>', "", context.get("title") or app.config.html_title)
     open_graph = {"title": title, "description": said, "type": "article", "site_name": app.config.html_title,
                   "url": f"{site()}{pagename}.html", "image": site() + CARD, "image:width": "1200", "image:height": "630",
                   "image:alt": "A tensor with three legs, D above, L and R below, beside the title of the book."}
     tags = [f'<meta property="og:{key}" content="{escape(value)}" />' for key, value in open_graph.items()]
     tags += [f'<meta name="description" content="{escape(said)}" />', '<meta name="twitter:card" content="summary_large_image" />']
     context["metatags"] = context.get("metatags", "") + "\n    ".join(["", *tags])
+
+
+def without_records(app, docname: str, source: list[str]) -> None:
+    """Take recorded numbers out of a notebook that is read: they are there for tests, and a captioned cell may show one thing only."""
+    if not str(app.env.doc2path(docname)).endswith(".ipynb"):
+        return
+    notebook = json.loads(source[0])
+    for cell in notebook["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if book_files.RECORD not in output.get("data", {})]
+    source[0] = json.dumps(notebook)
 
 
 def finish(app, exception) -> None:
@@ -142,6 +154,7 @@ def own(out: Path, pattern: str) -> list[Path]:
 
 
 def setup(app) -> dict[str, bool]:
+    app.connect("source-read", without_records)
     app.connect("html-page-context", add_meta)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import book_files  # noqa: E402
 
 FOLDER = "_static/gallery"
-WIDTH, COLOURS = 400, 40                   # of a small copy: pixels, and entries of its palette
+WIDTH, QUALITY = 400, 60                   # of a small copy, in pixels and as WebP counts
 HEADING = re.compile(r"^(#{1,6}) +(.*?) *$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~|:::).*?^\1", re.MULTILINE | re.DOTALL)
 
@@ -39,7 +39,7 @@ class Figure:
 
     @property
     def file(self) -> str:
-        return hashlib.sha256(self.png).hexdigest()[:16] + ".png"
+        return hashlib.sha256(self.png).hexdigest()[:16] + ".webp"
 
     @property
     def anchor(self) -> str:
@@ -79,11 +79,11 @@ def title(chapter: Path) -> str:
 
 
 def small(png: bytes) -> bytes:
-    """A figure as a PNG of at most `WIDTH` pixels and `COLOURS` colours."""
+    """A figure as WebP, at most `WIDTH` pixels wide: a third of the bytes."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     picture.thumbnail((WIDTH, 10 * WIDTH), Image.Resampling.LANCZOS)
     into = io.BytesIO()
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(into, "PNG", optimize=True)
+    picture.save(into, "WEBP", quality=QUALITY, method=6)
     return into.getvalue()
 
 
@@ -135,7 +135,7 @@ class ChapterMap(Directive):
             number, topic, question = (part.strip() for part in line.split(":", 2))
             first = figures(chapters[number])[0]
             cards.append(f'<a class="book-card" href="{chapters[number].stem}.html">'
-                         f'<img src="../{FOLDER}/{first.file}" alt="" loading="lazy">'
+                         f'<img src="../{FOLDER}/{first.file}" alt="{escape(first.alt)}" loading="lazy">'
                          f'<span class="book-card-topic">{number} {escape(topic)}</span><span>{escape(question)}</span></a>')
         return [nodes.raw("", '<div class="book-map">\n' + "\n".join(cards) + "\n</div>", format="html")]
 

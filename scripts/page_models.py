@@ -36,7 +36,7 @@ class LanguageModel(Directive):
     """The models of the front page."""
 
     def run(self) -> list[nodes.Node]:
-        widget = language_model.language_model("front", speakers()[:2])
+        widget = language_model.language_model("front", speakers()[:2], start=0.5)
         return [nodes.raw("", widget._repr_html_(), format="html")]
 
 

@@ -81,6 +81,6 @@ def words(text: str) -> int:
     5
     """
     text = re.sub(r"^(`{3,})[^\n]*\n.*?^\1`*[ \t]*$", " ", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"<!--.*?-->", " ", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->|<summary>.*?</summary>|</?[a-z][^>]*>", " ", text, flags=re.DOTALL)
     text = re.sub(r"^:.*$", " ", text, flags=re.MULTILINE)
     return len(re.findall(r"[^\W\d_][\w'’-]*", re.sub(r"\]\([^)]*\)", "]", text)))

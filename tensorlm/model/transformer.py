@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from tensorlm.layers import EPS, Attention, Norm, build_mlp, init_weights
+from tensorlm.layers import Attention, Norm, build_mlp, init_weights
 from tensorlm.layers.mlp import MLP
+from tensorlm.layers.norm import EPS
 from tensorlm.layers.state import AttentionState, attention_step
 from tensorlm.model.config import Degree, ModelConfig, degree_of
 from tensorlm.model.generation import ModelState, generate

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from tensorlm.checks import require, require_one_of
 from tensorlm.notebook import exercises
+from tensorlm.tables import Table
 
 DTYPE = torch.float64
 TOLERANCE = 1e-9
+CORRECT, UNANSWERED = ": correct.", ": not answered yet."
 as_tensor = functools.partial(torch.as_tensor, dtype=DTYPE)
 
 
@@ -45,12 +47,12 @@ class Exercise:
         try:
             self.check(_watched(answer))
         except (NotAnswered, NotImplementedError):
-            return f"{name}: not answered yet."
+            return name + UNANSWERED
         except AssertionError as wrong:
             return f"{name}: not yet. {wrong}"
         except Exception as crash:
             return f"{name}: your code raised {type(crash).__name__}: {crash}"
-        return f"{name}: correct."
+        return name + CORRECT
 
 
 def exercise(id: str, title: str, *mutants: Any) -> Callable[[Callable[[Any], None]], Exercise]:
@@ -58,15 +60,56 @@ def exercise(id: str, title: str, *mutants: Any) -> Callable[[Callable[[Any], No
     return lambda check: Exercise(id, title, check, mutants)
 
 
-def check(exercise_id: str, answer: Any) -> None:
-    """Print whether `answer` (a value or a function) solves the exercise. Raises ValueError for an unknown id.
+class Checker:
+    """`check("01.1", answer)` prints whether `answer` (a value or a function) solves the exercise; ValueError for an unknown id.
+
+    The running session remembers each exercise that was asked about, and `check.progress()` prints them as a table: a try is an
+    answer that was given, so a stub that still holds `...` counts as none, and what was solved once stays solved.
 
     >>> check("99.9", 1)
     Traceback (most recent call last):
     ValueError: exercise must be one of '01.1', ..., got '99.9'
+    >>> check("01.2", lambda d, k: d**k)    # doctest: +ELLIPSIS
+    Exercise 01.2: not yet. ...
     """
-    require_one_of("exercise", exercise_id, registry())
-    print(registry()[exercise_id].verdict(answer))
+
+    def __init__(self) -> None:
+        self.tries: dict[str, int] = {}
+        self.solved: set[str] = set()
+
+    def __call__(self, exercise_id: str, answer: Any) -> None:
+        require_one_of("exercise", exercise_id, registry())
+        verdict = registry()[exercise_id].verdict(answer)
+        print(verdict)
+        self.tries[exercise_id] = self.tries.get(exercise_id, 0) + (not verdict.endswith(UNANSWERED))
+        if verdict.endswith(CORRECT):
+            self.solved.add(exercise_id)
+
+    def progress(self) -> None:
+        """Print the exercises that were checked in this session: whether each is solved, and after how many tries.
+
+        >>> mine = Checker()
+        >>> mine("01.2", ...)
+        Exercise 01.2: not answered yet.
+        >>> mine("01.2", lambda d, k: d**k)    # doctest: +ELLIPSIS
+        Exercise 01.2: not yet. ...
+        >>> mine("02.1", lambda layers, encoders: encoders**layers)
+        Exercise 02.1: correct.
+        >>> mine.progress()
+        exercise                           solved  tries
+        01.2      How many monomials?      no          1
+        02.1      The exponent of a stack  yes         1
+        1 of 2 solved
+        """
+        if not self.tries:
+            print("No exercise was checked in this session yet.")
+            return
+        rows = [(name, registry()[name].title, "yes" if name in self.solved else "no", self.tries[name]) for name in sorted(self.tries)]
+        print(Table(("exercise", "", "solved", "tries"), tuple(rows)))
+        print(f"{len(self.solved)} of {len(self.tries)} solved")
+
+
+check = Checker()
 
 
 @functools.cache

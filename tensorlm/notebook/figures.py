@@ -5,7 +5,7 @@ the metadata of the cell (`mystnb.image.alt`).
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -70,6 +70,48 @@ def images(pictures: Any, titles: Sequence[Any] = (), names: Sequence[Any] = (),
         if titles and row == 0:
             ax.set_title(titles[column], fontsize=9)
     return fig
+
+
+def flow(ax: Axes, places: Mapping[str, tuple[float, float]], arrows: Iterable[tuple[str, str]], size: float = 12) -> None:
+    """Boxes with words on `ax`, joined by arrows: how data flow through a layer. `places` maps the words of a box to its centre.
+
+    Words may be mathematics and have several lines; `size` is that of the letters in points. Raises KeyError for an arrow
+    between words that have no place.
+
+    >>> fig, ax = plt.subplots()
+    >>> flow(ax, {"$x$": (0, 0), "$Lx$": (1, 0)}, [("$x$", "$Lx$")])
+    >>> [box.get_text() for box in ax.texts if box.get_text()]
+    ['$x$', '$Lx$']
+    >>> plt.close(fig)
+    """
+    ax.set_axis_off()
+    ax.margins(0.12, 0.25)
+    ax.plot(*zip(*places.values()), alpha=0)
+    look = {"boxstyle": "round,pad=0.4", "facecolor": tint(palette["sky"]), "edgecolor": palette["blue"]}
+    boxes = {words: ax.text(*place, words, size=size, ha="center", va="center", bbox=look).get_bbox_patch()
+             for words, place in places.items()}
+    for start, end in arrows:
+        ends = {"patchA": boxes[start], "patchB": boxes[end], "shrinkA": 1, "shrinkB": 1}
+        ax.annotate("", places[end], places[start], arrowprops={"arrowstyle": "-|>", "color": "black", **ends})
+
+
+def cells(ax: Axes, values: Any, labels: Sequence[str] = (), limit: float = 1.0, digits: int = 0) -> None:
+    """A small matrix on `ax` as coloured cells with their numbers, colours from `-limit` to `limit`; `labels` name rows and columns.
+
+    >>> fig, ax = plt.subplots()
+    >>> cells(ax, [[1.0, -2.0], [0.0, 1.0]], labels=["a", "b"], limit=2)
+    >>> [number.get_text() for number in ax.texts]
+    ['1', '-2', '0', '1']
+    >>> plt.close(fig)
+    """
+    matrix = as_array(values, "values")
+    require(matrix.ndim == 2 and matrix.size, "values", values, "a matrix, not empty")
+    ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    for (row, column), value in np.ndenumerate(matrix):
+        ax.text(column, row, f"{value + 0.0:.{digits}f}", ha="center", va="center", size=12)  # no -0
+    ticks = range(len(labels))
+    ax.set(xticks=ticks, yticks=ticks, xticklabels=labels, yticklabels=labels)
+    ax.grid(False)
 
 
 def show(fig: Figure) -> None:

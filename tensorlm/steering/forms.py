@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tensorlm.layers import EPS
-from tensorlm.layers.norm import TOKEN_KINDS
+from tensorlm.layers.norm import EPS, TOKEN_KINDS
 from tensorlm.polynomials.chebyshev import PiecewiseSeries, resolve
 from tensorlm.polynomials.powers import POWERS, Polynomial, Ratio
 from tensorlm.scaling import length

@@ -5,6 +5,5 @@ from tensorlm.training.config import TrainConfig, recipe
 from tensorlm.training.evaluation import PROBES, evaluate
 from tensorlm.training.loop import train
 from tensorlm.training.optim import Muon, lr_scale, newton_schulz
-from tensorlm.training.trainer import TrainingError
 
-__all__ = ["Muon", "PROBES", "TrainConfig", "TrainingError", "evaluate", "load_model", "lr_scale", "newton_schulz", "recipe", "train"]
+__all__ = ["Muon", "PROBES", "TrainConfig", "evaluate", "load_model", "lr_scale", "newton_schulz", "recipe", "train"]

@@ -6,7 +6,7 @@ import re
 import book_files
 import pytest
 
-from tensorlm.notebook.checks import Exercise, registry
+from tensorlm.notebook.checks import Checker, Exercise, registry
 
 SOLUTION = re.compile(r"^:{3,}\{solution\}.*?^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -98,6 +98,7 @@ def doubles(answer):
         raise AssertionError("Expected twice the argument: did you add 2?")
 
 
+SOLVED = ([[1, 0], [0, 1]], [[1, 0], [1, 1]], [[0, 1], [1, -1]])
 TWICE = Exercise("00.1", "Double it", doubles, mutants=(lambda x: x + 2, lambda x: x * x))
 
 
@@ -131,3 +132,35 @@ def test_solutions_are_found_and_definitions_kept():
     assert SOLUTION.search(text)[1] == "def f(x):\n    return 2 * x\n"
     assert definitions("import math\nx = 1\ndef f():\n    return x") == "import math\n\ndef f():\n    return x"
     assert calls("check('01.1', f)\nprint(check)") == [("01.1", "f")]
+
+
+def test_progress_counts_tries_and_remembers_what_was_solved(capsys):
+    mine = Checker()
+    mine.progress()
+    assert capsys.readouterr().out == "No exercise was checked in this session yet.\n"
+    for answer in (None, ..., [[[1]], [[1]]], SOLVED, None, [[[1]], [[1]], [[1]]]):
+        mine("01.1", answer)
+    mine("01.2", lambda d, k: ...)
+    with pytest.raises(ValueError, match="exercise must be one of"):
+        mine("77.7", 1)
+    capsys.readouterr()
+    mine.progress()
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["exercise", "solved", "tries"],
+        ["01.1", "Two", "units,", "two", "outputs", "yes", "3"],
+        ["01.2", "How", "many", "monomials?", "no", "0"],
+        ["1", "of", "2", "solved"]]
+
+
+def test_progress_is_that_of_the_running_session(capsys):
+    from tensorlm.notebook import check
+
+    check("01.1", SOLVED)
+    assert "01.1" in check.solved and check.tries["01.1"] >= 1
+    check.progress()
+    assert "Two units, two outputs" in capsys.readouterr().out
+
+
+def test_checking_prints_one_line_as_before(capsys):
+    Checker()("01.1", None)
+    assert capsys.readouterr().out == "Exercise 01.1: not answered yet.\n"

@@ -161,3 +161,12 @@ def test_nothing_moves_for_those_who_asked_for_that(visit, browser):
 def test_contrast_is_that_of_wcag():
     assert contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)") == pytest.approx(21)
     assert contrast("rgb(119, 119, 119)", "rgba(255, 255, 255, 1)") == pytest.approx(4.48, abs=0.01)
+
+
+def test_axe_core_is_the_pinned_one_or_its_absence_has_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(axe_core.AbsentError, match="npm is not installed"):
+        axe_core.source(tmp_path)
+    (tmp_path / f"axe-core-{axe_core.VERSION}.tgz").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="got integrity sha512-"):
+        axe_core.source(tmp_path)

@@ -50,7 +50,9 @@ def test_page_wears_logo_and_icon(read, html, page):
 @each
 def test_a_link_to_the_page_shows_title_words_and_card(read, html, page):
     tags = {tag["property"]: tag["content"] for tag in read(page).select("meta[property^='og:']")}
-    assert tags["og:title"] == read(page).select_one("article h1").find(string=True).strip()
+    words = [part for part in read(page).select_one("article h1").find_all(string=True)
+             if not part.find_parent(class_=["section-number", "headerlink"])]
+    assert tags["og:title"] == "".join(words).strip()
     assert len(tags["og:description"]) > 40 and tags["og:description"] == read(page).select_one("meta[name=description]")["content"]
     assert tags["og:url"] == f"{finish_pages.site()}{page}.html"
     assert (html / tags["og:image"].removeprefix(finish_pages.site())).is_file()

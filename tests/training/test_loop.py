@@ -11,11 +11,11 @@ import torch
 
 from tensorlm.data import TokenData
 from tensorlm.model import ModelConfig, TensorTransformer
-from tensorlm.training import TrainConfig, TrainingError, evaluate, load_model, train, trainer as trainer_module
+from tensorlm.training import TrainConfig, evaluate, load_model, train, trainer as trainer_module
 from tensorlm.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, source_of
 from tensorlm.training.evaluation import tails
 from tensorlm.training.folder import LOG_COLUMNS, RunFolder, RunSettings, read_log
-from tensorlm.training.trainer import Trainer, count_parameters, require_memory
+from tensorlm.training.trainer import Trainer, TrainingError, count_parameters, require_memory
 
 MODEL = ModelConfig(vocab_size=11, context=8, width=16, layers=2, head_dim=8, bigram="table")
 ANNEAL = ModelConfig(vocab_size=11, context=8, width=16, layers=2, head_dim=8, norm="anneal")

@@ -1,11 +1,11 @@
-"""Exercises of chapter 01: factors for a function, counting monomials, the symmetric table, test sets, a constant input."""
+"""Exercises of chapter 01: a gate, factors, counting monomials, the symmetric table, test sets, a constant input, the law, bits."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from tensorlm.notebook.checks import DTYPE, apply, as_factors, as_tensor, compare, exercise, near, random, third_order
+from tensorlm.notebook.checks import DTYPE, answered, apply, as_factors, as_tensor, compare, exercise, near, random, third_order
 
 
 def _factors(answer, inputs: int, outputs: int, most_units: int) -> list[Tensor]:
@@ -22,6 +22,17 @@ def _factors(answer, inputs: int, outputs: int, most_units: int) -> list[Tensor]
 
 def _likely(wrong, fits) -> str:
     return next((f" Likely mistake: {mistake}." for mistake, formula in wrong.items() if fits(formula)), "")
+
+
+@exercise("01.0", "Warm-up: one row",
+          [0, 0, 1], [1, 0, 0], [0, 1, -1], [1, -1, 0], [1, 0, 1], [-1, 0, 1], [1, 0])
+def one_row(answer):
+    row = as_tensor(answered(answer)).reshape(-1)
+    assert row.shape == (3,), f"Give three weights, one for each hidden unit; you gave {len(row)}."
+    for a, b in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        got = float(row @ as_tensor([a, b, a * b]))
+        assert near(got, a * (1 - b)), (f"For x1 = {a}, x2 = {b} your row gives {got:g}, and {a * (1 - b)} is wanted. "
+                                        f"The three units are {a}, {b} and {a * b} there.")
 
 
 @exercise("01.1", "Two units, two outputs",
@@ -55,9 +66,11 @@ MISCOUNTS = {
 
 @exercise("01.2", "How many monomials?", *MISCOUNTS.values(), lambda d, k: d**k // math.factorial(k))
 def monomials(answer):
-    for d, k in ((2, 2), (4, 2), (3, 3), (64, 2), (5, 4)):
-        got, expected = answer(d, k), math.comb(d + k - 1, k)
-        hint = _likely(MISCOUNTS, lambda wrong: got == wrong(d, k) != expected) or " Write them all out for d = 2, k = 2."
+    sizes = ((2, 2), (4, 2), (3, 3), (64, 2), (5, 4))
+    given = {(d, k): answer(d, k) for d, k in sizes}
+    hint = _likely(MISCOUNTS, lambda wrong: all(given[size] == wrong(*size) for size in sizes)) or " Write them all out for d = 2, k = 2."
+    for (d, k), got in given.items():
+        expected = math.comb(d + k - 1, k)
         assert got == expected, f"d = {d}, k = {k}: got {got}, expected {expected}.{hint}"
 
 
@@ -102,7 +115,7 @@ def images(answer):
         got, expected = answer(p, e), p * (1 - p) / e**2
         hint = _likely(MISTAKES, lambda wrong: abs(got - wrong(p, e)) <= 1) or " Is the result a whole number, rounded up?"
         right = abs(got - math.ceil(expected)) <= 1e-9 * expected or abs(got - expected) <= 1 and got == int(got)
-        assert right, f"accuracy = {p}, error = {e}: got {got:g}, expected {math.ceil(expected - 1e-6)}.{hint}"
+        assert right, f"accuracy = {p}, error = {e}: got {got}, expected {math.ceil(expected - 1e-6)}.{hint}"
 
 
 _D, _L, _R = ([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, -1]],
@@ -130,3 +143,50 @@ def lifted(answer):
     compare(got[:, :2], x, "The first two outputs are not x1 and x2: each needs a unit that reads the constant on one side.",
             {"The first two outputs are swapped: swap two rows of D.": x.flip(1)})
     compare(got, expected, "The third output is not 1 - x1 x2: which unit gives 1, and which one x1 x2?")
+
+
+_LAYER = random(3, 5, seed=5), random(5, 4, seed=6), random(5, 4, seed=7)
+LAWFUL = {  # functions of x (n, 4), whether they are a table, and what a wrong verdict has overlooked
+    "a bilinear layer": (lambda x: apply(_LAYER, x), True, "Rounding makes the two sides differ in the last digits: allow for that."),
+    "a large bilinear layer": (lambda x: 1e6 * apply(_LAYER, x), True, "Compare the difference with the size of the values."),
+    "a bilinear layer, 1 added": (lambda x: apply(_LAYER, x) + 1, False, "It is even, but it is not 0 at 0."),
+    "the identity": (lambda x: x, False, "Its degree is 1. Are both sides of the law as in the text, with both factors 2?"),
+    "squared ReLU": (lambda x: x.relu() ** 2, False, "It does obey f(2x) = 4 f(x), but that alone is not the law."),
+    "|x1 x2|": (lambda x: x[:, :2].prod(1, keepdim=True).abs(), False,
+                "It obeys f(-x) = f(x) and f(2x) = 4 f(x), but these do not make a table."),
+}
+_close = lambda got, expected: bool((got - expected).norm() <= 1e-9 * expected.norm())
+_u, _v = random(50, 4, seed=8), random(50, 4, seed=9)
+
+
+@exercise("01.6", "Is it a table?",
+          lambda f: True, lambda f: False,
+          lambda f: _close(f(-_u), f(_u)),                                                      # even
+          lambda f: _close(f(2 * _u), 4 * f(_u)),                                               # homogeneous
+          lambda f: _close(f(2 * _u), 4 * f(_u)) and _close(f(-_u), f(_u)),                     # both
+          lambda f: torch.equal(f(_u + _v) + f(_u - _v), 2 * f(_u) + 2 * f(_v)),                # no rounding allowed for
+          lambda f: bool((f(_u + _v) + f(_u - _v) - 2 * f(_u) - 2 * f(_v)).norm() < 1e-9),      # absolute
+          lambda f: _close(f(_u + _v) + f(_u - _v), f(_u) + f(_v)))                             # the factors 2 forgotten
+def lawful(answer):
+    for name, (f, expected, hint) in LAWFUL.items():
+        got = answer(f)
+        assert isinstance(got, bool), f"Give True or False; for {name} you gave {got!r}. `bool(...)` makes one of a tensor."
+        assert got == expected, f"For {name} you say {got}. {hint}"
+
+
+@exercise("01.7", "Open: a gate of your own",
+          ([[1]], [[1, -1, 0]], [[1, -1, 0]]),                                                  # XOR: ignores x3
+          ([[1, 1]], [[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [0, 0, 1]]),                           # x1 x2 + x3: 2 at (1, 1, 1)
+          ([[1, 1, -1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+          ([[0, 0]], [[0, 1, 0], [0, 0, 1]], [[0, 1, 0], [1, -1, 0]]),                          # 0 everywhere
+          ([[1, 1]], [[0, 1], [1, 0]], [[0, 1], [1, -1]]))                                      # two inputs
+def own_gate(answer):
+    factors = _factors(answer, inputs=3, outputs=1, most_units=2)
+    bits = torch.cartesian_prod(*[as_tensor([0, 1])] * 3)
+    got = apply(factors, bits)[:, 0]
+    for x, value in zip(bits.int().tolist(), got.tolist()):
+        assert min(abs(value), abs(value - 1)) < 1e-9, f"At {tuple(x)} your gate gives {value:g}, which is neither 0 nor 1."
+    for i in range(3):
+        flipped = bits.clone()
+        flipped[:, i] = 1 - flipped[:, i]
+        assert not near(apply(factors, flipped)[:, 0], got), f"Your gate does not depend on x{i + 1}: flipping it never changes the output."

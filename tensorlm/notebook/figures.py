@@ -15,6 +15,7 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 from tensorlm.checks import as_array, require, require_instance, require_number
@@ -141,3 +142,85 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = 
 def tint(colour: str, strength: float = 0.22) -> tuple[float, ...]:
     """`colour` on white paper, as light as black letters need it."""
     return tuple(round(1 - strength * (1 - part), 4) for part in to_rgb(colour))
+
+
+def stream(ax: Axes, words: Sequence[str], enters: int, block: int, blocks: int = 2, added: str = "+ α s", read: str = "logits") -> None:
+    """Draw a text as the columns of a model's residual stream: where a vector enters, before `block`, and where the logits are read.
+
+    >>> fig, ax = plt.subplots()
+    >>> stream(ax, ["bird", "near", "birds"], enters=0, block=1)
+    >>> [text.get_text() for text in ax.texts]
+    ['bird', 'near', 'birds', 'block 0', 'block 1', '', '+ α s', '', 'logits', '', 'attention']
+    >>> plt.close(fig)
+    """
+    last, top = len(words) - 1, blocks + 0.4
+    say = lambda x, y, text, **look: ax.text(x, y, text, ha="center", va="center", **look)
+    for column, word in enumerate(words):
+        ax.plot([column, column], [0.0, top], color="#8a8a8a", linewidth=1.2, linestyle="-", zorder=1)
+        say(column, -0.25, word, fontsize=11)
+    for number in range(blocks):
+        ax.add_patch(FancyBboxPatch((-0.6, number + 0.3), last + 1.2, 0.5, "round,pad=0.05", facecolor="#eeeeee", edgecolor="#8a8a8a"))
+        say(last + 1.1, number + 0.55, f"block {number}", fontsize=10)
+    arrow = {"arrowstyle": "-|>", "linewidth": 2.2}
+    colour, entry = palette["orange"], block + 0.07
+    ax.annotate("", (enters + 0.02, entry), (enters - 0.75, entry), arrowprops={**arrow, "color": colour})
+    say(enters - 1.05, entry, added, color=colour, fontsize=11)
+    ax.annotate("", (last, top + 0.25), (last, top - 0.5), arrowprops={**arrow, "color": palette["blue"]})
+    say(last, top + 0.4, read, color=palette["blue"], fontsize=11)
+    bent = {**arrow, "color": palette["blue"], "linewidth": 1.4, "connectionstyle": "arc3,rad=-0.25"}
+    ax.annotate("", (last - 0.03, block + 0.6), (enters + 0.05, block + 0.45), arrowprops=bent)
+    say((enters + last) / 2, block + 0.45, "attention", color=palette["blue"], fontsize=9)
+    ax.set(xlim=(min(-0.8, enters - 1.5), last + 1.5), ylim=(-0.5, top + 0.6))
+    ax.set_axis_off()
+
+
+def bands(ax: Axes, strengths: Any, chances: Mapping[str, Any], marks: Sequence[float] = ()) -> None:
+    """Probabilities of named words over the strength, stacked and named where they are widest; `marks` are ticks on the upper edge.
+
+    >>> fig, ax = plt.subplots()
+    >>> bands(ax, [0, 1], {"is": [0.75, 0.25], "are": [0.25, 0.75]}, marks=[0.5])
+    >>> [text.get_text() for text in ax.texts]
+    ['is', 'are']
+    >>> plt.close(fig)
+    """
+    x, heights = as_array(strengths, "strengths"), np.stack([as_array(row, word) for word, row in chances.items()])
+    colours: Any = [tint(palette[name], 0.45) for name in ("blue", "amber", "green", "pink", "sky")]
+    ax.stackplot(x, heights, colors=colours)
+    edges = np.cumsum(heights, 0)
+    for row, (word, height) in enumerate(zip(chances, heights)):
+        widest = _widest(height > 0.25)
+        ax.text(x[widest], edges[row, widest] - height[widest] / 2, word, ha="center", va="center", fontsize=11)
+    for mark in marks:
+        ax.plot([mark, mark], [0.0, 1.0], color="black", linewidth=1.0, linestyle="--")
+        ax.plot([mark], [1.0], "v", color="black", markersize=6, clip_on=False)
+    ax.set(xlim=(x[0], x[-1]), ylim=(0, 1), ylabel="probability")
+    ax.grid(False)
+
+
+def _widest(there: np.ndarray) -> int:
+    """The middle of the longest run of entries that are true, 0 where none is."""
+    best, start = (0, 0), 0
+    for place, true in enumerate([*there, False]):
+        best = max(best, (place - start, start))
+        start = start if true else place + 1
+    return best[1] + best[0] // 2
+
+
+def heat(values: Any, rows: Sequence[str], columns: Sequence[str], low: float, high: float) -> Figure:
+    """Positive numbers as a grid of shades on a logarithmic scale from `low` to `high`, each cell with its number.
+
+    >>> fig = heat([[0.5, 2.0]], ["title"], ["own", "other"], 0.1, 10)
+    >>> [text.get_text() for text in fig.axes[0].texts]
+    ['0.500', '2.000']
+    >>> plt.close(fig)
+    """
+    shades = as_array(values, "values")
+    fig, ax = plt.subplots(figsize=(6.4, 0.6 + 0.6 * len(rows)))
+    ax.imshow(np.log(shades), cmap="Blues", vmin=np.log(low), vmax=np.log(high), aspect="auto")
+    middle = np.sqrt(low * high)
+    for (row, column), value in np.ndenumerate(shades):
+        ax.text(column, row, f"{value:.3f}", ha="center", va="center", color="white" if value > middle else "black")
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(False)
+    return fig

@@ -1,4 +1,4 @@
-"""Exercises of chapter 10: the split of attention, degrees through blocks, tipping points, coefficients through a layer."""
+"""Exercises of chapter 10: the split of attention, degrees through blocks, tipping points, coefficients, one strength for many texts."""
 
 from collections.abc import Sequence
 
@@ -88,3 +88,27 @@ def through(answer):
                 "Not the coefficients of the layer: the one of power k sums over all i and j with i + j = k.",
                 {"Only each coefficient with itself: the products of different powers are missing.": squares},
                 each=f"For {powers} coefficients")
+
+
+def _won(leads, strength: float) -> int:
+    return sum(bool(polyval(strength, np.asarray(lead)) > 0) for lead in leads)
+
+
+def _dose(leads, low: float, high: float) -> float:
+    ends = [low, *sorted(root for lead in leads for root in _roots(lead, low, high)), high]
+    return max(((a + b) / 2 for a, b in zip(ends, ends[1:])), key=lambda strength: _won(leads, strength))
+
+
+@exercise("10.5", "One strength for many texts",
+          lambda leads, low, high: high, lambda leads, low, high: float(np.median(sum((_roots(lead, low, high) for lead in leads), []))),
+          lambda leads, low, high: max(range(int(low), int(high) + 1), key=lambda strength: _won(leads, strength)),
+          lambda leads, low, high: _dose(leads, low, 2 * high))
+def dose(answer):
+    windows = ([(0.3, 2.9), (0.6, 1.15), (1.05, 3.5)], [(0.5, 0.56), (0.54, 2.0), (0.2, 0.58), (1.5, 3.0)],
+               [(3.2, 3.9), (4.2, 6.0), (4.5, 7.0)])
+    for texts in windows:  # each lead is above zero within its window
+        leads = [list(-polyfromroots(window)) for window in texts]
+        got, best = float(answer([*leads], 0.0, 4.0)), _won(leads, _dose(leads, 0.0, 4.0))
+        assert 0 <= got <= 4, f"Strengths from 0 to 4 were allowed, got {got:.3f}."
+        assert _won(leads, got) == best, (f"At {got:.3f} there are {_won(leads, got)} of {len(leads)} leads above zero, and {best} "
+                                          f"are possible: they are positive within {texts}.")

@@ -13,6 +13,7 @@ SOLUTION = re.compile(r"^(:{3,})\{solution\} ex-(?P<label>\d\d-\d)\n(?::[^\n]*\n
                       r"(?:<details><summary>Solution</summary>\n)?(?P<body>.*?)(?:\n</details>\n)?^\1$\n?", re.MULTILINE | re.DOTALL)
 BADGE = re.compile(r"^\[Open in Colab\]\([^)\n]*\)\n*", re.MULTILINE)
 PAGE_LINK = re.compile(r"\]\((?P<page>\w+)\.md(?P<anchor>#[\w-]+)?\)")
+FIGURE_LINK = re.compile(r"\[(?P<words>[^\]]+)\]\(#fig-[\w-]+\)")
 CITATION = re.compile(r"\s*\{cite(?::\w+)?\}`[^`]*`")
 BINDING = re.compile(r"<!--=[^>]*-->")
 ANSWER = "answer"  # the tag of the cell whose picture answers the chapter's question
@@ -58,4 +59,5 @@ def readable(text: str) -> str:
     text = agendas.DIRECTIVE.sub(lambda match: f"### Exercise {match['id']}: {match['title'].strip()}\n\n{match['body'].strip()}\n", text)
     place = f"{book_files.config()['repository']['url']}/blob/{book_files.config()['repository']['branch']}/book/"
     text = PAGE_LINK.sub(lambda match: f"]({place}{match['page']}.md{match['anchor'] or ''})", text)
+    text = FIGURE_LINK.sub(r"\g<words>", text)
     return BADGE.sub("", CITATION.sub("", BINDING.sub("", text)))

@@ -11,7 +11,7 @@ import nbformat
 import notebooks
 
 SOLUTION = re.compile(r"^(:{3,})\{solution\} ex-(?P<label>\d\d-\d)\n(?::[^\n]*\n)*"
-                      r"(?:<details><summary>Solution</summary>\n)?(?P<body>.*?)(?:\n</details>\n)?^\1$\n?", re.MULTILINE | re.DOTALL)
+                      r"\n*(?:<details><summary>Solution</summary>\n)?(?P<body>.*?)(?:\n</details>\n)?^\1$\n?", re.MULTILINE | re.DOTALL)
 BADGE = re.compile(r"^\[Open in Colab\]\([^)\n]*\)\n*", re.MULTILINE)
 PAGE_LINK = re.compile(r"\]\((?P<page>\w+)\.md(?P<anchor>#[\w-]+)?\)")
 PLACE_LINK = re.compile(r"\[([^\]]+)\]\(#[\w-]+\)")  # to a figure of the same page, which a copy has no anchor for

@@ -28,6 +28,8 @@ MENDED = {
     r'<span class="search-button__kbd-shortcut">': '<span class="search-button__kbd-shortcut" aria-hidden="true">',
     r'(<i class="theme-switch [^>]*?) +title="[^"]*"': r'\1 aria-hidden="true"',
     r'<summary aria-label="Toggle hidden content">': "<summary>",
+    # Names, marks and blanks in code have the colour of their block anyway.
+    r'<span class="[npw]">([^<]*)</span>': r"\1",
     # A list holds items of a list.
     r'role="doc-biblioentry"': 'role="listitem"',
     # All that is on a page lies in a part of it that has a name.

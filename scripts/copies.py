@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import agendas
@@ -13,7 +14,8 @@ SOLUTION = re.compile(r"^(:{3,})\{solution\} ex-(?P<label>\d\d-\d)\n(?::[^\n]*\n
                       r"(?:<details><summary>Solution</summary>\n)?(?P<body>.*?)(?:\n</details>\n)?^\1$\n?", re.MULTILINE | re.DOTALL)
 BADGE = re.compile(r"^\[Open in Colab\]\([^)\n]*\)\n*", re.MULTILINE)
 PAGE_LINK = re.compile(r"\]\((?P<page>\w+)\.md(?P<anchor>#[\w-]+)?\)")
-CITATION = re.compile(r"\s*\{cite(?::\w+)?\}`[^`]*`")
+PLACE_LINK = re.compile(r"\[([^\]]+)\]\(#[\w-]+\)")  # to a figure of the same page, which a copy has no anchor for
+CITATION = re.compile(r"\{cite(?::\w+)?\}`(?P<keys>[^`]*)`")
 BINDING = re.compile(r"<!--=[^>]*-->")
 ANSWER = "answer"  # the tag of the cell whose picture answers the chapter's question
 PICTURES = ("image/png", "image/svg+xml")
@@ -58,4 +60,22 @@ def readable(text: str) -> str:
     text = agendas.DIRECTIVE.sub(lambda match: f"### Exercise {match['id']}: {match['title'].strip()}\n\n{match['body'].strip()}\n", text)
     place = f"{book_files.config()['repository']['url']}/blob/{book_files.config()['repository']['branch']}/book/"
     text = PAGE_LINK.sub(lambda match: f"]({place}{match['page']}.md{match['anchor'] or ''})", text)
-    return BADGE.sub("", CITATION.sub("", BINDING.sub("", text)))
+    text = PLACE_LINK.sub(r"\1", text)
+    return BADGE.sub("", CITATION.sub(_cited, BINDING.sub("", text)))
+
+
+def _cited(match: re.Match[str]) -> str:
+    return " and ".join(sources()[key.strip()] for key in match["keys"].split(","))
+
+
+@functools.cache
+def sources() -> dict[str, str]:
+    """What `book/references.bib` calls by a key, as a copy names it: `Dauphin et al. (2016)`."""
+    text, found = (book_files.ROOT / "book" / "references.bib").read_text(encoding="utf-8"), {}
+    for key, fields in re.findall(r"^@\w+\{(\w+),\n(.*?)^\}", text, re.MULTILINE | re.DOTALL):
+        pairs = re.findall(r"^\s*(\w+)\s*=\s*\{(.*?)\},?$", fields, re.MULTILINE)
+        said = {name: re.sub("[{}]", "", value) for name, value in pairs}
+        names = [name.split(",")[0] for name in said["author"].split(" and ")]
+        shown = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+        found[key] = f"{shown} ({said['year']})" if "year" in said else shown
+    return found

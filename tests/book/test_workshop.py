@@ -70,7 +70,7 @@ def test_every_chapter_is_taught_in_two_days_and_every_stated_exercise_is_one():
 
 
 @pytest.mark.parametrize("old, new", [
-    ("| 10 | 01 [Two readings, multiplied]", "| 11 | 01 [Two readings, multiplied]"),
+    ("| 10 | 01 [Two encoders, multiplied]", "| 11 | 01 [Two encoders, multiplied]"),
     ("[Exercise 01.1](#ex-01-1)", "[Exercise 01.9](#ex-01-9)"),
     ("02 [Adding a vector is not scaling]", "02 [Adding a vector scales it]"),
 ])
@@ -254,3 +254,11 @@ def test_a_script_cannot_end_the_element_that_holds_it(tmp_path):
 def test_there_is_one_agenda_for_slides():
     with pytest.raises(ValueError, match="minutes must be the length of one agenda in teaching.md, got 360, of which there are 2"):
         agendas.agenda(360)
+
+
+@chapters
+def test_copies_name_what_the_book_cites(chapter):
+    text = "\n".join(cell.source for cell in book_files.markdown_cells(copies.student(book_files.read(chapter))))
+    cited = {key for cell in book_files.markdown_cells(book_files.read(chapter)) for keys in re.findall(r"\{cite\}`([^`]*)`", cell.source)
+             for key in keys.split(",") if "{solution}" not in cell.source}
+    assert all(copies.sources()[key.strip()] in text for key in cited) and "{cite" not in text

@@ -53,7 +53,8 @@ def predict(answer):
     factors, x, s = random_layer(10), random(4, seed=20), random(4, seed=21)
     f = lambda alpha: apply(factors, x + alpha * s)
     hints = {0.0: "At alpha = 0 nothing has been added, so the answer is `zero`: is f(x) counted twice in the self term?",
-             1.0: "At alpha = 1 the answer is `plus`: is a factor one half missing, or a term counted twice?",
+             1.0: "At alpha = 1 the answer is `plus`: is a factor one half missing, a term counted twice, or `minus - plus` written "
+                  "for `plus - minus`?",
              -1.0: "At alpha = -1 the answer is `minus`: the cross term changes its sign with alpha, the self term does not."}
     hints |= {alpha: f"The three given points are met, but alpha = {alpha:g} is not: the cross term grows as alpha, the self term as "
                      "alpha squared." for alpha in (3.0, -2.5, 0.1)}

@@ -68,7 +68,7 @@ class Checker:
 
     >>> check("99.9", 1)
     Traceback (most recent call last):
-    ValueError: exercise must be one of '01.1', ..., got '99.9'
+    ValueError: exercise must be one of '01.0', ..., got '99.9'
     >>> check("01.2", lambda d, k: d**k)    # doctest: +ELLIPSIS
     Exercise 01.2: not yet. ...
     """

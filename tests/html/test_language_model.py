@@ -106,10 +106,19 @@ def test_the_running_model_turns_over_at_every_mark(browser, root, speaker):
         choose(browser, root, "layer", layer)
         marks = root.find_elements("css selector", "[data-mark]")
         assert len(marks) == int(root.get_attribute("data-agreed")) > 0
-        marks[0].click()
-        mark = marks[0]
-        after = int(mark.get_attribute("data-after"))
-        WebDriverWait(browser, 20).until(lambda _: int(root.get_attribute("data-leads")) in (after, int(mark.get_attribute("data-before"))))
+        places = [float(mark.get_attribute("data-mark")) for mark in marks]
+        gaps = [end - start for start, end in zip(places, [*places[1:], 2.0])]
+        widest = max(range(len(gaps)), key=gaps.__getitem__)
+        assert gaps[widest] > 0.03, "three steps of the slider, so that the next mark is not passed too"
+        for place in (-2.0, None):  # from the left end to just above the mark, by the slider and then by the button of the mark
+            before = root.get_attribute("data-updated")
+            if place is None:
+                marks[widest].click()
+            else:
+                root.parent.execute_script("var c = arguments[0].querySelector('[data-input]'); c.value = arguments[1];"
+                                           "c.dispatchEvent(new Event('input', {bubbles: true}));", root, place)
+            WebDriverWait(browser, 20).until(lambda _, before=before: root.get_attribute("data-updated") != before)
+        assert root.get_attribute("data-leads") == marks[widest].get_attribute("data-after")
     choose(browser, root, "layer", 1)
 
 

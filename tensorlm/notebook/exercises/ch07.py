@@ -164,7 +164,7 @@ def _own(lower, upper) -> Tensor:
     (m, h), d, (o, k) = first[0].shape, first[1].shape[1], second[0].shape
     shapes = [tuple(factor.shape) for factor in (*first, *second)]
     assert shapes == [(m, h), (h, d), (h, d), (o, k), (k, m), (k, m)], f"The shapes {shapes} do not fit together as two layers."
-    return einsum(third_order(*second), *[third_order(*first)] * 2, "out m n, m i j, n k l -> out i j k l")
+    return einsum(third_order(*second), *[third_order(*first)] * 2, "out m n, m i j, n k l -> out i j k l")  # type: ignore[call-overload]
 
 
 _TIMES = ([[1]], [[1, 0]], [[0, 1]])

@@ -147,9 +147,9 @@ def wire_carries(answer):
     silent = torch.cat([as_tensor([[1, -1, *[0] * 6]]), D[1:]])
     for first, second, hint in (
             ((D, L, R), upper, "Nothing is idle here."),
-            ((random(5, 2, seed=46) @ random(2, 8, seed=47), L, R), upper, "Here the first layer writes in two directions only."),
-            ((D, L, R), (upper[0], upper[1] @ reads, upper[2] @ reads), "Here the second layer does not read the first number."),
-            ((silent, *twins), upper, "Here the first number is the difference of two units that always agree, so it is always 0.")):
+            ((random(5, 2, seed=46) @ random(2, 8, seed=47), L, R), upper, "The first layer writes in two directions only."),
+            ((D, L, R), (upper[0], upper[1] @ reads, upper[2] @ reads), "The second layer does not read the first number."),
+            ((silent, *twins), upper, "The first number is the difference of two units that always agree, so it is 0.")):
         got, expected = int(answer(first, second)), _carried(_sizes(first, second))
         assert got == expected, f"Got {got}, expected {expected}. {hint}"
 
@@ -158,13 +158,14 @@ def _symmetrised(T: Tensor, orders) -> Tensor:
     return sum((T.permute(0, *(1 + place for place in order)) for order in orders), start=torch.zeros_like(T)) / len(orders)
 
 
-def _own(lower, upper) -> Tensor:
+def _own(below, above) -> Tensor:
     """The composed tensor of a learner's network, or an AssertionError that says what does not fit."""
-    first, second = as_factors(lower), as_factors(upper)
+    first, second = as_factors(below), as_factors(above)
     (m, h), d, (o, k) = first[0].shape, first[1].shape[1], second[0].shape
     shapes = [tuple(factor.shape) for factor in (*first, *second)]
     assert shapes == [(m, h), (h, d), (h, d), (o, k), (k, m), (k, m)], f"The shapes {shapes} do not fit together as two layers."
-    return einsum(third_order(*second), *[third_order(*first)] * 2, "out m n, m i j, n k l -> out i j k l")  # type: ignore[call-overload]
+    lower, upper = third_order(*first), third_order(*second)
+    return einsum(upper, lower, lower, "out m n, m i j, n k l -> out i j k l")
 
 
 _TIMES = ([[1]], [[1, 0]], [[0, 1]])
@@ -179,7 +180,7 @@ _X = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
           (_two([0, 0], [0, 0], [0, 0], [0, 0]), _two([0, 0], [1, 0], [0, 0], [0, 1])))           # zero
 def own_pair(answer):
     dense = [_own(*network) for network in answered(answer)]
-    assert len(dense) == 2 and dense[0].shape == dense[1].shape, "Give two networks with as many inputs and outputs as each other."
+    assert len(dense) == 2 and dense[0].shape == dense[1].shape, "Give two networks with equal numbers of inputs and outputs."
     (a, b), (f, g) = ([_symmetrised(T, orders) for T in dense] for orders in (TREE, list(permutations(range(4)))))
     assert f.norm() > 0 and g.norm() > 0, "One of your networks is zero at every input."
     assert near(f, g), "Your two networks are not the same function: multiply both out."

@@ -22,6 +22,7 @@ FLOORS = {
     "model": {"model", "layers", "tensors"} | GROUND,
     "data": {"data", "checks", "files"},
     "training": {"training", "model", "layers", "tensors", "data"} | GROUND,
+    "data_attribution": {"data_attribution", "tensors", "model", "layers", "data"} | GROUND,
     "steering": {"steering", "tensors", "model", "layers", "data"} | GROUND,
     "notebook": {"notebook", "checks", "files", "tables"},
     "released": {"released"},

@@ -1,21 +1,26 @@
 """One block of models trained side by side: first values, batches, gradients written by hand, and three optimisers.
 
-The models of a block share the rows of each batch, or have each their own. With x (groups, batch, inputs) there are as many groups
-as there are different seeds, and the first layer of all models of a group is one matrix product.
+The models of a block share their batches, as one group, or have each its own, as many groups of one model. A1 and A2 of all models
+of a group stand side by side in one matrix `first` (groups, inputs, 2 * members * hidden), so that one matrix product with a batch x
+(groups, batch, inputs) is the first layer of all of them. The layouts are those for which no product has to transpose its second factor.
 """
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from tensorlm.data_attribution.classifiers import Classifiers, Recipe
 from tensorlm.scaling import newton_schulz
 
 ADAM_SECOND, ADAM_EPS = 0.999, 1e-8
 ORDER_SEEDS = 2**31  # what is added to a seed where it orders the examples
-Weights = tuple[Tensor, Tensor]  # A1 above A2 (models, 2 * hidden, inputs), and P (models, classes, hidden)
+SIDE_BY_SIDE, STACKED = "groups inputs (two m hidden)", "two (groups m) hidden inputs"  # axes of `first`, and of A1 and A2
+Step = Callable[[Tensor, Tensor, float], None]
 
 
 def first_values(seed: int, inputs: int, classes: int, recipe: Recipe) -> Classifiers:
@@ -29,57 +34,73 @@ def first_values(seed: int, inputs: int, classes: int, recipe: Recipe) -> Classi
     return Classifiers(*(factor.to(recipe.dtype) for factor in drawn))
 
 
-def batches(seed: int, examples: int, recipe: Recipe) -> Iterator[Tensor]:
-    """The rows of each batch of a training in turn: every epoch is a shuffle of all examples, whatever is left out."""
+def shuffles(seed: int, examples: int, recipe: Recipe) -> Iterator[Tensor]:
+    """The order of the examples in each epoch, whatever is left out."""
     generator = torch.Generator().manual_seed(ORDER_SEEDS + seed)
     for _ in range(recipe.epochs):
-        yield from torch.randperm(examples, generator=generator).split(recipe.batch)
+        yield torch.randperm(examples, generator=generator)
+
+
+def batches(seed: int, examples: int, recipe: Recipe) -> Iterator[Tensor]:
+    """The rows of each batch of a training in turn, one for each step."""
+    for order in shuffles(seed, examples, recipe):
+        yield from order.split(recipe.batch)
 
 
 def train_block(x: Tensor, y: Tensor, weights: Tensor, recipe: Recipe, seeds: Sequence[int],
                 keep: Collection[int] = ()) -> list[Classifiers]:
     """Models after each number of steps in `keep`, rising, and at the end; `seeds` has one seed for all, or one a model."""
-    models, classes = len(weights), int(y.max()) + 1
+    models, groups, classes = len(weights), len(seeds), int(y.max()) + 1
     start = [first_values(seed, x.shape[1], classes, recipe) for seed in seeds]
-    left, right, down = (torch.cat(factors).repeat(models // len(start), 1, 1).to(x.device) for factors in zip(*start))
-    first = torch.cat([left, right], 1)
+    first, down = joined(Classifiers(*(torch.cat(factors).repeat(models // groups, 1, 1).to(x.device) for factors in zip(*start))), groups)
     targets = torch.nn.functional.one_hot(y, classes).to(x.dtype)
-    optimiser = OPTIMISER_KINDS[recipe.optimiser](recipe, (first, down))
-    kept = []
-    rates, orders = recipe.rates(len(x)).tolist(), zip(*(batches(seed, len(x), recipe) for seed in seeds))
-    for step, (rate, order) in enumerate(zip(rates, orders)):
-        if step in keep:
-            kept.append(split(first.clone(), down.clone()))
-        rows = torch.stack(order).to(x.device)
-        present = weights[:, rows[0]] if len(rows) == 1 else weights.gather(1, rows)
-        optimiser.step(gradients(first, down, x[rows], targets[rows], present, recipe.divide), rate)
-    return kept + [split(first, down)]
+    move = STEPS[recipe.optimiser](recipe, first, down)
+    rates, kept = recipe.rates(len(x)).tolist(), []
+    step = 0
+    for orders in zip(*(shuffles(seed, len(x), recipe) for seed in seeds)):
+        order = torch.stack(orders).to(x.device)
+        rows, answers = x[order], targets[order]
+        present = weights[:, order[0]] if groups == 1 else weights.gather(1, order)
+        for begin in range(0, len(x), recipe.batch):
+            if step in keep:
+                kept.append(parted(first, down))
+            part = slice(begin, begin + recipe.batch)
+            move(*gradients(first, down, rows[:, part], answers[:, part], present[:, part], recipe.divide), rates[step])
+            step += 1
+    return kept + [parted(first, down)]
 
 
-def split(first: Tensor, down: Tensor) -> Classifiers:
-    left, right = first.chunk(2, 1)
-    return Classifiers(left.contiguous(), right.contiguous(), down)
+def joined(models: Classifiers, groups: int) -> tuple[Tensor, Tensor]:
+    """`first` and `down` of models that stand group by group."""
+    pair = torch.stack([models.left, models.right])
+    return rearrange(pair, f"{STACKED} -> {SIDE_BY_SIDE}", groups=groups).contiguous(), models.down.clone()
 
 
-def gradients(first: Tensor, down: Tensor, x: Tensor, targets: Tensor, weights: Tensor, divide: str) -> Weights:
-    """Of the weighted cross-entropy of a batch, in `first` (A1 above A2) and `down` (P), without the weight decay.
+def parted(first: Tensor, down: Tensor) -> Classifiers:
+    """The models of a block, copied."""
+    left, right = rearrange(first, f"{SIDE_BY_SIDE} -> {STACKED}", two=2, hidden=down.shape[2]).contiguous()
+    return Classifiers(left, right, down.clone())
+
+
+def gradients(first: Tensor, down: Tensor, x: Tensor, targets: Tensor, weights: Tensor, divide: str) -> tuple[Tensor, Tensor]:
+    """Of the weighted cross-entropy of a batch, in `first` and `down`, without the weight decay.
 
     x (groups, batch, inputs), targets (groups, batch, classes), weights (models, batch). With z = A x, h = z1 * z2 and
-    e = w (softmax(P h) - target) / sum(w): dP = e h^T, dz1 = (P^T e) * z2, dz2 = (P^T e) * z1, dA = dz x^T.
+    e = w (softmax(P h) - target) / divisor: dP = e h^T, dz1 = (P^T e) * z2, dz2 = (P^T e) * z1, dA = dz x^T.
     """
-    models, twice, inputs = first.shape
     groups, batch, classes = targets.shape
-    units = torch.bmm(first.view(groups, -1, inputs), x.mT).view(models, 2, twice // 2, batch)
-    left, right = units.unbind(1)
-    products = left * right
-    errors = torch.bmm(down, products).softmax(1)
+    models, _, hidden = down.shape
+    units = torch.bmm(x, first).view(groups, batch, 2, -1, hidden)  # (groups, batch, two, members, hidden)
+    left, right = units.unbind(2)
+    products = (left * right).transpose(1, 2).reshape(models, batch, hidden)
+    errors = torch.bmm(down, products.mT).softmax(1)  # (models, classes, batch)
     errors.view(groups, -1, classes, batch).sub_(targets.mT.unsqueeze(1))
     errors.mul_((weights / divisor(weights, divide)).unsqueeze(1))
-    back = torch.bmm(down.mT, errors)
+    back = torch.bmm(errors.mT, down).view(groups, -1, batch, hidden).transpose(1, 2)
     slopes = torch.empty_like(units)
-    torch.mul(back, right, out=slopes[:, 0])
-    torch.mul(back, left, out=slopes[:, 1])
-    return torch.bmm(slopes.view(groups, -1, batch), x).view(first.shape), torch.bmm(errors, products.mT)
+    torch.mul(back, right, out=slopes[:, :, 0])
+    torch.mul(back, left, out=slopes[:, :, 1])
+    return torch.bmm(x.mT, slopes.view(groups, batch, -1)), torch.bmm(errors, products)
 
 
 def divisor(weights: Tensor, divide: str) -> Tensor | int:
@@ -90,60 +111,53 @@ def divisor(weights: Tensor, divide: str) -> Tensor | int:
     return torch.where(total > 0, total, 1)
 
 
-class Sgd:
-    """v <- momentum v + g, w <- w - rate v, where g has the weight decay in it."""
+# Optimisers: a function of the gradients of `first` and `down` and of the rate, which moves both
 
-    def __init__(self, recipe: Recipe, weights: Weights) -> None:
-        self.recipe, self.weights, self.steps = recipe, weights, 0
-        self.momenta: Weights = (torch.zeros_like(weights[0]), torch.zeros_like(weights[1]))
+def sgd_step(recipe: Recipe, first: Tensor, down: Tensor) -> Step:
+    """v <- momentum v + g, w <- w - rate v; torch's fused loop over all models."""
+    momenta: list[Tensor | None] = [torch.zeros_like(first), torch.zeros_like(down)]
 
-    def step(self, gradients: Weights, rate: float) -> None:
-        self.steps += 1
-        for weight, gradient, *state in zip(self.weights, gradients, *self.state()):
-            if self.recipe.weight_decay:
-                gradient.add_(weight, alpha=self.recipe.weight_decay)
-            self.move(weight, gradient, state, rate)
+    def step(first_gradient: Tensor, down_gradient: Tensor, rate: float) -> None:
+        sgd([first, down], [first_gradient, down_gradient], momenta, foreach=False, fused=True, weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum, lr=rate, dampening=0.0, nesterov=False, maximize=False)
 
-    def state(self) -> tuple[Weights, ...]:
-        return (self.momenta,)
-
-    def move(self, weight: Tensor, gradient: Tensor, state: list[Tensor], rate: float) -> None:
-        momentum, = state
-        momentum.mul_(self.recipe.momentum).add_(gradient)
-        weight.add_(momentum, alpha=-rate)
+    return step
 
 
-class Adam(Sgd):
-    """Source: Kingma and Ba, arXiv 1412.6980."""
+def adam_step(recipe: Recipe, first: Tensor, down: Tensor) -> Step:
+    """Source: Kingma and Ba, arXiv 1412.6980; torch's fused loop over all models."""
+    momenta, squares = ([torch.zeros_like(first), torch.zeros_like(down)] for _ in range(2))
+    counts = [torch.zeros((), device=first.device) for _ in range(2)]
 
-    def __init__(self, recipe: Recipe, weights: Weights) -> None:
-        super().__init__(recipe, weights)
-        self.squares: Weights = (torch.zeros_like(weights[0]), torch.zeros_like(weights[1]))
+    def step(first_gradient: Tensor, down_gradient: Tensor, rate: float) -> None:
+        adam([first, down], [first_gradient, down_gradient], momenta, squares, [], counts, foreach=False, fused=True, amsgrad=False,
+             beta1=recipe.momentum, beta2=ADAM_SECOND, lr=rate, weight_decay=recipe.weight_decay, eps=ADAM_EPS, maximize=False)
 
-    def state(self) -> tuple[Weights, ...]:
-        return self.momenta, self.squares
-
-    def move(self, weight: Tensor, gradient: Tensor, state: list[Tensor], rate: float) -> None:
-        momentum, square = state
-        momentum.lerp_(gradient, 1 - self.recipe.momentum)
-        square.mul_(ADAM_SECOND).addcmul_(gradient, gradient, value=1 - ADAM_SECOND)
-        first, second = (1 - beta**self.steps for beta in (self.recipe.momentum, ADAM_SECOND))
-        weight.addcdiv_(momentum, square.sqrt().div_(second**0.5).add_(ADAM_EPS), value=-rate / first)
+    return step
 
 
-class Muon(Sgd):
+def muon_step(recipe: Recipe, first: Tensor, down: Tensor) -> Step:
     """As `training.Muon`, with the decay in the gradient: A1, A2 and P of each model move by a matrix with singular values near 1."""
+    momenta = (torch.zeros_like(first), torch.zeros_like(down))
+    def step(first_gradient: Tensor, down_gradient: Tensor, rate: float) -> None:
+        for weight, gradient, momentum in zip((first, down), (first_gradient, down_gradient), momenta):
+            gradient.add_(weight, alpha=recipe.weight_decay)
+            momentum.lerp_(gradient, 1 - recipe.momentum)
+            gradient.lerp_(momentum, recipe.momentum)
+        stacked = rearrange(first_gradient, f"{SIDE_BY_SIDE} -> {STACKED}", two=2, hidden=recipe.hidden)
+        update = orthogonal(stacked.flatten(0, 1)).view_as(stacked)
+        first.add_(rearrange(update, f"{STACKED} -> {SIDE_BY_SIDE}", groups=len(first)), alpha=-rate)
+        down.add_(orthogonal(down_gradient), alpha=-rate)
 
-    def move(self, weight: Tensor, gradient: Tensor, state: list[Tensor], rate: float) -> None:
-        momentum, = state
-        momentum.lerp_(gradient, 1 - self.recipe.momentum)
-        ahead = gradient.lerp_(momentum, self.recipe.momentum)
-        matrices = ahead.view(-1, self.recipe.hidden, ahead.shape[2]) if weight is self.weights[0] else ahead
-        rows, columns = matrices.shape[1:]
-        tall = rows > columns
-        update = newton_schulz(matrices.mT if tall else matrices, dtype=weight.dtype)
-        update = (update.mT if tall else update).reshape(weight.shape)
-        weight.add_(update, alpha=-rate * math.sqrt(max(1.0, rows / columns)))
+    return step
 
 
-OPTIMISER_KINDS = {"sgd": Sgd, "adam": Adam, "muon": Muon}
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices (n, rows, columns) with singular values near 1, times sqrt(max(1, rows / columns))."""
+    rows, columns = matrices.shape[1:]
+    wide = matrices.mT if rows > columns else matrices
+    found = newton_schulz(wide, dtype=matrices.dtype) * math.sqrt(max(1.0, rows / columns))
+    return found.mT if rows > columns else found
+
+
+STEPS = {"sgd": sgd_step, "adam": adam_step, "muon": muon_step}

@@ -3,6 +3,6 @@
 from tensorlm.training.experiments.analyse import Table, crossing, paired, smallest_difference
 from tensorlm.training.experiments.declare import Arm, SpreadWindows
 from tensorlm.training.experiments.declared import EXPERIMENTS
-from tensorlm.training.experiments.run import run_experiment, spread
+from tensorlm.training.experiments.run import run_experiment
 
-__all__ = ["Arm", "EXPERIMENTS", "SpreadWindows", "Table", "crossing", "paired", "run_experiment", "smallest_difference", "spread"]
+__all__ = ["Arm", "EXPERIMENTS", "SpreadWindows", "Table", "crossing", "paired", "run_experiment", "smallest_difference"]

@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import math
-import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from tensorlm.checks import require, require_one_of
+from tensorlm.checks import require_one_of
 from tensorlm.data import load
 from tensorlm.files import parse_json, write_csv, write_json
 from tensorlm.provenance import RELEASED, environment
@@ -181,51 +180,3 @@ def release(experiment: Experiment, folder: Path, data: Any) -> list[Row]:
     if missing:
         raise ValueError(f"--release: {experiment.name} lacks {len(missing)} runs; run it without --arms and --seeds")
     return write_table(records, experiment, data, RELEASED)
-
-
-def spread(run: Callable[..., Any], jobs: Mapping[str, dict[str, Any]], folder: str | Path, workers: int | None = None) -> dict[str, Any]:
-    """What `run(**arguments)` returns for each of `jobs` (name -> arguments), computed by `workers` processes of joblib.
-
-    Each result is written to `folder/NAME.json` as soon as it is there, and never computed again, so a killed list goes on.
-    Arguments and results are what JSON holds; a `run` that trains with a folder of its own can go on within a run too. Inside
-    `joblib.parallel_config("dask")` the same call uses the machines of a Dask cluster. Raises ValueError where a name is
-    no file name, or stands in the folder with other arguments, and TrainingError, when all have run, if any of them diverged.
-
-    >>> import tempfile
-    >>> spread(pow, {"square": {"base": 3, "exp": 2}, "cube": {"base": 3, "exp": 3}}, tempfile.mkdtemp())
-    {'square': 9, 'cube': 27}
-    """
-    try:
-        from joblib import Parallel, delayed
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("spread: needs joblib, which is missing; pip install joblib") from None
-    for name in jobs:
-        require(re.fullmatch(r"[\w.+=-]+", name), "a name of a job", name, "letters, digits and . + = - _ alone")
-    home = Path(folder)
-    found = {name: record for name, arguments in jobs.items() if (record := stored_job(home / f"{name}.json", arguments))}
-    calls = (delayed(attempt)(name, run, jobs[name]) for name in jobs if name not in found)
-    for name, record in Parallel(workers, return_as="generator_unordered")(calls):
-        write_json(home / f"{name}.json", {"arguments": jobs[name], **record})
-        found[name] = record
-    if failed := {name: found[name]["failure"] for name in jobs if found[name]["failure"]}:
-        name, why = next(iter(failed.items()))
-        raise TrainingError(f"{len(failed)} of {len(jobs)} jobs failed, leave them out to get the others; the first is {name}: {why}", 0)
-    return {name: found[name]["result"] for name in jobs}
-
-
-def attempt(name: str, run: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str, Record]:
-    """One job in a worker: its result, or why its loss is no number."""
-    try:
-        return name, {"result": run(**arguments), "failure": None}
-    except TrainingError as error:
-        return name, {"result": None, "failure": str(error)}
-
-
-def stored_job(path: Path, arguments: dict[str, Any]) -> Record | None:
-    """The finished job in a file, None without one; ValueError where it had other arguments."""
-    if not path.exists():
-        return None
-    record = parse_json(path.read_text(encoding="utf-8"), str(path))
-    if difference := _difference(record.pop("arguments"), json.loads(json.dumps(arguments)), "arguments"):
-        raise ValueError(f"{path}: was made with {difference.replace('the declaration says', 'now it is')}; name another folder")
-    return record

@@ -29,7 +29,7 @@ from tensorlm.files import parse_json, write_atomically, write_json
 
 __all__ = ["Classifiers", "Examples", "Recipe", "centred_digits", "outcomes", "train_bank", "trajectory"]
 
-BLOCK_BYTES, GPU_BLOCK_BYTES = 2**19, 2**30  # of the weights of a block; with gradients and activations it is a few times as much
+BLOCK_BYTES, GPU_BLOCK_BYTES = 3 * 2**18, 2**30  # of the weights of a block; with gradients and activations it is a few times as much
 BLOCK_COPIES = {"sgd": 4, "adam": 6, "muon": 9}  # of the weights of a block, while it is trained
 SETTINGS_NAME, MEMORY_TABLE = "bank.json", "/proc/meminfo"
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

@@ -71,8 +71,10 @@ def train_bank(x: Tensor, y: Tensor, weights: Tensor, recipe: Recipe, seeds: int
     store = None if folder is None else Store(Path(folder), settings_of(x, y, weights, recipe, seeds, block))
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
     result = empty_models(len(weights), x, y, recipe)
-    with tqdm(total=len(weights), unit="model", disable=None if progress is None else not progress) as bar:
-        for number, (members, own_seeds) in list(enumerate(plan(len(weights), seeds, block)))[rank::size]:
+    mine = list(enumerate(plan(len(weights), seeds, block)))[rank::size]
+    silent = True if rank else None if progress is None else not progress
+    with tqdm(total=sum(len(job.models) for _, job in mine), unit="model", disable=silent) as bar:
+        for number, (members, own_seeds) in mine:
             trained = store.load(number, x.device) if store else None
             if trained is None:
                 trained = train_block(x, y, weights[list(members)], recipe, own_seeds)[-1]

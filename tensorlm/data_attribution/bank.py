@@ -47,13 +47,14 @@ def train_bank(x: Tensor, y: Tensor, weights: Tensor, recipe: Recipe, seeds: int
                allow_nonfinite: bool = False) -> Classifiers:
     """Train one model for each row of `weights` on the examples x (n, inputs) of classes y (n,).
 
-    Args:
-        weights: (models, n), at least 0, of any dtype: 0 leaves an example out of that model, 1 has it in, fractions count in part.
-        seeds: one for all models (first values and order of the examples), or one a model; models of one seed share a block.
-        folder: where each finished block is kept. The same call goes on there, bit for bit; another one is refused.
-        progress: a bar of the models that are trained; None shows it on a terminal only.
-        memory: bytes that may be used; None stands for what is free on the machine.
-        allow_nonfinite: return models that diverged (`nonfinite` names them) instead of raising.
+    | argument | meaning |
+    | --- | --- |
+    | weights | (models, n), at least 0, of any dtype: 0 leaves an example out of that model, 1 has it in, fractions count in part |
+    | seeds | one for all models (first values and order of the examples), or one a model; models of one seed share a block |
+    | folder | where each finished block is kept: the same call goes on there, bit for bit, another one is refused |
+    | progress | a bar of the models that are trained; None shows it on a terminal only |
+    | memory | bytes that may be used; None stands for what is free on the machine |
+    | allow_nonfinite | return models that diverged (`nonfinite` names them) instead of raising |
 
     Where torch.distributed is running (under `torchrun`) each process trains its share of the blocks, and all of them
     return all models. Raises ValueError, before anything is trained, for weights of another shape, negative or not finite,

@@ -66,8 +66,7 @@ def train_bank(x: Tensor, y: Tensor, weights: Tensor, recipe: Recipe, seeds: int
     >>> (models.logits(x)[0].argmax(1) == y).float().mean() > 0.9
     tensor(True)
     """
-    x, weights, seeds = checked(x, y, weights, recipe, seeds)
-    require_memory(bytes_needed(len(weights), x, y, recipe), memory, x.device)
+    x, weights, seeds = checked(x, y, weights, recipe, seeds, memory)
     block = block_size(x, y, recipe)
     store = None if folder is None else Store(Path(folder), settings_of(x, y, weights, recipe, seeds, block))
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
@@ -106,7 +105,8 @@ def trajectory(x: Tensor, y: Tensor, weights: Tensor, recipe: Recipe, seed: int 
     return dict(zip(wanted, kept))
 
 
-def checked(x: Tensor, y: Tensor, weights: Any, recipe: Recipe, seeds: Any) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+def checked(x: Tensor, y: Tensor, weights: Any, recipe: Recipe, seeds: Any,
+            memory: float | None = None) -> tuple[Tensor, Tensor, tuple[int, ...]]:
     """Examples and weights in the dtype of the recipe, and the seeds as a tuple, of one if all models share it."""
     require_rows(x, None)
     require(x.ndim == 2 and x.numel(), "x", x, "a matrix (examples, inputs)")
@@ -114,15 +114,17 @@ def checked(x: Tensor, y: Tensor, weights: Any, recipe: Recipe, seeds: Any) -> t
     require_labels(y, len(x))
     fits = isinstance(weights, Tensor) and weights.ndim == 2 and weights.shape[1] == len(x) and len(weights)
     require(fits, "weights", weights, f"a matrix (models, {len(x)}) with a column for each example")
-    weights = weights.to(x.device, recipe.dtype)
-    require_finite("weights", weights)
-    require(weights.min() >= 0, "weights", float(weights.min()), "at least 0")
-    require_every_class(y, weights)
     numbers = [seeds] if is_whole(seeds) else list(seeds)
     fits = is_whole(seeds) or len(numbers) == len(weights)
     require(fits, "seeds", seeds, f"one whole number, or one for each of the {len(weights)} models")
     numbers = [require_whole("a seed", seed, 0, ORDER_SEEDS - 1) for seed in numbers]
-    return x.to(recipe.dtype), weights, tuple(numbers[:1] if len(set(numbers)) == 1 else numbers)
+    numbers = numbers[:1] if len(set(numbers)) == 1 else numbers
+    require_memory(bytes_needed(len(weights), x, y, recipe, len(numbers)), memory, x.device)
+    weights = weights.to(x.device, recipe.dtype)
+    require_finite("weights", weights)
+    require(weights.min() >= 0, "weights", float(weights.min()), "at least 0")
+    require_every_class(y, weights)
+    return x.to(recipe.dtype), weights, tuple(numbers)
 
 
 def require_every_class(y: Tensor, weights: Tensor) -> None:
@@ -167,12 +169,13 @@ def block_size(x: Tensor, y: Tensor, recipe: Recipe) -> int:
     return max(1, limit // (model_size(x, y, recipe) * recipe.dtype.itemsize))
 
 
-def bytes_needed(count: int, x: Tensor, y: Tensor, recipe: Recipe) -> int:
+def bytes_needed(count: int, x: Tensor, y: Tensor, recipe: Recipe, seeds: int = 1) -> int:
     """An estimate of the memory of a bank beside its examples: all models and their weights on the examples, and one block at work."""
     size, classes, batch = model_size(x, y, recipe), int(y.max()) + 1, min(recipe.batch, len(x))
     block = min(count, block_size(x, y, recipe))
-    at_work = BLOCK_COPIES[recipe.optimiser] * size + batch * (7 * recipe.hidden + 3 * classes + x.shape[1])
-    return recipe.dtype.itemsize * (count * (size + len(x)) + block * at_work)
+    shuffled = len(x) * (min(block, seeds) * (x.shape[1] + classes) + 2 * block)
+    at_work = block * (BLOCK_COPIES[recipe.optimiser] * size + batch * (7 * recipe.hidden + 3 * classes))
+    return recipe.dtype.itemsize * (count * (size + len(x)) + shuffled + at_work)
 
 
 def free_memory(device: torch.device) -> float:

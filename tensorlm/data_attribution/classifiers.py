@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from tensorlm.checks import DTYPES, require, require_counts, require_number, require_one_of, require_rows, require_whole, unfit
@@ -12,7 +13,7 @@ from tensorlm.data import load_digits
 from tensorlm.tensors import CPTensor
 
 OPTIMISERS, DIVISORS, OUTCOMES = ("sgd", "adam", "muon"), ("present", "batch"), ("loss", "margin")
-NAMED_MODELS = 5  # how many models an error names one by one
+NAMED_MODELS, MODELS_AT_A_TIME = 5, 64  # how many an error names one by one; how many answer at once
 
 
 class Classifiers(NamedTuple):
@@ -38,7 +39,8 @@ class Classifiers(NamedTuple):
     def features(self, x: Tensor) -> Tensor:
         """The products (A1 x) * (A2 x) of the hidden units: x (n, inputs) -> (models, n, hidden)."""
         require_rows(x, self.left.shape[-1])
-        return (x @ self.left.mT) * (x @ self.right.mT)
+        left, right = (x @ factor.flatten(0, 1).mT for factor in (self.left, self.right))  # one product for all models
+        return rearrange(left * right, "n (models hidden) -> models n hidden", models=self.size)
 
     def logits(self, x: Tensor) -> Tensor:
         """x (n, inputs) -> (models, n, classes)."""
@@ -88,12 +90,14 @@ def outcomes(models: Classifiers, x: Tensor, y: Tensor, kind: str = "margin") ->
     classes = models.down.shape[1]
     require_labels(y, len(x), classes)
     models.require_finite()
-    logits = models.logits(x)
     own = torch.nn.functional.one_hot(y, classes).bool()
-    right = logits[:, own]
-    if kind == "loss":
-        return logits.logsumexp(2) - right
-    return right - logits.masked_fill(own, -math.inf).logsumexp(2)
+    found = []
+    for start in range(0, models.size, MODELS_AT_A_TIME):  # bounded memory, and faster
+        logits = models.model(slice(start, start + MODELS_AT_A_TIME)).logits(x)
+        right = logits[:, own]
+        others = logits.masked_fill(own, -math.inf).logsumexp(2)
+        found.append(torch.nn.functional.softplus(others - right) if kind == "loss" else right - others)
+    return torch.cat(found)
 
 
 def require_labels(y: Any, count: int, classes: int | None = None) -> None:

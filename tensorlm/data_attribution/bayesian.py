@@ -3,8 +3,8 @@
     p(w) ~ exp(-beta (mean loss + decay |w|^2 / 2) - gamma |w - w*|^2 / 2)
     scores[i, t] = beta / n Cov(loss_i - mean loss, outcome_t)
 
-Where the losses are quadratic near w* and their gradient there is zero, the covariance of w is (beta H + (beta decay + gamma) I)^-1,
-and the score is that of `influence` with damping gamma / beta. Drawn by Langevin steps, without any matrix of parameters.
+Where the mean loss is quadratic near w* and has its minimum there, w has the covariance (beta H + (beta decay + gamma) I)^-1,
+and the score is that of `influence` with damping gamma / beta. It is drawn by Langevin steps, without any matrix of parameters.
 
 Sources: Kreer et al. arXiv 2509.26544 (the method); Welling and Teh (2011, SGLD).
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from tensorlm.checks import require_counts, require_number, require_whole
+from tensorlm.checks import require, require_counts, require_number, require_whole
 from tensorlm.data_attribution.block import gradients, joined, parted
 from tensorlm.data_attribution.classifiers import Classifiers, Examples, Recipe, outcomes
 from tensorlm.data_attribution.influence import centred
@@ -65,14 +65,15 @@ class Langevin:
         return self.gamma / self.beta
 
 
-def bayesian_influence(models: Classifiers, data: Examples, recipe: Recipe, kind: str = "margin", *, sampler: Langevin) -> Tensor:
+def bayesian_influence(models: Classifiers, data: Examples, recipe: Recipe, kind: str = "margin", *,
+                       sampler: Langevin) -> Tensor:
     """Bayesian influence function around each model, mean over the models: (train, test), in float64.
 
     Chains move in the dtype of the models. Raises ValueError where a chain diverges: its step is too large.
 
     >>> data = Examples(torch.eye(3), torch.arange(3), torch.eye(3), torch.arange(3))
     >>> models = Classifiers(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 3, 2))
-    >>> bayesian_influence(models, data, Recipe(), "loss", sampler=Langevin(30, 10, 0.01, draws=500)).diagonal() > 0
+    >>> bayesian_influence(models, data, Recipe(), "loss", sampler=Langevin(30, 10, 0.01, draws=200)).diagonal() > 0
     tensor([True, True, True])
     """
     parts = [_around(models.model(index), data, recipe, kind, sampler, sampler.seed + index) for index in range(models.size)]
@@ -110,4 +111,6 @@ def langevin(model: Classifiers, x: Tensor, y: Tensor, recipe: Recipe, sampler: 
             noise = torch.randn(weight.shape, dtype=weight.dtype, generator=generator)
             weight.sub_(drift, alpha=sampler.step / 2).add_(noise, alpha=sampler.step**0.5)
         if step > sampler.burn_in and (step - sampler.burn_in) % sampler.thin == 0:
-            yield parted(*chains)
+            drawn = parted(*chains)
+            require(not drawn.nonfinite(), "sampler.step", sampler.step, "small enough that no chain diverges")
+            yield drawn

@@ -2,8 +2,8 @@
 
     G = mean_i J_i' (diag p_i - p_i p_i') J_i          H = G + mean_i sum_c (p_ic - y_ic) d^2 logit_c
 
-An example's Jacobian is made of outer products, so a block of G is sum_i M_i (x) x_i x_i' with a small M_i: one matrix product of
-all M_i with all x_i x_i', where the Jacobians multiplied out cost the number of parameters squared for every class of every
+An example's Jacobian is made of outer products, so a block of G is sum_i M_i (x) x_i x_i' with a small M_i: one matrix product
+of all M_i with all x_i x_i', where Jacobians multiplied out cost the number of parameters squared for every class of every
 example. H differs from G only in the blocks between two of the three matrices: the logits are linear in each of them.
 
 Sources: Martens arXiv 1412.1193 (Gauss-Newton); George et al. arXiv 1806.03884 (EK-FAC); Grosse et al. arXiv 2308.03296.
@@ -27,8 +27,8 @@ BLOCK_ROWS = 512  # examples at a time
 
 
 class _Local(NamedTuple):
-    """What curvature needs of some examples: inputs x, hidden h = u * v, partners [v; u] of the rows of [A1; A2], logit gradients
-    p - y (n, classes), their pull P'(p - y) on the hidden units, spread diag p - p p', slopes d logit / d [u; v]."""
+    """What curvature needs of some examples: inputs x, hidden h = u * v, partners [v; u] of the rows of [A1; A2], logit
+    gradients p - y, their pull P'(p - y) on the hidden units, spread diag p - p p', slopes d logit / d [u; v]."""
 
     inputs: Tensor
     hidden: Tensor
@@ -54,9 +54,9 @@ def _local(model: Classifiers, x: Tensor, y: Tensor) -> Iterator[_Local]:
 def curvature_matrix(model: Classifiers, x: Tensor, y: Tensor, kind: str = "gauss_newton") -> Tensor:
     """Second derivatives of the mean loss over the examples, without weight decay: (parameters, parameters), float64.
 
-    `kind` is "hessian" (exact; indefinite away from a minimum) or "gauss_newton" (positive semidefinite). Parameters are counted
-    as A1, A2, P, each row after row. Raises ValueError for more than one model, examples that do not fit it, and a matrix that
-    takes more than `checks.DENSE_LIMIT` bytes.
+    `kind` is "hessian" (exact; indefinite away from a minimum) or "gauss_newton" (positive semidefinite). Parameters are
+    counted as A1, A2, P, each row after row. Raises ValueError for more than one model, examples that do not fit it, and a
+    matrix that takes more than `checks.DENSE_LIMIT` bytes.
 
     >>> model = Classifiers(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 4, 2))
     >>> matrix = curvature_matrix(model, torch.ones(5, 3), torch.arange(5) % 4)
@@ -73,7 +73,7 @@ def curvature_matrix(model: Classifiers, x: Tensor, y: Tensor, kind: str = "gaus
 
 
 def _blocks(local: _Local, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over some examples of three blocks: [A1; A2] with itself (packed: one of each two equal entries), with P, P with itself.
+    """Sums over some examples of three blocks: [A1; A2] with itself (packed, equal entries once), with P, and P with itself.
 
     Beyond Gauss-Newton, u_k v_k has a second derivative by its two factors, P_ck u_k v_k one by P_ck and each of them.
     """

@@ -22,7 +22,7 @@ BLOCK_ENTRIES = 2**22  # of the rows that are written out at a time
 
 
 class Gradients(NamedTuple):
-    """Gradients of n numbers: lower (n, 2 hidden) times inputs (n, inputs) for A1 over A2, upper (n, classes) times hidden (n, hidden)."""
+    """Gradients of n numbers: lower (n, 2 hidden) times inputs for A1 over A2, upper (n, classes) times hidden for P."""
 
     lower: Tensor
     inputs: Tensor
@@ -32,7 +32,8 @@ class Gradients(NamedTuple):
     def dense(self) -> Tensor:
         """The gradients as rows: (n, parameters)."""
         pairs = ((self.lower, self.inputs), (self.upper, self.hidden))
-        return torch.cat([einsum(rows, columns, "n row, n column -> n row column").flatten(1) for rows, columns in pairs], dim=1)
+        products = [einsum(rows, columns, "n row, n column -> n row column") for rows, columns in pairs]
+        return torch.cat([product.flatten(1) for product in products], dim=1)
 
     def mean(self) -> Tensor:
         """Their mean: (parameters,)."""

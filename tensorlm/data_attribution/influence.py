@@ -9,11 +9,12 @@
 | `trak` | -f_t' (Phi' Phi + ridge I)^-1 phi_i (1 - p_i), margins' gradients as features |
 | `similarity` | the floors: pixels, angles of gradients, random numbers |
 
-f_t is the gradient of the outcome, g_i that of the example's loss, g their mean, which is there where the recipe divides by the
-examples present: without example i the others weigh more, against the same weight decay. Several models give the mean of
-their scores. Everything is computed in float64.
+f_t is the gradient of the outcome, g_i that of the example's loss, g the mean of these, which is there where the recipe divides
+by the examples present: without example i the others weigh more, against the same weight decay. Several models give the mean
+of their scores. Everything is computed in float64.
 
-Sources: Koh and Liang arXiv 1703.04730 (influence); Pruthi et al. arXiv 2002.08484 (TracIn); Park et al. arXiv 2303.14186 (TRAK).
+Sources: Koh and Liang arXiv 1703.04730 (influence); Pruthi et al. arXiv 2002.08484 (TracIn); Park et al. arXiv 2303.14186
+(TRAK).
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require, require_number, require_one_of, require_whole
+from tensorlm.checks import require, require_one_of, require_whole
 from tensorlm.data_attribution.classifiers import OUTCOMES, Classifiers, Examples, Recipe, outcomes
 from tensorlm.data_attribution.curvature import CURVATURES, curvature_matrix, ekfac, solve
 from tensorlm.data_attribution.gradients import Gradients, example_gradients
@@ -29,13 +30,13 @@ from tensorlm.data_attribution.gradients import Gradients, example_gradients
 MEASURES = ("pixels", "gradient", "random")
 
 
-def influence(models: Classifiers, data: Examples, recipe: Recipe, kind: str = "margin", curvature: str = "gauss_newton", *,
-              damping: float) -> Tensor:
-    """Influence functions: the change to first order if training had run to its minimum, on a damped quadratic: (train, test).
+def influence(models: Classifiers, data: Examples, recipe: Recipe, kind: str = "margin", curvature: str = "gauss_newton",
+              *, damping: float) -> Tensor:
+    """Influence functions: the change to first order if training had run to its minimum: (train, test).
 
-    `curvature` is "hessian", "gauss_newton" or "ekfac"; `damping` comes on top of the recipe's weight decay. Only the weight decay
-    and the divisor of the recipe are used. Raises ValueError for a damping that leaves the Hessian indefinite, with its smallest
-    eigenvalue and a damping that would do.
+    `curvature` is "hessian", "gauss_newton" or "ekfac"; `damping` comes on top of the weight decay, the one setting of the
+    recipe that counts beside its divisor. Raises ValueError for a damping that leaves the Hessian indefinite, with its smallest
+    eigenvalue and the damping that would do.
 
     >>> data = Examples(torch.eye(3), torch.arange(3), torch.eye(3), torch.arange(3))
     >>> models = Classifiers(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 3, 2))
@@ -56,11 +57,12 @@ def _influence(model: Classifiers, data: Examples, recipe: Recipe, kind: str, cu
     return centred(train.times(solved), recipe) / len(data.x)
 
 
-def tracin(checkpoints: Classifiers, rates: Sequence[float] | Tensor, data: Examples, recipe: Recipe, kind: str = "margin") -> Tensor:
+def tracin(checkpoints: Classifiers, rates: Sequence[float] | Tensor, data: Examples, recipe: Recipe,
+           kind: str = "margin") -> Tensor:
     """TracIn: how far an example's own steps moved the outcome, summed over checkpoints of one training: (train, test).
 
-    `rates` has for each checkpoint the sum of the rates of all steps that it stands for, over 1 - momentum where there is momentum.
-    One model with rates [1] gives the gradient dot. Raises ValueError unless there is one finite rate per checkpoint.
+    `rates` has for each checkpoint the sum of the rates of the steps that it stands for, over 1 - momentum where there is
+    momentum. One model with rates [1] gives the gradient dot. Raises ValueError unless each checkpoint has one finite rate.
 
     >>> data = Examples(torch.eye(3), torch.arange(3), torch.eye(3), torch.arange(3))
     >>> models = Classifiers(torch.ones(4, 2, 3), torch.ones(4, 2, 3), torch.ones(4, 3, 2))
@@ -77,12 +79,13 @@ def tracin(checkpoints: Classifiers, rates: Sequence[float] | Tensor, data: Exam
     return centred(total, recipe) / len(data.x)
 
 
-def trak(models: Classifiers, data: Examples, kind: str = "margin", *, ridge: float, dimensions: int | None = None, seed: int = 0) -> Tensor:
+def trak(models: Classifiers, data: Examples, kind: str = "margin", *, ridge: float, dimensions: int | None = None,
+         seed: int = 0) -> Tensor:
     """TRAK: each model as the logistic regression that its margins' gradients make of it: (train, test).
 
-    Features are the gradients themselves, or their projections on `dimensions` random directions. One Newton step from all examples
-    to all but one, its curvature replaced by Phi' Phi + ridge I. The kernels of several models are averaged, then the
-    factors 1 - p_i. Raises ValueError where the ridge leaves the matrix singular.
+    Features are the gradients themselves, or their projections on `dimensions` random directions. One Newton step from all
+    examples to all but one, its curvature replaced by Phi' Phi + ridge I. Of several models the kernels are averaged, and apart
+    from them the factors 1 - p_i. Raises ValueError where the ridge leaves the matrix singular.
 
     >>> data = Examples(torch.eye(3), torch.arange(3), torch.eye(3), torch.arange(3))
     >>> models = Classifiers(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 3, 2))
@@ -91,7 +94,8 @@ def trak(models: Classifiers, data: Examples, kind: str = "margin", *, ridge: fl
     """
     require_one_of("kind", kind, OUTCOMES)
     kernel = _mean(_trak_kernel(models.model(index), data, ridge, dimensions, seed + index) for index in range(models.size))
-    doubt, test_doubt = (-torch.expm1(-outcomes(models, x.to(models.down), y, "loss").double()).mean(0)
+    exact = Classifiers(*(weight.double() for weight in models))
+    doubt, test_doubt = (torch.sigmoid(-outcomes(exact, x.double(), y, "margin")).mean(0)  # 1 - p of the right class
                          for x, y in ((data.x, data.y), (data.test_x, data.test_y)))
     change = -kernel * doubt[:, None]
     return change if kind == "margin" else -change * test_doubt  # d loss / d margin = -(1 - p)
@@ -112,7 +116,8 @@ def _trak_kernel(model: Classifiers, data: Examples, ridge: float, dimensions: i
     return rows @ solve(rows.mT @ rows, test_rows.mT, ridge, name="ridge")
 
 
-def similarity(data: Examples, kind: str = "margin", measure: str = "pixels", models: Classifiers | None = None, seed: int = 0) -> Tensor:
+def similarity(data: Examples, kind: str = "margin", measure: str = "pixels", models: Classifiers | None = None,
+               seed: int = 0) -> Tensor:
     """Floors that a method should pass; only their order has a meaning, not their size: (train, test).
 
     | measure | value |

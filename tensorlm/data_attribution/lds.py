@@ -5,11 +5,12 @@
 and a method's LDS is the mean over test examples. They all share the subsets, and all methods the truth: its error comes from
 subsets more than from test examples, and its ceiling is what the noise of the retrainings leaves.
 
-Sources: Ilyas et al. arXiv 2202.00622 and Park et al. arXiv 2303.14186 (the score); Spearman (1910) and Brown (1910), the reliability of a mean.
+Sources: Ilyas et al. arXiv 2202.00622 and Park et al. arXiv 2303.14186 (the score); Spearman (1910) and Brown (1910), how
+reliable a mean is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
 
@@ -47,9 +48,8 @@ def draw_subsets(y: Tensor, kept: float, count: int, draw: str = "uniform", seed
 
 
 def _systematic(strata: Tensor, size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Subsets of `size` of n examples: in random order, stratum after stratum, those at which a sum of size / n passes a whole number.
-
-    From a random start, so that every example is kept equally often; of one stratum all subsets are equally likely.
+    """Subsets of `size` of n examples: in random order, stratum after stratum, those where a sum of size / n passes a whole
+    number, from a random start. Every example is kept equally often, and of one stratum all subsets are equally likely.
     """
     n = len(strata)
     place = torch.rand(count, int(strata.max()) + 1, generator=generator).argsort(1)[:, strata]
@@ -63,140 +63,114 @@ def _require_every_class(y: Tensor, subsets: Tensor, kept: float) -> None:
     absent = subsets.double() @ (y[:, None] == labels).double() == 0
     if absent.any():
         subset, place = absent.nonzero()[0].tolist()
-        raise ValueError(f"kept must leave every subset an example of every class, got {kept}, and none of class {int(labels[place])} "
-                         f"in subset {subset}; keep more, or draw='stratified'")
+        raise ValueError(f"kept must leave every subset an example of every class, got {kept}, and none of class "
+                         f"{int(labels[place])} in subset {subset}; keep more, or draw='stratified'")
 
 
 def group_scores(scores: Tensor, subsets: Tensor) -> Tensor:
-    """What scores (train, test) predict for subsets (count, train): the sum over the examples that a subset leaves out, (count, test).
+    """What scores (train, test) predict for subsets (count, train): their sum over what a subset leaves out, (count, test).
 
     >>> group_scores(torch.tensor([[1.0], [10.0], [100.0]]), torch.tensor([[True, False, False], [False, True, True]]))
     tensor([[110.],
             [  1.]], dtype=torch.float64)
     """
     fits = subsets.dtype == torch.bool and subsets.ndim == scores.ndim == 2 and subsets.shape[1] == len(scores)
-    require(fits, "subsets", subsets, f"booleans (count, {len(scores)}), True for what is kept, as scores are of {len(scores)} examples")
+    require(fits, "subsets", subsets, f"booleans (count, {len(scores)}), True for each example with scores that is kept")
     require_finite("scores", scores)
     return (~subsets).double() @ scores.double()
 
 
-class _Resampled:
-    """A number for each test point with what resampling the subsets makes of it: mean, intervals, and the noise of fewer subsets."""
-
-    values: Tensor  # (test,)
-    resampled: Tensor  # (resamplings, test)
-    seed: int
-
-    @property
-    def mean(self) -> float:
-        return float(self.values.mean())
-
-    def interval(self, over: str = "both", level: float = 0.95) -> tuple[float, float]:
-        """Bootstrap interval (low, high) of the mean, over the test "points", over the "subsets" that they share, or over "both".
-
-        The basic one, quantiles mirrored at the mean: resampling leaves fewer different subsets and so lowers a rank correlation
-        as few subsets do, which the mirror takes back once where quantiles as they are would do it twice.
-        """
-        require_one_of("over", over, OVER)
-        require_number("level", level, above=0, most=1)
-        table = self.values.expand_as(self.resampled) if over == "points" else self.resampled
-        if over == "subsets":
-            means = table.mean(1)
-        else:
-            means = (table * resampling_counts(*table.shape, self.seed + 1)).mean(1)
-        low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)).tolist()
-        return 2 * self.mean - high, 2 * self.mean - low
-
-    def block_values(self, size: int) -> Tensor:
-        raise NotImplementedError
-
-    def noise(self, sizes: Sequence[int], points: int | None = None) -> Table:
-        """What fewer subsets would have given: all of them cut into disjoint blocks of each size, a value from each block.
-
-        `sd` is the spread of one value over blocks, where it is the mean over `points` test points (all where None), groups of
-        them side by side; `bias` is the mean over blocks less the value from all subsets. Each size must fit twice.
-        """
-        rows = []
-        groups = [self.values.numel()] if points is None else [require_whole("points", points, 1, len(self.values))]
-        for size in sizes:
-            blocks = self.block_values(size)
-            parts = [part.mean(1) for part in blocks.split(groups[0], dim=1) if part.shape[1] == groups[0]]
-            spread = torch.stack(parts).var(1).mean().sqrt()
-            rows.append((size, len(blocks), float(blocks.mean()), float(blocks.mean()) - self.mean, float(spread)))
-        return Table(("subsets", "blocks", "value", "bias", "sd"), tuple(rows))
-
-
 @dataclass(frozen=True, eq=False)
-class LDS(_Resampled):
-    """The LDS of a method. Made by `lds`; one less another is their paired difference.
+class LDS:
+    """The LDS of a method, or how far it is above that of a `baseline`, pair by pair. Made by `lds`, and by one minus another.
 
-    `values` (test,) are the rank correlations of each test point, `predicted` and `truth` (subsets, test) what they compare.
+    `predicted` and `truth` (subsets, test) are what is compared; `seed` is that of the resamplings.
     """
 
-    values: Tensor
     predicted: Tensor
     truth: Tensor
     seed: int
+    baseline: "LDS | None" = None
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The rank correlation of each test point: (test,)."""
+        return spearman(self.predicted, self.truth) - (self.baseline.values if self.baseline else 0)
 
     @cached_property
     def resampled(self) -> Tensor:
         """The values again for random subsets of the subsets, drawn with replacement: (resamplings, test)."""
         counts = resampling_counts(RESAMPLINGS, len(self.truth), self.seed).mT.contiguous()
         pairs = zip(self.predicted.unbind(1), self.truth.unbind(1))
-        return torch.stack([_weighted_spearman(one, other, counts) for one, other in pairs], dim=1)
+        found = torch.stack([_weighted_spearman(one, other, counts) for one, other in pairs], dim=1)
+        return found - (self.baseline.resampled if self.baseline else 0)
 
     def block_values(self, size: int) -> Tensor:
         """The values from each disjoint block of `size` subsets alone: (blocks, test)."""
         require_whole("a size", size, 3, len(self.truth) // 2)
-        blocks = len(self.truth) // size * size
-        parts = zip(self.predicted[:blocks].split(size), self.truth[:blocks].split(size))
-        return torch.stack([spearman(predicted, truth) for predicted, truth in parts])
-
-    def __sub__(self, other: "LDS") -> "LDSDifference":
-        fits = isinstance(other, LDS) and other.seed == self.seed and torch.equal(other.truth, self.truth)
-        require(fits, "other", other, "an LDS on the same truth with the same seed")
-        return LDSDifference(self, other)
-
-
-@dataclass(frozen=True, eq=False)
-class LDSDifference(_Resampled):
-    """LDS of `first` less LDS of `second`, pair by pair: test points, subsets and their resamplings are the same for both."""
-
-    first: LDS
-    second: LDS
-
-    @cached_property
-    def values(self) -> Tensor:  # type: ignore[override]
-        return self.first.values - self.second.values
-
-    @cached_property
-    def resampled(self) -> Tensor:  # type: ignore[override]
-        return self.first.resampled - self.second.resampled
+        rows = len(self.truth) // size * size
+        parts = zip(self.predicted[:rows].split(size), self.truth[:rows].split(size))
+        found = torch.stack([spearman(predicted, truth) for predicted, truth in parts])
+        return found - (self.baseline.block_values(size) if self.baseline else 0)
 
     @property
-    def seed(self) -> int:  # type: ignore[override]
-        return self.first.seed
+    def mean(self) -> float:
+        return float(self.values.mean())
 
     @property
     def won(self) -> float:
-        """Share of the test points at which the first is better."""
+        """Share of the test points with a value above 0: of a difference, those at which the first is better."""
         return float((self.values > 0).double().mean())
 
     def points_needed(self, level: float = 0.95) -> float:
-        """Test points whose mean difference would be told from 0 at this level: (z sd / mean)^2, the subsets being as they are."""
+        """Test points from which the mean is told from 0 at this level: (z sd / mean)^2, the subsets being what they are."""
         z = NormalDist().inv_cdf((1 + require_number("level", level, above=0, most=1 - 1e-9)) / 2)
         return float((z * self.values.std() / self.values.mean()) ** 2)
 
-    def block_values(self, size: int) -> Tensor:
-        return self.first.block_values(size) - self.second.block_values(size)
+    def interval(self, over: str = "both", level: float = 0.95) -> tuple[float, float]:
+        """Bootstrap interval (low, high) of the mean, over the test "points", the "subsets" that they share, or "both".
+
+        The basic one, quantiles mirrored at the mean: resampling leaves fewer different subsets and lowers a rank correlation
+        as few subsets do, which the mirror takes back once where the quantiles themselves would count it twice.
+        """
+        require_one_of("over", over, OVER)
+        require_number("level", level, above=0, most=1)
+        table = self.values.expand(RESAMPLINGS, -1) if over == "points" else self.resampled
+        if over == "subsets":
+            means = table.mean(1)
+        else:
+            means = (table * resampling_counts(RESAMPLINGS, table.shape[1], self.seed + 1)).mean(1)
+        low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)).tolist()
+        return 2 * self.mean - high, 2 * self.mean - low
+
+    def noise(self, sizes: Sequence[int], points: int | None = None) -> Table:
+        """What fewer subsets would have given: all of them cut into disjoint blocks of each size, a value from each block.
+
+        `sd` is the spread over blocks of a mean over `points` test points (None: all), groups of which are taken side by side;
+        `bias` the mean over blocks less the value from all subsets. Raises ValueError for a size that does not fit twice.
+        """
+        count = len(self.values) if points is None else require_whole("points", points, 1, len(self.values))
+        rows = []
+        for size in sizes:
+            blocks = self.block_values(size)
+            groups = [part.mean(1) for part in blocks.split(count, dim=1) if part.shape[1] == count]
+            spread, value = torch.stack(groups).var(1).mean().sqrt(), float(blocks.mean())
+            rows.append((size, len(blocks), value, value - self.mean, float(spread)))
+        return Table(("subsets", "blocks", "value", "bias", "sd"), tuple(rows))
+
+    def __sub__(self, other: "LDS") -> "LDS":
+        fits = isinstance(other, LDS) and other.seed == self.seed and torch.equal(other.truth, self.truth)
+        methods = not self.baseline and not getattr(other, "baseline", None)
+        require(fits and methods, "other", other, "the LDS of a method on the same truth with the same seed")
+        return replace(self, baseline=other)
 
 
 def lds(scores: Tensor, subsets: Tensor, truth: Tensor, seed: int = 0) -> LDS:
     """The linear datamodelling score of scores (train, test) on subsets (count, train), True for what is kept.
 
     `truth` has the outcomes of the retrained models, (count, test) or (seeds, count, test), of which the mean over seeds is
-    taken. `seed` is that of the resamplings. Raises ValueError, before anything is ranked, for NaN, infinity and other shapes,
-    and for a test point at which prediction or truth is the same in every subset.
+    taken. `seed` is that of the resamplings. Raises ValueError, before anything is ranked, for NaN, infinity and other
+    shapes, and for a test point at which prediction or truth is the same in every subset.
 
     >>> scores = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     >>> subsets = draw_subsets(torch.zeros(50, dtype=torch.long), 0.5, 40)
@@ -206,28 +180,30 @@ def lds(scores: Tensor, subsets: Tensor, truth: Tensor, seed: int = 0) -> LDS:
     """
     predicted = group_scores(scores, subsets)
     fits = truth.ndim in (2, 3) and truth.shape[-2:] == predicted.shape and len(truth) and len(predicted) > 2
-    require(fits, "truth", truth, f"outcomes {tuple(predicted.shape)} of at least 3 subsets and of every test point, or such outcomes for each seed")
+    count, points = predicted.shape
+    require(fits, "truth", truth, f"outcomes ({count}, {points}) or (seeds, {count}, {points}) of at least 3 subsets")
     _require_ranked(truth)
     truth = truth.double() if truth.ndim == 2 else truth.double().mean(0)
     for name, table in (("scores", predicted), ("truth", truth)):
         flat = (table == table[0]).all(0)
-        require(not flat.any(), name, flat.nonzero().flatten().tolist(), "such that outcomes differ between subsets, but not at test points")
-    return LDS(spearman(predicted, truth), predicted, truth, seed)
+        places = flat.nonzero().flatten().tolist()
+        require(not places, name, places, "such that every test point differs between subsets, but not so are test points")
+    return LDS(predicted, truth, seed)
 
 
 def _require_ranked(truth: Tensor) -> None:
-    """Raise ValueError, which names the subsets, for outcomes that are not finite: sorted last, they would give a plausible LDS."""
+    """Raise ValueError, which names the subsets, for outcomes that are not finite: ranked last, they give a plausible LDS."""
     bad = (~truth.isfinite()).any(-1).nonzero()[:, -1].unique().tolist()
     if bad:
         named = ", ".join(map(str, bad[:NAMED_SUBSETS])) + (", ..." if len(bad) > NAMED_SUBSETS else "")
-        raise ValueError(f"truth must be finite, got NaN or infinity in {len(bad)} subsets: {named}; leave out models that diverged")
+        raise ValueError(f"truth must be finite, got NaN or infinity in {len(bad)} subsets: {named}; leave them out")
 
 
 def lds_ceiling(truth: Tensor, seeds: int | None = None) -> Tensor:
     """The LDS of perfect scores against the mean of as many seeds, given truth (seeds, count, test): (test,).
 
     The root of the reliability k r / (1 + (k - 1) r) of a mean of k = `seeds` (None: of all given), where r is the mean rank
-    correlation of the retrainings of two seeds over the subsets; of r below 0 it is 0. Raises ValueError for less than two seeds.
+    correlation of the retrainings of two seeds over the subsets; where r < 0 it is 0. Raises ValueError for a single seed.
 
     >>> signal, noise = torch.randn(8, 500, 20, generator=torch.Generator().manual_seed(0)).split([1, 7])
     >>> round(float(lds_ceiling(signal + noise).mean()), 2), round((7 / 8) ** 0.5, 2)

@@ -1,12 +1,12 @@
 """The derivative of one training: how its result moves with the weight of every example, exactly, through every step.
 
-With v <- momentum v + g(w, data weights) + decay w and w <- w - rate v, the outcome's derivative runs backwards through the steps:
+A step is v <- momentum v + g + decay w, w <- w - rate v, with the gradient g of the weighted batch. Backwards from the end:
 
-    s <- momentum s - rate q,    score_i <- score_i - s' dg/d(weight of i),    q <- q + (H + decay) s
+    s <- momentum s - rate q,    score_i <- score_i - s' dg / d(weight of i),    q <- q + (H + decay) s
 
-where q, at first the gradient of the outcome, and s are its derivatives by w and by v, and H is the Hessian of the batch. No matrix is
-formed: H s is a derivative of the batch's gradient along s, for all outcomes at once. It is faithful to this one
-training, first values and order of the examples included, and says little of another.
+where q, at first the gradient of the outcome, and s are its derivatives by w and by v, and H is the Hessian of the batch. No
+matrix is formed: H s is the derivative of the batch's gradient along s, taken for all outcomes at once. The result is faithful to
+one training, its first values and the order of its examples included, and says little of another.
 
 Sources: Hara et al. arXiv 1906.08473; Bae et al. arXiv 2405.12186; Ilyas and Engstrom arXiv 2504.16430.
 """
@@ -30,14 +30,14 @@ BLOCK_OUTCOMES = 256  # at a time
 
 
 class Directions(NamedTuple):
-    """m directions in the space of parameters: lower (2 hidden, m, inputs) for A1 over A2, upper (classes, m, hidden) for P."""
+    """m directions in parameter space: lower (2 hidden, m, inputs) for A1 over A2, upper (classes, m, hidden) for P."""
 
     lower: Tensor
     upper: Tensor
 
 
 def unrolled(data: Examples, recipe: Recipe, seed: int = 0, kind: str = "margin") -> Tensor:
-    """Minus the derivative of every outcome by the weight of every example, through the whole training of `seed`: (train, test).
+    """Minus the derivative of every outcome by the weight of every example through the training of `seed`: (train, test).
 
     Training is run again in float64 and its models are kept at every step. Equal to central differences of retraining with
     `train_bank`. Raises ValueError for a recipe whose optimiser is not "sgd".

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tensorlm.data_attribution.bank import Classifiers, Examples, Recipe
 from tensorlm.data_attribution.bayesian import Langevin, bayesian_influence, langevin
+from tensorlm.data_attribution.classifiers import Classifiers, Examples, Recipe
 from tensorlm.data_attribution.curvature import curvature_matrix
 from tensorlm.data_attribution.influence import influence
 
 RECIPE = Recipe(hidden=2, weight_decay=0.05, divide="batch")
-CALM = Langevin(beta=2e4, gamma=1e4, step=4e-6, draws=120, thin=8, burn_in=100, chains=400)
+CALM = Langevin(beta=2e4, gamma=1e4, step=4e-6, draws=80, thin=8, burn_in=100, chains=400)
 
 
 def randn(*shape, seed=0):
@@ -86,8 +86,10 @@ def test_batches_several_models_and_seeds(data, model):
 
 
 def test_what_does_not_fit_is_named(data, model):
-    with pytest.raises(ValueError, match="models must be finite.*diverged|models must be finite, got NaN"):
+    with pytest.raises(ValueError, match="sampler.step must be small enough that no chain diverges, got 1.0"):
         bayesian_influence(model, data, RECIPE, sampler=replace(CALM, step=1.0, draws=300))
-    for name, value in (("beta", 0.0), ("gamma", 0.0), ("step", -1.0), ("draws", 0), ("burn_in", -1), ("batch", 0), ("chains", 0), ("thin", 0)):
+    for name in ("beta", "gamma", "step", "draws", "batch", "chains", "thin"):
         with pytest.raises(ValueError, match=f"{name} must be"):
-            replace(CALM, **{name: value})
+            replace(CALM, **{name: 0})
+    with pytest.raises(ValueError, match="burn_in must be"):
+        replace(CALM, burn_in=-1)

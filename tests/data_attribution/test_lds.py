@@ -6,7 +6,15 @@ import scipy.stats
 import torch
 
 from tensorlm.data_attribution.lds import (
-    OVER, RESAMPLINGS, draw_subsets, group_scores, lds, lds_ceiling, ranks, resampling_counts, spearman,
+    OVER,
+    RESAMPLINGS,
+    draw_subsets,
+    group_scores,
+    lds,
+    lds_ceiling,
+    ranks,
+    resampling_counts,
+    spearman,
 )
 
 TRAIN, TEST, SUBSETS = 120, 30, 200
@@ -117,7 +125,7 @@ def test_intervals_cover_what_many_subsets_say(scores):
     effects = group_scores(few, subsets)
     shared = randn(3000, 1, seed=5)  # one noise for all test points, as of a seed
     truth = effects + effects.std(0) * (0.3 * randn(3000, 10, seed=6) + shared)
-    whole, covered = lds(few, subsets, truth).mean, {over: 0 for over in OVER}
+    whole, covered = lds(few, subsets, truth).mean, dict.fromkeys(OVER, 0)
     for block in range(30):
         rows = slice(100 * block, 100 * block + 100)
         part = lds(few, subsets[rows], truth[rows], seed=block)
@@ -162,16 +170,20 @@ def test_what_cannot_be_ranked_is_refused(scores, subsets, truth):
             call()
     with pytest.raises(ValueError, match="scores must be finite"):
         lds(scores * torch.inf, subsets, truth)
-    with pytest.raises(ValueError, match="scores must be such that outcomes differ"):
+    with pytest.raises(ValueError, match="scores must be such that every test point differs.*got .3."):
         lds(scores * (torch.arange(TEST) != 3), subsets, truth)
-    with pytest.raises(ValueError, match="truth must be outcomes .200, 30. of at least 3 subsets"):
+    with pytest.raises(ValueError, match="truth must be outcomes .200, 30. or .seeds, 200, 30. of at least 3 subsets"):
         lds(scores, subsets, truth[:, :-1])
     with pytest.raises(ValueError, match="subsets must be booleans .count, 120."):
         lds(scores, subsets[:, 1:], truth)
     with pytest.raises(ValueError, match="truth must be outcomes .seeds, subsets, test. of at least 2 seeds"):
         lds_ceiling(truth[:1])
-    with pytest.raises(ValueError, match="other must be an LDS on the same truth"):
-        lds(scores, subsets, truth) - lds(scores, subsets, truth[1:])
+    result = lds(scores, subsets, truth)
+    for other in (lds(scores, subsets, truth[1:]), lds(scores, subsets, truth, seed=1), result - result):
+        with pytest.raises(ValueError, match="other must be the LDS of a method on the same truth"):
+            result - other
+    with pytest.raises(ValueError, match="a size must be a whole number from 3 to 100"):
+        result.noise([101])
     for value, name in (({"kept": 1.0}, "kept"), ({"kept": 0.001}, "kept"), ({"count": 0}, "count"), ({"draw": "random"}, "draw")):
         with pytest.raises(ValueError, match=f"{name} must be"):
             draw_subsets(CLASSES, **({"kept": 0.5, "count": 3} | value))

@@ -29,7 +29,7 @@ from tensorlm.files import parse_json, write_atomically, write_json
 
 __all__ = ["Classifiers", "Examples", "Recipe", "centred_digits", "outcomes", "train_bank", "trajectory"]
 
-BLOCK_BYTES, GPU_BLOCK_BYTES = 2**19, 2**30  # of the weights of a block; with gradients and activations it is a few times as much
+BLOCK_BYTES, GPU_BLOCK_BYTES = 3 * 2**18, 2**30  # of the weights of a block; with gradients and activations it is a few times as much
 BLOCK_COPIES = {"sgd": 4, "adam": 6, "muon": 9}  # of the weights of a block, while it is trained
 SETTINGS_NAME, MEMORY_TABLE = "bank.json", "/proc/meminfo"
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -47,13 +47,14 @@ def train_bank(x: Tensor, y: Tensor, weights: Tensor, recipe: Recipe, seeds: int
                allow_nonfinite: bool = False) -> Classifiers:
     """Train one model for each row of `weights` on the examples x (n, inputs) of classes y (n,).
 
-    Args:
-        weights: (models, n), at least 0, of any dtype: 0 leaves an example out of that model, 1 has it in, fractions count in part.
-        seeds: one for all models (first values and order of the examples), or one a model; models of one seed share a block.
-        folder: where each finished block is kept. The same call goes on there, bit for bit; another one is refused.
-        progress: a bar of the models that are trained; None shows it on a terminal only.
-        memory: bytes that may be used; None stands for what is free on the machine.
-        allow_nonfinite: return models that diverged (`nonfinite` names them) instead of raising.
+    | argument | meaning |
+    | --- | --- |
+    | weights | (models, n), at least 0, of any dtype: 0 leaves an example out of that model, 1 has it in, fractions count in part |
+    | seeds | one for all models (first values and order of the examples), or one a model; models of one seed share a block |
+    | folder | where each finished block is kept: the same call goes on there, bit for bit, another one is refused |
+    | progress | a bar of the models that are trained; None shows it on a terminal only |
+    | memory | bytes that may be used; None stands for what is free on the machine |
+    | allow_nonfinite | return models that diverged (`nonfinite` names them) instead of raising |
 
     Where torch.distributed is running (under `torchrun`) each process trains its share of the blocks, and all of them
     return all models. Raises ValueError, before anything is trained, for weights of another shape, negative or not finite,
@@ -71,8 +72,10 @@ def train_bank(x: Tensor, y: Tensor, weights: Tensor, recipe: Recipe, seeds: int
     store = None if folder is None else Store(Path(folder), settings_of(x, y, weights, recipe, seeds, block))
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
     result = empty_models(len(weights), x, y, recipe)
-    with tqdm(total=len(weights), unit="model", disable=None if progress is None else not progress) as bar:
-        for number, (members, own_seeds) in list(enumerate(plan(len(weights), seeds, block)))[rank::size]:
+    mine = list(enumerate(plan(len(weights), seeds, block)))[rank::size]
+    silent = True if rank else None if progress is None else not progress
+    with tqdm(total=sum(len(job.models) for _, job in mine), unit="model", disable=silent) as bar:
+        for number, (members, own_seeds) in mine:
             trained = store.load(number, x.device) if store else None
             if trained is None:
                 trained = train_block(x, y, weights[list(members)], recipe, own_seeds)[-1]

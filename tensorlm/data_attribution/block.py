@@ -56,18 +56,25 @@ def train_block(x: Tensor, y: Tensor, weights: Tensor, recipe: Recipe, seeds: Se
     targets = torch.nn.functional.one_hot(y, classes).to(x.dtype)
     move = STEPS[recipe.optimiser](recipe, first, down)
     rates, kept = recipe.rates(len(x)).tolist(), []
-    step = 0
-    for orders in zip(*(shuffles(seed, len(x), recipe) for seed in seeds)):
+    for epoch, orders in enumerate(zip(*(shuffles(seed, len(x), recipe) for seed in seeds))):
         order = torch.stack(orders).to(x.device)
-        rows, answers = x[order], targets[order]
-        present = weights[:, order[0]] if groups == 1 else weights.gather(1, order)
-        for begin in range(0, len(x), recipe.batch):
-            if step in keep:
+        rows, answers = x[order], targets[order].mT.contiguous()
+        counts = shares(weights[:, order[0]] if groups == 1 else weights.gather(1, order), recipe)
+        for number, begin in enumerate(range(0, len(x), recipe.batch), epoch * recipe.steps(len(x)) // recipe.epochs):
+            if number in keep:
                 kept.append(parted(first, down))
             part = slice(begin, begin + recipe.batch)
-            move(*gradients(first, down, rows[:, part], answers[:, part], present[:, part], recipe.divide), rates[step])
-            step += 1
+            move(*gradients(first, down, rows[:, part], answers[:, :, part], counts[:, part]), rates[number])
     return kept + [parted(first, down)]
+
+
+def shares(present: Tensor, recipe: Recipe) -> Tensor:
+    """What the gradient of each example counts in that of its batch, from its weight: (models, examples) in their order in an epoch."""
+    batch_of = torch.arange(present.shape[1], device=present.device) // recipe.batch
+    if recipe.divide == "batch":
+        return present / torch.bincount(batch_of)[batch_of]
+    totals = present.new_zeros(len(present), int(batch_of[-1]) + 1).index_add_(1, batch_of, present)
+    return present / torch.where(totals > 0, totals, 1)[:, batch_of]  # a batch in which nothing is present has no gradient
 
 
 def joined(models: Classifiers, groups: int) -> tuple[Tensor, Tensor]:
@@ -82,33 +89,25 @@ def parted(first: Tensor, down: Tensor) -> Classifiers:
     return Classifiers(left, right, down.clone())
 
 
-def gradients(first: Tensor, down: Tensor, x: Tensor, targets: Tensor, weights: Tensor, divide: str) -> tuple[Tensor, Tensor]:
+def gradients(first: Tensor, down: Tensor, x: Tensor, targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Of the weighted cross-entropy of a batch, in `first` and `down`, without the weight decay.
 
-    x (groups, batch, inputs), targets (groups, batch, classes), weights (models, batch). With z = A x, h = z1 * z2 and
-    e = w (softmax(P h) - target) / divisor: dP = e h^T, dz1 = (P^T e) * z2, dz2 = (P^T e) * z1, dA = dz x^T.
+    x (groups, batch, inputs), targets (groups, classes, batch), counts (models, batch). With z = A x, h = z1 * z2 and
+    e = count (softmax(P h) - target): dP = e h^T, dz1 = (P^T e) * z2, dz2 = (P^T e) * z1, dA = dz x^T.
     """
-    groups, batch, classes = targets.shape
+    groups, classes, batch = targets.shape
     models, _, hidden = down.shape
     units = torch.bmm(x, first).view(groups, batch, 2, -1, hidden)  # (groups, batch, two, members, hidden)
     left, right = units.unbind(2)
     products = (left * right).transpose(1, 2).reshape(models, batch, hidden)
     errors = torch.bmm(down, products.mT).softmax(1)  # (models, classes, batch)
-    errors.view(groups, -1, classes, batch).sub_(targets.mT.unsqueeze(1))
-    errors.mul_((weights / divisor(weights, divide)).unsqueeze(1))
+    errors.view(groups, -1, classes, batch).sub_(targets.unsqueeze(1))
+    errors.mul_(counts.unsqueeze(1))
     back = torch.bmm(errors.mT, down).view(groups, -1, batch, hidden).transpose(1, 2)
     slopes = torch.empty_like(units)
     torch.mul(back, right, out=slopes[:, :, 0])
     torch.mul(back, left, out=slopes[:, :, 1])
     return torch.bmm(x.mT, slopes.view(groups, batch, -1)), torch.bmm(errors, products)
-
-
-def divisor(weights: Tensor, divide: str) -> Tensor | int:
-    """By what the gradient of a batch is divided; a batch in which nothing is present has no gradient."""
-    if divide == "batch":
-        return weights.shape[1]
-    total = weights.sum(1, keepdim=True)
-    return torch.where(total > 0, total, 1)
 
 
 # Optimisers: a function of the gradients of `first` and `down` and of the rate, which moves both

@@ -101,11 +101,12 @@ def langevin(model: Classifiers, x: Tensor, y: Tensor, recipe: Recipe, sampler: 
     """Chains from the model on, as they are at every draw."""
     generator = torch.Generator().manual_seed(seed)
     chains = joined(Classifiers(*(weight.expand(sampler.chains, -1, -1) for weight in model)), groups=1)
-    centres, targets = tuple(weight.clone() for weight in chains), one_hot(y, model.down.shape[1]).to(x)
+    centres, targets = tuple(weight.clone() for weight in chains), one_hot(y, model.down.shape[1]).mT.to(x)
+    size = len(x) if sampler.batch is None else min(sampler.batch, len(x))
+    shares = torch.full((sampler.chains, size), 1 / size).to(x)
     for step in range(1, sampler.burn_in + sampler.draws * sampler.thin + 1):
-        rows = slice(None) if sampler.batch is None else torch.randperm(len(x), generator=generator)[: sampler.batch]
-        present = torch.ones(sampler.chains, len(x[rows])).to(x)
-        slopes = gradients(*chains, x[None, rows], targets[None, rows], present, "batch")
+        rows = slice(None) if sampler.batch is None else torch.randperm(len(x), generator=generator)[:size]
+        slopes = gradients(*chains, x[None, rows], targets[None, :, rows], shares)
         for weight, centre, slope in zip(chains, centres, slopes):
             drift = slope.add_(weight, alpha=recipe.weight_decay).mul_(sampler.beta).add_(weight - centre, alpha=sampler.gamma)
             noise = torch.randn(weight.shape, dtype=weight.dtype, generator=generator)

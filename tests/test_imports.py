@@ -14,7 +14,7 @@ import torch
 
 PACKAGE = book_files.ROOT / "tensorlm"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"checks", "files", "scaling", "tables", "ties", "polynomials"}
+GROUND = {"checks", "files", "provenance", "scaling", "studies", "tables", "ties", "polynomials"}
 FLOORS = {
     **dict.fromkeys(GROUND, GROUND),
     "layers": {"layers"} | GROUND,

@@ -1,6 +1,9 @@
 """What a reward finds: landscapes in closed form, evolution strategies, and the policy gradient beside them."""
 
 from tensorlm.evolution.landscape import Landscape, hill_and_hack, hit_probability
-from tensorlm.evolution.strategies import Climb, Strategy, evolve, shape_rewards
+from tensorlm.evolution.policy import Policy, Texts, policy_gradient
+from tensorlm.evolution.rewards import full_stops, password, sentences, ungrammatical
+from tensorlm.evolution.strategies import Strategy, evolve, shape_rewards
 
-__all__ = ["Climb", "Landscape", "Strategy", "evolve", "hill_and_hack", "hit_probability", "shape_rewards"]
+__all__ = ["Landscape", "Policy", "Strategy", "Texts", "evolve", "full_stops", "hill_and_hack", "hit_probability", "password",
+           "policy_gradient", "sentences", "shape_rewards", "ungrammatical"]

@@ -58,9 +58,9 @@ def test_the_slope_in_sigma_squared_is_minus_half_the_trace():
 
 def test_the_spread_around_two_optima_is_that_of_the_closed_form():
     landscape = hill_and_hack(3, 2)
-    for centre in landscape.centres:
-        found = reward_spread(landscape, centre, [0.1, 0.5], draws=DRAWS)
-        for sigma, mean, variance, error in zip((0.1, 0.5), found.mean, found.variance, found.error):
+    for centre, sigmas in zip(landscape.centres, ((0.1, 0.2), (0.1, 0.5))):  # from the hill a wider noise meets the hack too seldom
+        found = reward_spread(landscape, centre, sigmas, draws=DRAWS)
+        for sigma, mean, variance, error in zip(sigmas, *found):
             assert abs(mean - landscape.smoothed(centre, sigma)) < 5 * error
             assert variance.item() == pytest.approx(landscape.variance(centre, sigma).item(), rel=0.1)
 

@@ -95,9 +95,10 @@ def widths(seed: int, hack: str, method: str, size: float, steps: int = 60, draw
 
 SIMULATED = {f"{population} {shaping}, codimension {k}": dict(population=population, shaping=shaping, codimension=k)
              for population in (30, 1000) for shaping in ("raw", "standardised", "clipped", "ranked") for k in CODIMENSIONS}
-METHODS = {"standardised .01": ("standardised", 0.01), "standardised .02": ("standardised", 0.02), "standardised .03": ("standardised", 0.03),
-           "standardised .05": ("standardised", 0.05), "ranked .02": ("ranked", 0.02), "ranked .05": ("ranked", 0.05),
-           "gradient .001": ("policy gradient", 0.001), "gradient .003": ("policy gradient", 0.003), "gradient .01": ("policy gradient", 0.01)}
+METHODS = {"standardised .01": ("standardised", 0.01), "standardised .02": ("standardised", 0.02),
+           "standardised .03": ("standardised", 0.03), "standardised .05": ("standardised", 0.05),
+           "ranked .02": ("ranked", 0.02), "ranked .05": ("ranked", 0.05), "gradient .001": ("policy gradient", 0.001),
+           "gradient .003": ("policy gradient", 0.003), "gradient .01": ("policy gradient", 0.01)}
 LANGUAGE = {f"full stops, {name}": dict(hack="full stops", method=method, size=size) for name, (method, size) in METHODS.items()}
 LANGUAGE |= {"full stops, gradient .01, KL .3": dict(hack="full stops", method="policy gradient", size=0.01, penalty=0.3)}
 LANGUAGE |= {f"password, {name}": dict(hack="password", method=METHODS[name][0], size=METHODS[name][1])

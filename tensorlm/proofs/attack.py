@@ -24,9 +24,10 @@ def attack_radius(function: Callable[[Tensor], Tensor], x: Tensor, labels: Tenso
                   aims: int = 3, steps: int = 30, halvings: int = 10) -> Attack:
     """The nearest image of another class that projected gradient descent finds (Madry et al. arXiv 1706.06083).
 
-    `function` maps x (n, d) to logits (n, classes). The ball around each image is halved `halvings` times from `reach`, each time
-    with `steps` steps down the gradient of the margin; the largest change of a pixel is bounded for "linf", the Euclidean length
-    for "l2". An upper bound of the true radius; 0 for misclassified images. Raises ValueError for what does not fit.
+    `function` maps x (n, d) to logits (n, classes), differentiably. Towards each of the `aims` rivals that are nearest by their
+    gradients, the ball around an image is halved `halvings` times from `reach`, each time with `steps` steps down the margin.
+    `norm` is the Euclidean length ("l2") or the largest change of a pixel ("linf"). What is found is an upper bound of the true
+    radius, and 0 for misclassified images. Raises ValueError for what does not fit.
 
     >>> found = attack_radius(lambda x: torch.cat([x, 1 - x], dim=-1), torch.tensor([[0.9]]), torch.tensor([0]))
     >>> round(found.radius.item(), 3)  # the classes tie at 0.5

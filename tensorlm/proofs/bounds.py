@@ -1,7 +1,7 @@
 """Sound lower bounds where the exact radius is not to be had: boxes of pixels, and two or more bilinear layers.
 
-A box asks for the least value of a quadratic over a cube, which is NP-hard; a margin of two layers is of degree 4. Every bound here
-is at most the true radius, and `attack_radius` is at least it: the gap between the two is what is not known.
+A box asks for the least value of a quadratic over a cube, which is NP-hard; a margin of two layers is of degree 4. Every bound
+here is at most the true radius, and `attack_radius` is at least it: the gap between the two is what is not known.
 """
 
 from collections.abc import Callable
@@ -11,8 +11,8 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from tensorlm.checks import require, require_finite, require_one_of, require_rows
-from tensorlm.proofs.certify import ball_minimum, require_labels
+from tensorlm.checks import require_finite, require_one_of, require_rows
+from tensorlm.proofs.certify import as_labels, as_points, ball_minimum, rivals_of
 from tensorlm.proofs.forms import Quadratic, as_layers, forms_of, quadratic_forms
 from tensorlm.tensors import CPTensor, lift
 
@@ -20,16 +20,16 @@ BARRIER_GAP = 0.003  # share of its best within which the semidefinite bound is
 BARRIER_STEPS, BARRIER_GROWTH, NEAR_CENTRE = 200, 5.0, 1.0
 DOUBLINGS, HALVINGS = 20, 26  # of a radius, from 1
 CHUNK_IMAGES = 64
-Bound = Callable[[Tensor], Tensor]  # from radii (n,) to lower bounds (n,) of the least margin within them
+Bound = Callable[[Tensor], Tensor]  # from radii (n,) to what is certain within them (n,)
 
 
 # One layer, each pixel by itself
 
 def box_radius(classifier: Any, x: Tensor, labels: Tensor | None = None, method: str = "semidefinite") -> Tensor:
-    """A lower bound, for each image x (..., d), of the change of pixels (the largest one, L-infinity) that changes its class: (...).
+    """A lower bound (...), for images x (..., d), of the least r so that changes of pixels by at most r each change the class.
 
-    With h half the gradient of a margin g, and s with s r^2 + delta'Q delta >= 0 for all |delta_i| <= r, the margin stays positive
-    while g(x) - 2 r sum |h_i| - s r^2 > 0. The linear part is exact, and s belongs to the pair of classes alone. By `method`:
+    With h half the gradient of a margin g, and s such that s r^2 + delta'Q delta >= 0 for all |delta_i| <= r, the margin stays
+    positive while g(x) - 2 r sum |h_i| - s r^2 > 0. The linear part is exact; s depends on the two classes alone. By `method`:
 
     - "interval": s = sum |Q_ij|, without the positive ones on the diagonal;
     - "eigenvalue": s = d max(0, -lambda_min), since |delta|^2 <= d r^2;
@@ -37,19 +37,18 @@ def box_radius(classifier: Any, x: Tensor, labels: Tensor | None = None, method:
 
     Takes and raises what `certificate` does. 0 for a misclassified image, infinite where no change can matter.
 
-    >>> product = CPTensor(torch.tensor([[1.0], [0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))  # x1 x2 against 0
-    >>> box_radius(product, torch.tensor([[3.0, 1.0]]), method="interval")  # the truth is 1
+    >>> product = CPTensor(torch.tensor([[1.0], [0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]))
+    >>> box_radius(product, torch.tensor([[3.0, 1.0]]), method="interval")  # x1 x2 against 0: the truth is 1
     tensor([0.6458], dtype=torch.float64)
     """
     require_one_of("method", method, CURVATURES)
     require_rows(x, None)
     require_finite("x", x)
-    forms = quadratic_forms(classifier, x.shape[-1])
-    points, targets = _rows(x, forms.Q), _labels(forms(_rows(x, forms.Q)), x, labels)
+    forms, points = quadratic_forms(classifier, x.shape[-1]), as_points(x)
+    targets = as_labels(labels, x, forms(points))
     found = torch.full_like(points[:, 0], torch.inf)
     for label in targets.unique().tolist():
-        rows = targets == label
-        rivals = [rival for rival in range(len(forms.c0)) if rival != label]
+        rows, rivals = targets == label, rivals_of(torch.tensor(label), len(forms.c0))
         pairs = Quadratic(*(part[label] - part[rivals] for part in forms))
         bend = CURVATURES[method](pairs.Q)
         slope = (einsum(points[rows], pairs.Q, "n i, rival i j -> n rival j") + pairs.b).abs().sum(-1)
@@ -73,8 +72,8 @@ def eigenvalue_curvature(Q: Tensor) -> Tensor:
 def semidefinite_curvature(Q: Tensor) -> Tensor:
     """The least tr D with D >= 0 diagonal and Q + D >= 0, to `BARRIER_GAP`: Q (m, d, d) -> (m,).
 
-    Newton's method on t tr D - log det(Q + D) - sum log D, whose minimum is within 2 d / t of the least tr D (Boyd and Vandenberghe
-    2004, section 11.6). What comes out is made feasible by its own least eigenvalue, so a wrong step cannot make it unsound.
+    Newton's method on t tr D - log det(Q + D) - sum log D, whose minimum is within 2 d / t of the least tr D (Boyd and
+    Vandenberghe 2004, section 11.6). D is made feasible by the least eigenvalue of Q + D, so a wrong step cannot be unsound.
     """
     simple = torch.minimum(interval_curvature(Q), eigenvalue_curvature(Q))
     rows = simple > 0
@@ -119,39 +118,37 @@ def _barrier(Q: Tensor) -> Tensor:
 # Layers on layers
 
 def radius_bound(classifier: Any, x: Tensor, labels: Tensor | None = None, method: str = "taylor") -> Tensor:
-    """A lower bound, for each image x (..., d), of the Euclidean distance to another class, through any number of layers: (...).
+    """A lower bound (...), for images x (..., d), of the Euclidean distance to another class through any number of layers.
 
-    `classifier` is what `certificate` takes, of one layer or more. By `method`, what is known of the values y that a layer writes for
-    images within r of x (J is the Jacobian of a layer there, q its part of degree 2, with |q(e)| <= k |e|^2):
+    `classifier` is what `certificate` takes, of one layer or more. A layer y has a Jacobian J at the image and a part q of
+    degree 2, with |q(e)| <= k |e|^2. By `method`, what is known of y for images within r:
 
-    - "interval": an interval for each; exact behind the first layer, by intervals of all products behind the others;
-    - "norm": |y - y(x)| at most |J| rho + k rho^2, rho being the bound of the layer before; the last layer's margin is exact in this ball;
-    - "taylor": y as a polynomial of degree 2 in the step, exactly, and a bound of what is left, of order r^3; the least value of the
-      margin's polynomial is exact. With one layer nothing is left, and the radius is that of `certificate`.
+    - "interval": an interval for each entry; exact behind the first layer, by products of intervals behind the others;
+    - "norm": |y - y(x)| <= |J| rho + k rho^2, rho being that bound of the layer before;
+    - "taylor": y as a polynomial of degree 2 in the step, exactly, and a bound of what is left, of order r^3.
 
-    Takes and raises what `certificate` does. Never above 2^20.
+    The last layer's margin is exact in the ball of "norm" and to degree 2 for "taylor". Of one layer the radius is that of
+    `certificate`. Takes and raises what `certificate` does. Never above 2^20.
 
-    >>> square = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))  # x^2, twice, then against 16
+    >>> square = CPTensor(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1, 1))
     >>> head = torch.nn.Linear(1, 2, dtype=torch.float64)
     >>> head.weight.data, head.bias.data = torch.eye(2, 1).double(), torch.tensor([0.0, 16.0]).double()
-    >>> radius_bound([square, square, head], torch.tensor([[3.0]]))  # the truth is 1
+    >>> radius_bound([square, square, head], torch.tensor([[3.0]]))  # x^4 against 16: the truth is 1
     tensor([0.9726], dtype=torch.float64)
     """
     require_one_of("method", method, METHODS)
     require_rows(x, None)
     require_finite("x", x)
     layers = as_layers(classifier, x.shape[-1])
-    points = _rows(x, layers[0].D)
-    targets = _labels(logits(layers, points), x, labels)
-    found = [_largest(METHODS[method](layers, rows, marks), len(rows))
-             for rows, marks in zip(points.split(CHUNK_IMAGES), targets.split(CHUNK_IMAGES))]
-    return torch.cat(found).view(x.shape[:-1]) if found else points[:, 0].view(x.shape[:-1])
+    points = as_points(x)
+    chunks = zip(points.split(CHUNK_IMAGES), as_labels(labels, x, logits(layers, points)).split(CHUNK_IMAGES))
+    return torch.cat([_largest(METHODS[method](layers, rows, marks), len(rows)) for rows, marks in chunks]).view(x.shape[:-1])
 
 
 def logits(classifier: Any, x: Tensor) -> Tensor:
-    """What a classifier, as `certificate` takes it, says of x (..., d): (..., classes) in float64."""
+    """What a classifier, as `certificate` takes it, says of x (..., d): (..., classes), in float64 on the CPU."""
     require_rows(x, None)
-    value = x.to(torch.float64)
+    value = x.detach().to("cpu", torch.float64)
     for layer in as_layers(classifier, x.shape[-1]):
         value = layer(lift(value))
     return value
@@ -175,7 +172,8 @@ class Model(NamedTuple):
 
     def through(self, forms: Quadratic) -> "Model":
         """The model behind a layer whose outputs are `forms`."""
-        gradient, slope, bend = self.pulled_back(forms.Q, einsum(self.centre, forms.Q, "n i, o i j -> n o j") + forms.b)
+        value, gradient = _at(forms, self.centre)
+        slope, bend = self.pulled_back(forms.Q, gradient)
         steep, own = torch.linalg.matrix_norm(2 * gradient, 2), torch.linalg.matrix_norm(self.slope, 2)
         spread, curved = torch.linalg.matrix_norm(forms.Q.flatten(1), 2), self.curved()
 
@@ -183,15 +181,14 @@ class Model(NamedTuple):
             beyond = curved(radius)
             return steep * self.rest(radius) + spread * beyond * (2 * own * radius + beyond)
 
-        return Model(forms(self.centre), 2 * slope, bend, rest)
+        return Model(value, 2 * slope, bend, rest)
 
-    def pulled_back(self, Q: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Half gradients (n, o, m), and forms in delta: half gradients (n, o, d) and matrices (n, o, d, d); Q (o, m, m) or one an image."""
-        Q = Q.expand(len(self.centre), *Q.shape[-3:])
+    def pulled_back(self, Q: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Forms of y, with half gradients (n, o, m), as forms of delta to degree 2: half gradients (n, o, d), (n, o, d, d)."""
         bend = self.slope.mT.unsqueeze(1) @ Q @ self.slope.unsqueeze(1)
         if self.bend is not None:
             bend = bend + 2 * einsum(gradient, self.bend, "n o m, n m i j -> n o i j")
-        return gradient, einsum(gradient, self.slope, "n o m, n m i -> n o i"), bend
+        return einsum(gradient, self.slope, "n o m, n m i -> n o i"), bend
 
 
 def taylor(layers: tuple[CPTensor, ...], points: Tensor, labels: Tensor) -> Bound:
@@ -202,7 +199,7 @@ def taylor(layers: tuple[CPTensor, ...], points: Tensor, labels: Tensor) -> Boun
         model = model.through(forms_of(layer))
     pairs = _pairs(layers[-1], labels)
     start, gradient = _at(pairs, model.centre)
-    _, half, bend = model.pulled_back(pairs.Q, gradient)
+    half, bend = model.pulled_back(pairs.Q, gradient)
     values, half = _diagonal(bend, half)
     if len(layers) == 1:
         return lambda radius: _least(values, half, start, radius)
@@ -224,9 +221,8 @@ def norm(layers: tuple[CPTensor, ...], points: Tensor, labels: Tensor) -> Bound:
     sizes, centre = [], points
     for layer in layers[:-1]:
         forms = forms_of(layer)
-        steep = 2 * (einsum(centre, forms.Q, "n i, o i j -> n o j") + forms.b)
-        sizes.append((torch.linalg.matrix_norm(steep, 2), torch.linalg.matrix_norm(forms.Q.flatten(1), 2)))
-        centre = forms(centre)
+        centre, gradient = _at(forms, centre)
+        sizes.append((torch.linalg.matrix_norm(2 * gradient, 2), torch.linalg.matrix_norm(forms.Q.flatten(1), 2)))
     pairs = _pairs(layers[-1], labels)
     start, gradient = _at(pairs, centre)
     values, half = _diagonal(pairs.Q, gradient)
@@ -257,7 +253,8 @@ def interval(layers: tuple[CPTensor, ...], points: Tensor, labels: Tensor) -> Bo
     return bound
 
 
-METHODS: dict[str, Callable[[tuple[CPTensor, ...], Tensor, Tensor], Bound]] = {"interval": interval, "norm": norm, "taylor": taylor}
+Method = Callable[[tuple[CPTensor, ...], Tensor, Tensor], Bound]
+METHODS: dict[str, Method] = {"interval": interval, "norm": norm, "taylor": taylor}
 
 
 def _range(forms: Quadratic, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,9 +276,8 @@ def _parabolas(bend: Tensor, slope: Tensor, reach: Tensor) -> Tensor:
 
 def _pairs(layer: CPTensor, labels: Tensor) -> Quadratic:
     """For each image the margins of its label against all others, forms (n, classes - 1)."""
-    forms, classes = forms_of(layer), torch.arange(layer.out)
-    rivals = torch.stack([classes[classes != label] for label in range(layer.out)])[labels]
-    return Quadratic(*(part[labels].unsqueeze(1) - part[rivals] for part in forms))
+    rivals = rivals_of(labels, layer.out)
+    return Quadratic(*(part[labels].unsqueeze(1) - part[rivals] for part in forms_of(layer)))
 
 
 def _at(forms: Quadratic, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -319,14 +315,3 @@ def _largest(bound: Bound, count: int) -> Tensor:
         holds = bound(middle) > 0
         low, high = torch.where(holds, middle, low), torch.where(holds, high, middle)
     return low
-
-
-def _rows(x: Tensor, like: Tensor) -> Tensor:
-    return x.detach().reshape(-1, x.shape[-1]).to(like)
-
-
-def _labels(values: Tensor, x: Tensor, labels: Tensor | None) -> Tensor:
-    """Given labels, checked, or the classes that the values (n, classes) say: (n,)."""
-    classes = values.shape[-1]
-    require(classes > 1, "classifier", f"{classes} output", "a layer with at least 2 outputs, one a class")
-    return values.argmax(-1) if labels is None else require_labels(labels, x, classes).flatten()

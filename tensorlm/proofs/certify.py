@@ -1,16 +1,16 @@
 """Exact robustness of one bilinear layer: how far an image is from another class, and the nearest image that has it.
 
-Each margin is a quadratic g of the step away from the image. In the eigenbasis of its Q, with h = Qx + b half of its gradient,
-both questions have one unknown v, and y_i = -v h_i / (1 + v (lambda_i - lambda_min)) is the best step for some v:
+Each margin is a quadratic g of the step away from the image. In the eigenbasis of its Q, with h = Qx + b half of its
+gradient, two questions have one unknown v, since y_i = -v h_i / (1 + v (lambda_i - lambda_min)) is the best step for some v:
 
-- the nearest zero of g: v at which g vanishes, by Newton's method on a convex falling function, whose iterates all stay on one side;
+- the nearest zero of g: v at which g vanishes, by Newton's method on a convex function that falls, from one side;
 - the least g in a ball: v at which |y| is its radius (More and Sorensen 1983).
 
-Where h has no part along the lowest eigenvector (the *hard case*) v is infinite and any multiple of that vector may be added: a part
-of h below rounding is put in its place. The point that is found is itself the attack, so certificate and attack are one number.
+Where h has no part along the lowest eigenvector (the *hard case*) v is infinite and any multiple of that vector may be added;
+a part far below rounding is put in its place. The point that is found is the attack: certificate and attack are one number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,19 +24,19 @@ from tensorlm.ties import eigh
 
 HARD_SHARE = 1e-20  # of the natural size of a half gradient: what stands for zero along the lowest eigenvector
 NULL_ERRORS = 4  # rounding errors for each dimension, below which an eigenvalue is zero
-TOUCH_SHARE = 1e-12  # of g at the image: a least g below it is a zero that g touches
+TOUCH_SHARE = 1e-12  # of g at the image: where its least value is below that share, g touches zero
 MAX_STEPS = 200
 STEP_ERRORS = 4  # rounding errors below which a step is none
-CHUNK_NUMBERS = 2**24  # in one array of images x rivals x dimensions
+CHUNK_NUMBERS = 2**22  # in one array of images x rivals x dimensions
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What is certain of n images, in float64: shapes (...) are those of the labels.
+    """What is certain of images, in float64; shapes (...) are those of the labels.
 
-    `radius` (...): the distance to the nearest image that is not of the label's class, infinite where there is none, and 0 for an
-    image that is itself misclassified. `rival` (...): the class that it meets there. `nearest` (..., d): that image, where label and
-    rival tie. `distances` (..., classes): the same for every rival by itself, infinite for the label.
+    `radius` (...) is the distance to the nearest image that is not of the label's class: infinite where there is none, 0 for an
+    image that is itself misclassified. `rival` (...) is the class that it meets there, `nearest` (..., d) that image, where
+    label and rival tie. `distances` (..., classes) has the radius against each rival by itself, infinite for the label.
     """
 
     radius: Tensor
@@ -64,35 +64,93 @@ class WorstCase:
     point: Tensor
 
 
-class Eigenforms(NamedTuple):
-    """Margins of one label against m rivals (m,), each in its eigenbasis: values (m, k) rising, vectors (m, k, k) as columns,
-    linear = V'b (m, k). What is zero to rounding is zero."""
+def certificate(classifier: Any, x: Tensor, labels: Tensor | None = None) -> Certificate:
+    """How far each image x (..., d) is from another class, exactly, and the nearest such image; in float64 on the CPU.
+
+    `classifier` is one bilinear layer: an MLP of degree 2 or a CPTensor, alone or in a sequence with linear maps. A layer of
+    width d + 1 reads (1, x), so that biases and residuals are in its factors. `labels` (...) are the true classes, whole
+    numbers; without them the classes that the layer says. Distances are Euclidean and in all of R^d: pixels may leave
+    [0, 1]. A zero that a margin only touches counts, as a tie. Raises ValueError or TypeError for more layers, for parts that
+    are no polynomials, naming them and what can be done, and for shapes that do not fit.
+
+    >>> parabola = CPTensor(torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [4.0, 0.0]]))
+    >>> found = certificate(parabola, torch.tensor([[5.0], [-1.0]]))  # class 0 where x^2 > 4
+    >>> found.radius.tolist(), found.nearest.tolist()
+    ([3.0, 1.0], [[2.0], [-2.0]])
+    """
+    margins, points, labels = _given(classifier, x, labels)
+    radius = points.new_empty(len(points))
+    distances = points.new_full((len(points), margins.layer.out), torch.inf)
+    nearest, rival = points.clone(), labels.clone()
+    for rows, seen in margins.chunks(points, labels):
+        reached, beaten = nearest_zero(seen.values, seen.half, seen.start), (seen.start <= 0).any(1)
+        best = torch.where(beaten, seen.start.argmin(1), reached.size.argmin(1))
+        radius[rows], rival[rows] = reached.size.amin(1), seen.of(best, seen.rivals)
+        nearest[rows] += torch.where(beaten.unsqueeze(1), 0, margins.in_pixels(seen, reached.step, best))
+        distances[rows] = distances[rows].scatter(1, seen.rivals, reached.size)
+    shape, classes = x.shape[:-1], margins.layer.out
+    return Certificate(radius.view(shape), rival.view(shape), nearest.view(x.shape), distances.view(*shape, classes))
+
+
+def worst_margin(classifier: Any, x: Tensor, radius: float | Tensor, labels: Tensor | None = None) -> WorstCase:
+    """The least margin of the label over all rivals and all images within `radius` of x (..., d), exactly, and where it is.
+
+    `radius` is one number or one an image (...), at least 0. The margin is positive inside the certificate's radius and zero at
+    it. Takes and raises what `certificate` does, and ValueError for a radius below 0.
+
+    >>> parabola = CPTensor(torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [4.0, 0.0]]))
+    >>> found = worst_margin(parabola, torch.tensor([[5.0]]), radius=2.0)  # x^2 - 4 at x = 3
+    >>> found.margin.item(), found.point.item()
+    (5.0, 3.0)
+    """
+    margins, points, labels = _given(classifier, x, labels)
+    radii = as_radii(radius, x.shape[:-1]).flatten()
+    margin, rival, point = radii.clone(), labels.clone(), points.clone()
+    for rows, seen in margins.chunks(points, labels):
+        step = ball_minimum(seen.values, seen.half, radii[rows].unsqueeze(1))
+        least = seen.start + (step * (2 * seen.half + seen.values * step)).sum(-1)
+        margin[rows], best = least.min(1)
+        rival[rows] = seen.of(best, seen.rivals)
+        point[rows] += margins.in_pixels(seen, step, best)
+    shape = x.shape[:-1]
+    return WorstCase(margin.view(shape), rival.view(shape), point.view(x.shape))
+
+
+# The forms of a layer, and what images see of them
+
+class Seen(NamedTuple):
+    """For n images the margins against m rivals (n, m): the number of the pair, and whether its form is turned round. In the
+    eigenbasis of each: eigenvalues, rising, and half gradients (n, m, k); and the values at the images (n, m)."""
 
     rivals: Tensor
+    pairs: Tensor
+    turned: Tensor
     values: Tensor
-    vectors: Tensor
-    linear: Tensor
+    half: Tensor
+    start: Tensor
 
-    def half_gradient(self, points: Tensor) -> Tensor:
-        """V'(Qx + b) of points (n, k) in the basis that all forms share: (n, m, k)."""
-        return self.values * torch.einsum("ni,mik->nmk", points, self.vectors) + self.linear
+    def of(self, best: Tensor, side: Tensor) -> Tensor:
+        """The entry of rival number `best` (n,) of each image."""
+        return side[torch.arange(len(best)), best]
 
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """All margins of a layer, in a basis (d, k) of what its rows span, k = min(d, 2 hidden): one eigendecomposition a pair."""
+    """All margins of a layer, in a basis (d, k) of what its rows span, k = min(d, 2 hidden): one eigendecomposition a pair.
+
+    `numbers` (classes, classes) says which pair two classes are. Of the pairs: eigenvalues (pairs, k), rising, eigenvectors
+    (pairs, k, k) as columns, and V'b (pairs, k). The form is that of the lower class less the higher one.
+    """
 
     layer: CPTensor
     basis: Tensor
-    pairs: dict[tuple[int, int], int]
+    numbers: Tensor
     values: Tensor
     vectors: Tensor
     linear: Tensor
 
     @classmethod
-    def of(cls, classifier: Any, width: int) -> "Margins":
-        layer = single_layer(classifier, width)
-        require(layer.out > 1, "classifier", f"{layer.out} output", "a layer with at least 2 outputs, one a class")
+    def of(cls, layer: CPTensor) -> "Margins":
         basis = torch.linalg.qr(torch.cat([layer.L[:, 1:], layer.R[:, 1:]]).mT).Q
         left, right = layer.L[:, 1:] @ basis, layer.R[:, 1:] @ basis
         first, second = torch.triu_indices(layer.out, layer.out, 1)
@@ -100,24 +158,51 @@ class Margins:
         values, vectors = eigh(CPTensor(weights, left, right).symmetric())
         values, vectors = values.flip(-1), vectors.flip(-2).mT
         linear = weights @ (layer.L[:, :1] * right + layer.R[:, :1] * left) / 2
-        values, linear = _without_rounding(values, torch.einsum("mi,mik->mk", linear, vectors), weights, layer)
-        pairs = {pair: number for number, pair in enumerate(zip(first.tolist(), second.tolist()))}
-        return cls(layer, basis, pairs, values, vectors, linear)
+        values, linear = _without_rounding(values, (linear.unsqueeze(1) @ vectors).squeeze(1), weights, layer)
+        numbers = torch.zeros(layer.out, layer.out, dtype=torch.long)
+        numbers[first, second] = numbers[second, first] = torch.arange(len(first))
+        return cls(layer, basis, numbers, values, vectors, linear)
 
-    def against_all(self, label: int) -> Eigenforms:
-        """The margins of one class against all others."""
-        rivals = [rival for rival in range(self.layer.out) if rival != label]
-        rows = [self.pairs[min(label, rival), max(label, rival)] for rival in rivals]
-        turned = torch.tensor([rival < label for rival in rivals]).view(-1, 1)
-        values, vectors, linear = self.values[rows], self.vectors[rows], self.linear[rows]
-        values = torch.where(turned, -values.flip(-1), values)
-        vectors = torch.where(turned.unsqueeze(-1), vectors.flip(-1), vectors)
-        return Eigenforms(torch.tensor(rivals), values, vectors, torch.where(turned, -linear.flip(-1), linear))
+    def chunks(self, points: Tensor, labels: Tensor) -> Iterator[tuple[slice, Seen]]:
+        """What images (n, d) see, a part of them at a time."""
+        size = max(1, CHUNK_NUMBERS // (self.layer.out * self.basis.shape[1]))
+        for start in range(0, len(points), size):
+            rows = slice(start, start + size)
+            yield rows, self.seen(points[rows], labels[rows])
+
+    def seen(self, points: Tensor, labels: Tensor) -> Seen:
+        rivals = rivals_of(labels, self.layer.out)
+        pairs, turned = self.numbers[labels.unsqueeze(1), rivals], (rivals < labels.unsqueeze(1)).unsqueeze(-1)
+        inside, values = points @ self.basis, self.values[pairs]
+        parts = torch.empty_like(values)
+        for label in labels.unique():
+            rows = labels == label
+            own = self.vectors[self.numbers[label, rivals_of(label, self.layer.out)]]
+            parts[rows] = torch.einsum("ni,mik->nmk", inside[rows], own)
+        half = values * parts + self.linear[pairs]
+        values, half = (torch.where(turned, -side.flip(-1), side) for side in (values, half))
+        logits = self.layer(lift(points))
+        return Seen(rivals, pairs, turned, values, half, logits.gather(1, labels.unsqueeze(1)) - logits.gather(1, rivals))
+
+    def in_pixels(self, seen: Seen, step: Tensor, best: Tensor) -> Tensor:
+        """The step (n, d) against rival number `best` (n,), from steps (n, m, k) in eigenbases."""
+        chosen, pairs = seen.of(best, step), seen.of(best, seen.pairs)
+        chosen = torch.where(seen.of(best, seen.turned), chosen.flip(-1), chosen)
+        for pair in pairs.unique():
+            rows = pairs == pair
+            chosen[rows] = chosen[rows] @ self.vectors[pair].mT
+        return chosen @ self.basis.mT
+
+
+def rivals_of(labels: Tensor, classes: int) -> Tensor:
+    """The other classes, in order: labels (...) -> (..., classes - 1)."""
+    others = torch.arange(classes - 1)
+    return others + (others >= labels.unsqueeze(-1))
 
 
 def _without_rounding(values: Tensor, linear: Tensor, weights: Tensor, layer: CPTensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (m, k) that are zero to rounding as zeros, and in their directions linear parts that are; measured by the sum of
-    the sizes of what the hidden units add to Q and to b."""
+    """Eigenvalues (m, k) that are zero to rounding as zeros, and the linear parts in their directions that are: rounding is
+    measured by the sum of the sizes of what the hidden units add to Q and to b."""
     least = NULL_ERRORS * layer.width * torch.finfo(values.dtype).eps * weights.abs()
     left, right = (torch.linalg.vector_norm(factor[:, 1:], dim=1) for factor in (layer.L, layer.R))
     crossed = (layer.L[:, 0].abs() * right + layer.R[:, 0].abs() * left) / 2
@@ -125,69 +210,21 @@ def _without_rounding(values: Tensor, linear: Tensor, weights: Tensor, layer: CP
     return values, torch.where((values == 0) & (linear.abs() <= (least @ crossed).unsqueeze(1)), 0, linear)
 
 
-def certificate(classifier: Any, x: Tensor, labels: Tensor | None = None) -> Certificate:
-    """How far each image x (..., d) is from another class, exactly, and the nearest such image; in float64 on the CPU.
-
-    `classifier` is one bilinear layer: an MLP of degree 2, a CPTensor, linear maps before and behind; a layer of width d + 1 reads
-    (1, x), so that biases and residuals are in its factors. `labels` (...), whole numbers, are the true classes; without them the
-    classes that the layer says. Distances are Euclidean and in all of R^d: pixels may leave [0, 1]. A zero that a margin only
-    touches counts, as a tie. Raises ValueError for more layers, parts that are no polynomials and shapes that do not fit.
-
-    >>> parabola = CPTensor(torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [4.0, 0.0]]))  # x^2, 4
-    >>> found = certificate(parabola, torch.tensor([[5.0], [-1.0]]), torch.tensor([0, 1]))
-    >>> found.radius.tolist(), found.nearest.tolist()
-    ([3.0, 1.0], [[2.0], [-2.0]])
-    """
-    margins, points, labels, shape = _given(classifier, x, labels)
-    distances = points.new_full((len(points), margins.layer.out), torch.inf)
-    nearest, rival = points.clone(), labels.clone()
-    for rows, forms, values in _by_label(margins, points, labels):
-        half = forms.half_gradient(points[rows] @ margins.basis)
-        reached, beaten = nearest_zero(forms.values, half, values), (values <= 0).any(1)
-        best = torch.where(beaten, values.argmin(1), reached.size.argmin(1))
-        nearest[rows] += torch.where(beaten.unsqueeze(1), 0, _back(reached.step, forms, margins, best))
-        distances[rows.unsqueeze(1), forms.rivals] = reached.size
-        rival[rows] = forms.rivals[best]
-    radius = distances.amin(1)
-    return Certificate(radius.view(shape), rival.view(shape), nearest.view(x.shape), distances.view(*shape, margins.layer.out))
-
-
-def worst_margin(classifier: Any, x: Tensor, radius: float | Tensor, labels: Tensor | None = None) -> WorstCase:
-    """The least margin of the label over all rivals and all images within `radius` of x (..., d), exactly, and where it is.
-
-    `radius` is a number or one an image (...), at least 0. It is positive where the certificate's radius is greater, zero at that
-    radius. Takes and raises what `certificate` does, and ValueError for a radius below 0.
-
-    >>> parabola = CPTensor(torch.eye(2), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [4.0, 0.0]]))  # x^2, 4
-    >>> found = worst_margin(parabola, torch.tensor([[5.0]]), radius=2.0, labels=torch.tensor([0]))
-    >>> found.margin, found.point
-    (tensor([5.], dtype=torch.float64), tensor([[3.]], dtype=torch.float64))
-    """
-    margins, points, labels, shape = _given(classifier, x, labels)
-    radii = as_radii(radius, shape).to(points).flatten()
-    margin, rival, point = radii.clone(), labels.clone(), points.clone()
-    for rows, forms, values in _by_label(margins, points, labels):
-        half = forms.half_gradient(points[rows] @ margins.basis)
-        step = ball_minimum(forms.values, half, radii[rows].view(-1, 1))
-        least = values + (step * (2 * half + forms.values * step)).sum(-1)
-        margin[rows], best = least.min(1)
-        point[rows] += _back(step, forms, margins, best)
-        rival[rows] = forms.rivals[best]
-    return WorstCase(margin.view(shape), rival.view(shape), point.view(x.shape))
-
+# The two problems in an eigenbasis
 
 class Reached(NamedTuple):
-    """The nearest zeros: `size` (n, m), infinite where there is none, and the steps there (n, m, k) in the forms' eigenbases."""
+    """The nearest zeros: `size` (n, m), infinite where there is none, and the steps there (n, m, k) in eigenbases."""
 
     size: Tensor
     step: Tensor
 
 
 def nearest_zero(values: Tensor, half: Tensor, start: Tensor) -> Reached:
-    """The shortest step to a zero of forms with eigenvalues `values` (..., k), half gradients `half` (n, m, k), values `start` (n, m).
+    """The shortest step to a zero of forms with eigenvalues (..., k), half gradients (n, m, k) and values `start` (n, m).
 
     With a_i = 1 + v (lambda_i - lambda_min) and q = 1 - v lambda_min the form at the step of v is
-    phi = start - v sum h_i^2 (a_i + q) / a_i^2, which falls and is convex in u = v (1 + q), with dphi/du = -sum h_i^2 / a_i^3.
+    phi = start - v sum h_i^2 (a_i + q) / a_i^2. In u = v (1 + q) it falls and is convex, since dphi/du = -sum h_i^2 / a_i^3:
+    Newton's method from a u before the zero comes nearer from that side, and ends at it to rounding.
     """
     lowest, start = _lowest(values, half), start.clamp_min(0)
     half = _without_hard_case(values, half, (start * lowest.abs()).sqrt())
@@ -243,50 +280,46 @@ def _lowest(values: Tensor, half: Tensor) -> Tensor:
 def _without_hard_case(values: Tensor, half: Tensor, natural: Tensor) -> Tensor:
     """Half gradients whose part along a negative lowest eigenvector is at least a share of the `natural` size (n, m)."""
     least, first = HARD_SHARE * natural, half[..., 0]
-    raised = torch.where((values[..., 0] < 0) & (first.abs() < least), torch.where(first < 0, -least, least), first)
-    return torch.cat([raised.unsqueeze(-1), half[..., 1:]], dim=-1)
+    raised = (values[..., 0] < 0) & (first.abs() < least)
+    first = torch.where(raised, torch.where(first < 0, -least, least), first)
+    return torch.cat([first.unsqueeze(-1), half[..., 1:]], dim=-1)
 
 
 def _first_bound(start: Tensor, squares: Tensor, most: Tensor) -> Tensor:
-    """A u at which no form has reached zero yet: the first i directions lower it by at most u h^2 each, the others by `most`."""
+    """A u before every zero: the first i directions lower a form by at most u h^2 each, the others by at most `most`."""
     others = torch.nn.functional.pad(most.flip(-1).cumsum(-1).flip(-1)[..., 1:], (0, 1))
     bounds = (start.unsqueeze(-1) - others) / squares.cumsum(-1)
     return bounds.nan_to_num(nan=0.0, posinf=torch.inf).amax(-1).clamp_min(0)
 
 
-def _back(step: Tensor, forms: Eigenforms, margins: Margins, best: Tensor) -> Tensor:
-    """The step (n, d) in pixels against the rival number `best` (n,), from steps (n, m, k) in the forms' eigenbases."""
-    chosen = step[torch.arange(len(step)), best]
-    turned = torch.empty_like(chosen)
-    for number in best.unique().tolist():
-        turned[best == number] = chosen[best == number] @ forms.vectors[number].mT
-    return turned @ margins.basis.mT
+# Arguments
 
-
-def _by_label(margins: Margins, points: Tensor, labels: Tensor):
-    """For each label, in chunks: the rows of its images, its forms, and their values at the images (n, m)."""
-    logits = margins.layer(lift(points))
-    for label in labels.unique().tolist():
-        forms = margins.against_all(label)
-        for rows in torch.nonzero(labels == label)[:, 0].split(max(1, CHUNK_NUMBERS // forms.values.numel())):
-            yield rows, forms, logits[rows, label].unsqueeze(1) - logits[rows][:, forms.rivals]
-
-
-def _given(classifier: Any, x: Tensor, labels: Tensor | None) -> tuple[Margins, Tensor, Tensor, torch.Size]:
-    """Margins, images (n, d) in float64, labels (n,), and the shape of the labels, all checked."""
+def _given(classifier: Any, x: Tensor, labels: Tensor | None) -> tuple[Margins, Tensor, Tensor]:
+    """Margins, images (n, d) in float64 and labels (n,), checked."""
     require_rows(x, None)
     require_finite("x", x)
-    margins = Margins.of(classifier, x.shape[-1])
-    points = x.detach().reshape(-1, x.shape[-1]).to(margins.values)
-    if labels is None:
-        labels = margins.layer(lift(points)).argmax(-1).view(x.shape[:-1])
-    return margins, points, require_labels(labels, x, margins.layer.out).flatten(), x.shape[:-1]
+    layer, points = single_layer(classifier, x.shape[-1]), as_points(x)
+    labels = as_labels(labels, x, layer(lift(points)))
+    return Margins.of(layer), points, labels
+
+
+def as_points(x: Tensor) -> Tensor:
+    """Images (..., d) as rows in float64 on the CPU."""
+    return x.detach().to("cpu", torch.float64).reshape(-1, x.shape[-1])
+
+
+def as_labels(labels: Tensor | None, x: Tensor, logits: Tensor) -> Tensor:
+    """Labels (n,): those given for images x (..., d), checked, or the classes that logits (n, classes) say."""
+    classes = logits.shape[-1]
+    require(classes > 1, "classifier", f"{classes} output", "a layer with at least 2 outputs, one a class")
+    return logits.argmax(-1) if labels is None else require_labels(labels, x, classes).flatten().cpu()
 
 
 def require_labels(labels: Any, x: Tensor, classes: int) -> Tensor:
     """The labels; ValueError unless they are whole numbers from 0 to classes - 1, one for each row of x."""
     whole = isinstance(labels, Tensor) and not labels.is_floating_point() and labels.dtype != torch.bool
-    require(whole and labels.shape == x.shape[:-1], "labels", labels, f"whole numbers in a tensor of shape {tuple(x.shape[:-1])}")
+    shape = tuple(x.shape[:-1])
+    require(whole and labels.shape == shape, "labels", labels, f"whole numbers in a tensor of shape {shape}")
     require(((labels >= 0) & (labels < classes)).all(), "labels", labels.unique().tolist(), f"classes from 0 to {classes - 1}")
     return labels.long()
 

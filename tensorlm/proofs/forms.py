@@ -1,7 +1,7 @@
 """Classifiers made of bilinear layers as quadratic forms: g(x) = x'Qx + 2 b'x + c0.
 
-Every layer reads (1, x), so biases and residuals are entries of its factors like all others. An output of one layer is a form, and
-so is a margin, one output less another; two layers are a polynomial of degree 4, which stays a tuple of layers here.
+Every layer reads (1, x), so biases and residuals are entries of its factors like all others. An output of one layer is a form,
+and so is a margin, one output less another. Two layers are of degree 4, and stay a tuple of layers here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ class Quadratic(NamedTuple):
         return Quadratic(self.Q, self.Q @ x + self.b, self(x))
 
     def margin(self, label: int, rival: int) -> "Quadratic":
-        """Form `label` less form `rival`: positive where the label leads. Raises ValueError unless both are forms of this batch."""
+        """Form `label` less form `rival`, positive where the label leads; ValueError unless both are numbers of forms (m,)."""
         for name, index in (("label", label), ("rival", rival)):
             require_whole(name, index, 0, len(self.c0) - 1)
         return Quadratic(*(part[label] - part[rival] for part in self))
@@ -83,15 +83,15 @@ def forms_of(layer: CPTensor) -> Quadratic:
 def single_layer(classifier: Any, width: int) -> CPTensor:
     """The one bilinear layer of a classifier, reading (1, x); ValueError where there are more."""
     layers = as_layers(classifier, width)
-    require(len(layers) == 1, "classifier", f"{len(layers)} layers", "one bilinear layer: more are of degree 4 and above (radius_bound)")
+    require(len(layers) == 1, "classifier", f"{len(layers)} layers", "one bilinear layer: of more, see radius_bound")
     return layers[0]
 
 
 def as_layers(classifier: Any, width: int) -> tuple[CPTensor, ...]:
     """The bilinear layers of a classifier of x (width,), each reading (1, what the one before it wrote), in float64 on the CPU.
 
-    Parts are MLPs of degree 2, CPTensors, linear maps and constant norms, in sequence. A layer as wide as what arrives reads it as it
-    is; one wider by one reads (1, x). Linear maps become part of the layer behind them, those at the end of the layer before.
+    Parts are MLPs of degree 2, CPTensors, linear maps and constant norms, in sequence. A layer as wide as what arrives reads it
+    as it is; one wider by one reads (1, x). A linear map becomes part of the next layer, at the end of the last one.
     Raises ValueError or TypeError for other parts, naming them and what can be done, and for widths that do not fit.
     """
     require_whole("width", width, 1)
@@ -125,7 +125,8 @@ def parts_of(classifier: Any) -> Iterator[Any]:
         yield classifier
     else:
         name = type(classifier).__name__
-        raise TypeError(f"classifier must be made of polynomial parts, {KNOWN_PARTS}; got {name}: {ADVICE.get(name, 'of unknown form')}")
+        advice = ADVICE.get(name, "of unknown form")
+        raise TypeError(f"classifier must be made of polynomial parts, {KNOWN_PARTS}; got {name}: {advice}")
 
 
 def factors(part: MLP | CPTensor) -> CPTensor:
@@ -143,11 +144,11 @@ def affine(part: nn.Linear | Norm, width: int) -> Tensor:
     """The matrix (1 + out, 1 + width) of (1, y) -> (1, Wy + c); ValueError for a norm of each input."""
     if isinstance(part, Norm):
         require(part.is_constant and part.groups == 1, "classifier", f"a Norm of kind {part.kind!r}",
-                "made of polynomial parts: this norm divides by what depends on the input; train with Norm('scale'), a constant")
+                "made of polynomial parts; this one divides by what depends on the input: train with Norm('scale')")
         weight, bias = torch.diag(part.factor().double().cpu().flatten().expand(width)), None
     else:
         weight, bias = part.weight.detach().double().cpu(), part.bias
-    require(weight.shape[1] == width, "classifier", tuple(weight.shape), f"of parts that fit: a linear map that reads {width} numbers")
+    require(weight.shape[1] == width, "classifier", tuple(weight.shape), f"of parts that fit: a map that reads {width} numbers")
     result = torch.zeros(1 + weight.shape[0], 1 + width).to(weight)
     result[0, 0], result[1:, 1:] = 1, weight
     if bias is not None:

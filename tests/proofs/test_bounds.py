@@ -12,7 +12,7 @@ from tensorlm.proofs import attack_radius, box_radius, certificate, logits, radi
 from tensorlm.proofs.bounds import CURVATURES, METHODS, eigenvalue_curvature, interval_curvature, semidefinite_curvature
 from tensorlm.tensors import CPTensor, lift
 
-MANY, FEW = settings(max_examples=40), settings(max_examples=20)
+MANY, FEW = settings(max_examples=30), settings(max_examples=12)
 
 
 def network(depth, seed, width=3, middle=3, hidden=4, classes=3):
@@ -29,7 +29,8 @@ def head(weight, bias):
 
 
 @MANY
-@given(kind=st.sampled_from(KINDS), width=st.integers(1, 5), classes=st.integers(2, 4), seed=SEEDS, method=st.sampled_from(sorted(CURVATURES)))
+@given(kind=st.sampled_from(KINDS), width=st.integers(1, 5), classes=st.integers(2, 4), seed=SEEDS,
+       method=st.sampled_from(sorted(CURVATURES)))
 def test_no_image_in_the_certified_box_has_another_class(kind, width, classes, seed, method):
     layer, x = case(kind, width, classes, seed)
     radius = min(box_radius(layer, x, method=method).item(), 1e3) * (1 - 1e-9)

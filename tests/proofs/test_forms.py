@@ -71,8 +71,9 @@ def test_margins_and_steps_of_a_form():
 
 
 @pytest.mark.parametrize("part, advice", [
-    (nn.Softmax(-1), "Softmax: leave it out"), (nn.GELU(), "GELU: an activation is no polynomial"), (nn.LayerNorm(4), "LayerNorm: it divides"),
-    (TensorTransformer(ModelConfig()), "TensorTransformer: it reads tokens"), (torch.relu, "of unknown form"), ("bilinear", "of unknown form")])
+    (nn.Softmax(-1), "Softmax: leave it out"), (nn.GELU(), "GELU: an activation is no polynomial"),
+    (nn.LayerNorm(4), "LayerNorm: it divides"), (TensorTransformer(ModelConfig()), "TensorTransformer: it reads tokens"),
+    (torch.relu, "of unknown form"), ("bilinear", "of unknown form")])
 def test_a_part_that_is_no_polynomial_is_named_with_what_can_be_done(part, advice):
     with pytest.raises(TypeError, match=advice):
         certificate([GatedMLP("bilinear", 4, 5, 4), part], X)

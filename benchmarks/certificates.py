@@ -40,6 +40,7 @@ FIELDS = ["network", "noise", "seed", "parameters", "accuracy", "method", "mean"
 HIDDEN = {"bilinear": 64, "relu": 118}  # 8,960 and 8,850 parameters
 NOISES = (0.0, 0.15)
 REACH, HALVINGS = 2.0, 16
+ATTACK_STEPS, ATTACK_HALVINGS = 30, 10
 ALPHA_HALVINGS, ALPHA_STEPS, ALPHA_RATE = 8, 20, 0.1
 
 
@@ -110,7 +111,8 @@ def methods(task: Task, attacked: Tensor) -> dict[str, Callable[[], Tensor]]:
 
 
 def attack(task: Task) -> Tensor:
-    return attack_radius(partial(applied, [task.layer]), task.x, task.labels, reach=REACH).radius
+    function = partial(applied, [task.layer])
+    return attack_radius(function, task.x, task.labels, reach=REACH, steps=ATTACK_STEPS, halvings=ATTACK_HALVINGS).radius
 
 
 # Bounds of one hidden layer

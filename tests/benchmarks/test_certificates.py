@@ -48,7 +48,8 @@ def test_margins_of_random_images_in_the_ball_are_above_every_bound(task, radius
 
 def test_rows_are_saved_with_their_provenance(tmp_path, monkeypatch):
     monkeypatch.setattr("tensorlm.proofs.declared.STEPS", 5)
-    monkeypatch.setattr(certificates, "ALPHA_STEPS", 2)
+    for name in ("ALPHA_STEPS", "ATTACK_STEPS", "ATTACK_HALVINGS"):
+        monkeypatch.setattr(certificates, name, 2)
     rows = certificates.measure("relu", 0.0, 0, images=2, repeats=2)
     assert [row["method"] for row in rows] == ["norms", "interval", "crown", "alpha-crown", "attack"]
     assert all(set(row) == set(certificates.FIELDS) for row in rows)

@@ -25,6 +25,7 @@ FLOORS = {
     "training": {"training", "model", "layers", "tensors", "data"} | GROUND,
     "data_attribution": {"data_attribution", "tensors", "model", "layers", "data"} | GROUND,
     "steering": {"steering", "tensors", "model", "layers", "data"} | GROUND,
+    "proofs": {"proofs", "tensors", "model", "layers", "data"} | GROUND,
     "evolution": {"evolution", "model", "layers", "tensors", "data"} | GROUND,
     "notebook": {"notebook", "checks", "files", "tables"},
     "released": {"released"},

@@ -23,6 +23,7 @@ FLOORS = {
     "data": {"data", "checks", "files"},
     "training": {"training", "model", "layers", "tensors", "data"} | GROUND,
     "steering": {"steering", "tensors", "model", "layers", "data"} | GROUND,
+    "proofs": {"proofs", "model", "tensors", "data", "layers"} | GROUND,
     "notebook": {"notebook", "checks", "files", "tables"},
     "released": {"released"},
 }

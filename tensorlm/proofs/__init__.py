@@ -1,0 +1,1 @@
+"""What can be proven of bilinear layers from their weights."""

@@ -272,7 +272,7 @@ class Taken(NamedTuple):
         return torch.einsum("npsh,nshd->nd", self.weights, self.vectors) / self.weights[0, ..., 0].numel()
 
     def ends(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Least and greatest component, (last words, m), of what is taken less its centre along directions (last words, m, width)."""
+        """Least and greatest of (what is taken - centre) along directions (last words, m, width): (last words, m) each."""
         along = torch.einsum("nshd,nmd->nshm", self.vectors, directions)
         beside = torch.einsum("nshd,nmd->nshm", self.radius, directions.abs())
         middle = torch.einsum("nd,nmd->nm", self.centre, directions)[:, None, None]

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tensorlm import released
 from tensorlm.data.toy import INDEX, ToyData
@@ -21,7 +20,7 @@ def model(layers=2, seed=0, positions=("decay", "toeplitz", "key_offset"), scale
     """A small model with weights large enough that what stands before matters."""
     found = TensorTransformer(ModelConfig(**{**SMALL, "layers": layers, "positions": positions, **more}), seed=seed)
     with torch.no_grad():
-        for name, parameter in found.named_parameters():
+        for parameter in found.parameters():
             parameter.mul_(scale).add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
     return found
 

@@ -1,0 +1,6 @@
+"""The declared studies of what can be proven: `python -m tensorlm.proofs NAME --out FOLDER --release`."""
+
+from tensorlm.proofs.compact_runs import COMPACT, RULES
+from tensorlm.proofs.expectation_runs import EXPECTATIONS, REAL_INPUTS, TAILS
+
+STUDIES = {study.name: study for study in (EXPECTATIONS, TAILS, REAL_INPUTS, COMPACT, RULES)}

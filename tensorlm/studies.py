@@ -2,10 +2,12 @@
 
 What `tensorlm.training.experiments` is for runs of the language-model trainer, this is for everything else: a function
 of (seed, settings) that returns rows. `python -m PACKAGE NAME --out FOLDER --release` is the command of each.
+`spread` shares out a list of jobs, such as a thousand runs of the trainer, among processes or machines.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +98,53 @@ def finished(study: Study, folder: Path, arm: str, seed: int) -> dict[str, Any]:
     require(whole, str(path), record, "the file of a finished run")
     require(record["settings"] == settings, f"settings in {path}", record["settings"], f"{settings}; name another folder")
     return record
+
+
+def spread(run: Callable[..., Any], jobs: Mapping[str, Settings], folder: str | Path, workers: int | None = None) -> dict[str, Any]:
+    """What `run(**arguments)` returns for each of `jobs` (name -> arguments), computed by `workers` processes of joblib.
+
+    Each result is written to `folder/NAME.json` as soon as it is there, and never computed again, so that a killed list goes on.
+    Arguments and results are what JSON holds. Inside `joblib.parallel_config("dask")` the same call uses the machines of a Dask
+    cluster. Raises ValueError where a name is no file name, or stands in the folder with other arguments; and RuntimeError, when
+    all others have run, for jobs that failed: they are named, and run again by the next call.
+
+    >>> import tempfile
+    >>> spread(pow, {"square": {"base": 3, "exp": 2}, "cube": {"base": 3, "exp": 3}}, tempfile.mkdtemp())
+    {'square': 9, 'cube': 27}
+    """
+    try:
+        from joblib import Parallel, delayed
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("spread: needs joblib, which is missing; pip install joblib") from None
+    for name in jobs:
+        require(re.fullmatch(r"[\w.+=-]+", name), "a name of a job", name, "letters, digits and . + = - _ alone")
+    paths, failures = {name: Path(folder) / f"{name}.json" for name in jobs}, {}
+    calls = (delayed(attempt)(name, run, jobs[name]) for name, path in paths.items() if not path.exists())
+    for name, result, failure in Parallel(workers, return_as="generator_unordered")(calls):
+        if failure:
+            failures[name] = failure
+        else:
+            write_json(paths[name], dict(arguments=jobs[name], result=result))
+    for name, why in failures.items():
+        raise RuntimeError(f"{len(failures)} of {len(jobs)} jobs failed, what the others found is kept; {name}: {why}")
+    return {name: result_of(paths[name], arguments) for name, arguments in jobs.items()}
+
+
+def attempt(name: str, run: Callable[..., Any], arguments: Settings) -> tuple[str, Any, str]:
+    """One job in a worker: its name, its result, and why it failed, if it did."""
+    try:
+        return name, run(**arguments), ""
+    except Exception as error:  # whatever it is, the other jobs go on
+        return name, None, f"{type(error).__name__}: {error}"
+
+
+def result_of(path: Path, arguments: Settings) -> Any:
+    """The result in the file of a job; ValueError where it had other arguments."""
+    record, wanted = parse_json(path.read_text(encoding="utf-8"), str(path)), json.loads(json.dumps(arguments))
+    whole = isinstance(record, dict) and {"arguments", "result"} <= set(record)
+    require(whole, str(path), record, "the file of a finished job")
+    require(record["arguments"] == wanted, f"arguments in {path}", record["arguments"], f"{wanted}; name another folder")
+    return record["result"]
 
 
 def main(studies: Mapping[str, Study], arguments: Sequence[str] | None = None) -> int:

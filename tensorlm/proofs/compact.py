@@ -35,12 +35,16 @@ GENERALISED, ASKED_EVERY = 0.99, 25  # held-out accuracy that counts, and how of
 
 
 class Proof(NamedTuple):
-    """At most `failing` of `inputs` are answered wrongly, at a price of `multiply_adds`. A proof may be vacuous."""
+    """At most `failing` of `inputs` are answered wrongly, at a price of `multiply_adds`. A proof may be vacuous.
+
+    `margin`, where the method gives one, is the least lead of an answer over all inputs, or a lower bound of it.
+    """
 
     method: str
     inputs: int
     failing: int
     multiply_adds: int
+    margin: float = math.nan
 
     @property
     def share(self) -> float:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.proofs import compact, rules
 from tensorlm.proofs.compact import modular_proof, train_modular, unstructured_share
-from tensorlm.proofs.rules import rule_margin, rule_proof, word_rules
+from tensorlm.proofs.rules import rule_proof, word_rules
 from tensorlm.provenance import RELEASED
 from tensorlm.studies import Row, Study
 
@@ -25,7 +25,8 @@ def run_modular(seed: int, p: int, hidden: int, **training: Any) -> list[Row]:
                    held_out_loss=run.held_out_loss, unstructured_share=float(unstructured_share(run.layer)))
     brute = proofs[0]
     return [dict(**trained, accuracy=brute.share, method=proof.method, proven=proof.share, failing=float(proof.failing),
-                 multiply_adds=proof.multiply_adds, times_shorter=brute.multiply_adds / proof.multiply_adds) for proof in proofs]
+                 multiply_adds=proof.multiply_adds, times_shorter=brute.multiply_adds / proof.multiply_adds)
+            for proof in proofs]
 
 
 def run_rules(seed: int, kind: str, length: int) -> list[Row]:
@@ -36,7 +37,7 @@ def run_rules(seed: int, kind: str, length: int) -> list[Row]:
     for method in rules.METHODS if few else ("sets",):
         proof = rule_proof(model, shapes, method)
         rows.append(dict(model=CHECKPOINTS[seed], words=len(shapes[0].words), method=method, texts=proof.inputs,
-                         proven=proof.share, least_margin=rule_margin(model, shapes, method),
+                         proven=proof.share, least_margin=proof.margin,
                          multiply_adds=proof.multiply_adds, multiply_adds_a_text=proof.multiply_adds / proof.inputs))
     return rows
 

@@ -73,6 +73,11 @@ class Gaussian:
         kept[-1] = True
         return vectors[:, kept] * values[kept].clamp_min(0).sqrt()
 
+    @property
+    def like(self) -> Tensor:
+        """A tensor of its dtype and device."""
+        return self.mean
+
     def lifted(self) -> "Gaussian":
         """The distribution of (1, x), what a layer with biases reads: singular, since the 1 does not vary."""
         return Gaussian(lift(self.mean), torch.nn.functional.pad(self.covariance, (1, 0, 1, 0)))
@@ -110,6 +115,10 @@ class Mixture:
     def width(self) -> int:
         return self.parts[0].width
 
+    @property
+    def like(self) -> Tensor:
+        return self.parts[0].mean
+
     def lifted(self) -> "Mixture":
         return Mixture(self.weights, tuple(part.lifted() for part in self.parts))
 
@@ -131,6 +140,10 @@ class Samples:
     @property
     def width(self) -> int:
         return self.rows.shape[1]
+
+    @property
+    def like(self) -> Tensor:
+        return self.rows
 
     def lifted(self) -> "Samples":
         return Samples(lift(self.rows))

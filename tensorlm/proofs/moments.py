@@ -14,15 +14,15 @@ ones, at any width; what stays approximate is depth (`method="closure"`) and how
 """
 
 import math
-from typing import TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tensorlm.checks import require, require_one_of, require_same_kind
-from tensorlm.layers.mlp import MLP
 from tensorlm.proofs.cumulants import two_layer_moments
 from tensorlm.proofs.distributions import Distribution, Gaussian, Mixture, Moments, Samples, require_distribution
+from tensorlm.proofs.forms import as_layers
 from tensorlm.tensors.composition import ComposedTensor, as_composed
 from tensorlm.tensors.cp import CPTensor, require_finite_cp
 
@@ -31,10 +31,7 @@ UNIT_BLOCK = 128  # hidden units at a time: what they and all others have in com
 EXACT_LAYERS = 2  # of whose output the second moment is exact under a Gaussian
 
 
-Network: TypeAlias = CPTensor | ComposedTensor | MLP
-
-
-def output_moments(network: Network, distribution: Distribution, method: str = "exact") -> Moments:
+def output_moments(network: Any, distribution: Distribution, method: str = "exact") -> Moments:
     """Mean (out,) and covariance (out, out) of f(x), x from `distribution`.
 
     | layers | "exact" | "closure" |
@@ -43,14 +40,16 @@ def output_moments(network: Network, distribution: Distribution, method: str = "
     | 2 | O(hidden^2 width^3), by joint cumulants | each layer's input taken for Gaussian, with the moments it would then have |
     | more | refused | the same |
 
-    Of `Samples` both methods are the exact average over the rows. Raises ValueError for a layer that is no polynomial of
-    degree 2 (named), widths that do not fit, and where "exact" is asked of too many layers or would need too much memory.
+    `network`: a CPTensor, a ComposedTensor, an MLP of degree 2, or a sequence of these, linear maps (with bias) and constant
+    norms; a layer one wider than what arrives reads (1, x). Of `Samples` both methods are the exact average over the rows.
+    Raises ValueError or TypeError for a part that is no such polynomial (named, with what can be done) and for widths that do
+    not fit, ValueError where "exact" is asked of too many layers or would need too much memory.
 
     >>> square = CPTensor(torch.eye(1), torch.eye(1), torch.eye(1))  # x^2 of x ~ N(0, 1): mean 1, variance 2
     >>> output_moments(square, Gaussian(torch.zeros(1), torch.eye(1)))
     Moments(mean=tensor([1.]), covariance=tensor([[2.]]))
     """
-    return moments_of(require_fitting(network, distribution, method), distribution, method)
+    return moments_of(*fitting(network, distribution, method), method)
 
 
 def moments_of(layers: tuple[CPTensor, ...], distribution: Distribution, method: str) -> Moments:
@@ -66,7 +65,7 @@ def moments_of(layers: tuple[CPTensor, ...], distribution: Distribution, method:
     return two_layer_moments(lower, upper, distribution.mean, distribution.root)
 
 
-def output_mean(network: Network, distribution: Distribution, method: str = "exact") -> Tensor:
+def output_mean(network: Any, distribution: Distribution, method: str = "exact") -> Tensor:
     """E f(x), (out,): exact for up to three layers, at the price of the covariance of all but the last one.
 
     One layer needs the second moment of the input alone, so every distribution with that moment gives one mean; two layers
@@ -78,7 +77,7 @@ def output_mean(network: Network, distribution: Distribution, method: str = "exa
     >>> [float(output_mean(network, normal)) for network in (compose(square, square), compose(square, square, square))]
     [3.0, 105.0]
     """
-    layers = require_fitting(network, distribution, method)
+    layers, distribution = fitting(network, distribution, method)
     if isinstance(distribution, Samples):
         return ComposedTensor(layers)(distribution.rows).mean(0)
     parts = distribution.parts if isinstance(distribution, Mixture) else (distribution,)
@@ -160,17 +159,18 @@ def mixed(weights: tuple[float, ...], parts: list[Moments]) -> Moments:
     return Moments(mean, torch.stack([weight * matrix for weight, matrix in zip(weights, around)]).sum(0))
 
 
-def require_fitting(network: Network, distribution: Distribution, method: str) -> tuple[CPTensor, ...]:
-    """The layers of a network that `distribution` fits; TypeError or ValueError otherwise."""
+def fitting(network: Any, distribution: Distribution, method: str) -> tuple[tuple[CPTensor, ...], Distribution]:
+    """The layers of a network in a row, and the distribution of what the first one reads: x, or (1, x).
+
+    Factors that read x stay as they are, with their dtype and gradients; everything else becomes layers on (1, x) first.
+    """
     require_one_of("method", method, METHODS)
-    if isinstance(network, MLP):
-        network = CPTensor.from_layer(network)
     require_distribution(distribution)
-    layers = as_composed(network).layers
+    layers = as_composed(network).layers if isinstance(network, CPTensor | ComposedTensor) else ()
+    if not layers or layers[0].width != distribution.width:
+        *below, last = as_layers(network, distribution.width)
+        layers, distribution = (*(layer.with_constant() for layer in below), last), distribution.lifted()
     for number, layer in enumerate(layers):
         require_finite_cp(f"layers[{number}]", layer)
-    given = distribution.parts[0].mean if isinstance(distribution, Mixture) else getattr(distribution, "mean", None)
-    require_same_kind(network=layers[0].D, distribution=distribution.rows if isinstance(distribution, Samples) else given)
-    wanted = f"of width {layers[0].width}, what the network reads (a layer with biases reads (1, x): `distribution.lifted()`)"
-    require(distribution.width == layers[0].width, "distribution", distribution.width, wanted)
-    return layers
+    require_same_kind(network=layers[0].D, distribution=distribution.like)
+    return layers, distribution

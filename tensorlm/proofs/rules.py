@@ -85,7 +85,7 @@ def greatest(values: Tensor, source: Tensor) -> Tensor:
 
 
 def rule_proof(model: TensorTransformer, rules: Sequence[WordRule], method: str = "sets") -> Proof:
-    """Bound the texts of all `rules` (whose domains do not meet) after which a rival's logit reaches that of the answer.
+    """Bound the texts of all `rules` (whose domains do not meet) after which a rival's logit reaches the answer's.
 
     | method | what it runs | multiply-adds grow |
     | --- | --- | --- |
@@ -93,36 +93,23 @@ def rule_proof(model: TensorTransformer, rules: Sequence[WordRule], method: str 
     | shared | each prefix once, with the keys and values before it | exponentially |
     | sets | each word of each position once, with what it may add | as length^2 |
 
-    The first two are exact. Multiply-adds are those of all matrix products that ran (elementwise ones are not counted).
+    The first two are exact; `margin` is the least lead of an answer over its rivals, in logits. Multiply-adds are those of all
+    matrix products that ran (elementwise ones are not counted).
     Raises ValueError for a model that is no such polynomial: its parts are named.
     """
     require_one_of("method", method, METHODS)
     model = checked(model)
-    failing, work = 0, 0
+    failing, work, margin = 0, 0, math.inf
     price: dict[tuple[int, ...], int] = {}  # of one rule with these sizes of sets
     for rule in rules:
         sizes = tuple(map(len, rule.words))
         with torch.no_grad(), FlopCounterMode(display=False) if sizes not in price else nullcontext() as counter:
-            failing += failing_texts(model, rule, method)
+            parts = [set_margins(model, rule)] if method == "sets" else list(text_margins(model, rule, method))
         price.setdefault(sizes, counter.get_total_flops() // 2 if counter else 0)
-        work += price[sizes]
-    return Proof(method, sum(rule.inputs for rule in rules), failing, work)
-
-
-def failing_texts(model: TensorTransformer, rule: WordRule, method: str) -> int:
-    """How many texts fail or, by "sets", may fail: all that end with a word whose margin is not proven."""
-    if method == "sets":
-        return int((set_margins(model, rule) <= 0).sum()) * rule.inputs // len(rule.words[-1])
-    return sum(int((part <= 0).sum()) for part in text_margins(model, rule, method))
-
-
-def rule_margin(model: TensorTransformer, rules: Sequence[WordRule], method: str = "sets") -> float:
-    """The least margin of an answer over its rivals, in logits, over all texts: a lower bound by "sets", else exact."""
-    require_one_of("method", method, METHODS)
-    model = checked(model)
-    with torch.no_grad():
-        return min(float(part.min()) for rule in rules
-                   for part in ([set_margins(model, rule)] if method == "sets" else text_margins(model, rule, method)))
+        texts_each = rule.inputs // len(rule.words[-1]) if method == "sets" else 1  # behind one margin
+        failing += texts_each * sum(int((part <= 0).sum()) for part in parts)
+        work, margin = work + price[sizes], min(margin, *(float(part.min()) for part in parts))
+    return Proof(method, sum(rule.inputs for rule in rules), failing, work, margin)
 
 
 def checked(model: TensorTransformer) -> TensorTransformer:

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings, strategies as st
 from tensor_cases import close, differ, randn, random_cp, random_network
 
-from tensorlm.layers import build_mlp
+from tensorlm.layers import Norm, build_mlp
 from tensorlm.proofs.distributions import Gaussian, Mixture, Samples
 from tensorlm.proofs.moments import output_mean, output_moments, relu_moments
-from tensorlm.tensors import CPTensor, compose
+from tensorlm.tensors import CPTensor, compose, lift
 
 NODES = 9  # of a Gauss-Hermite rule that is exact up to degree 17, and three layers of it are of degree 8
 
@@ -71,10 +71,23 @@ def test_biases_and_residual_are_read_from_a_lifted_input():
     found, expected = output_moments(lifted, distribution.lifted()), by_quadrature(layer, distribution)
     close(found.mean, expected[0])
     close(found.covariance, expected[1])
-    stack = compose(lifted.with_constant(), random_cp(out=2, hidden=3, width=4, seed=8))
-    close(output_mean(stack, distribution.lifted()), by_quadrature(lambda x: stack.layers[1](torch.cat(
-        [torch.ones(len(x), 1, dtype=x.dtype), layer(x)], 1)), distribution)[0])
+    close(output_moments(lifted, distribution).covariance, expected[1])
+    above = random_cp(out=2, hidden=3, width=4, seed=8)
+    whole = by_quadrature(lambda x: above(lift(layer(x))), distribution)
+    close(output_mean(compose(lifted.with_constant(), above), distribution.lifted()), whole[0])
+    close(output_moments([lifted, above], distribution).covariance, whole[1])
     differ(output_moments(lifted, Gaussian(distribution.lifted().mean, torch.eye(4, dtype=torch.float64))).mean, expected[0])
+
+
+def test_linear_maps_with_bias_and_constant_norms_are_part_of_a_network():
+    first, last, norm = torch.nn.Linear(3, 2).double(), torch.nn.Linear(4, 2).double(), Norm("scale").double()
+    norm.gain.data.fill_(0.7)
+    mlp, distribution = build_mlp("bilinear", 2, 3, 4).double(), gaussian()
+    found = output_moments([first, norm, mlp, last], distribution)
+    with torch.no_grad():
+        expected = by_quadrature(lambda x: last(mlp(0.7 * first(x))), distribution)
+    close(found.mean, expected[0])
+    close(found.covariance, expected[1])
 
 
 def test_a_mixture_has_the_moments_of_all_its_parts():
@@ -150,8 +163,9 @@ def test_rectified_units_have_exact_means_and_more_terms_bring_the_covariance_ne
     (lambda: Mixture((0.5, 0.5), (gaussian(), gaussian(2, 2))), r"parts\[1\] must be of width 3"),
     (lambda: Mixture.fit(randn(4, 2), torch.zeros(3)), "classes must be of shape"),
     (lambda: Samples(randn(4)), "rows must be of shape"),
-    (lambda: output_mean(random_cp(width=4), gaussian()), "lifted"),
-    (lambda: output_mean(build_mlp("relu", 3), Gaussian(torch.zeros(3), torch.eye(3))), "this MLP is of kind 'relu'"),
+    (lambda: output_mean(random_cp(width=5), gaussian()), "a layer that reads 3 numbers x, or 4 as"),
+    (lambda: output_mean(build_mlp("relu", 3), gaussian()), r"polynomial parts of degree 2; train with GatedMLP\('bilinear'"),
+    (lambda: output_mean([random_cp(width=3), Norm("rms")], gaussian()), "this one divides by what depends on the input"),
     (lambda: output_moments(random_network((3, 2, 2, 2)), gaussian()), "method must be 'closure' for the covariance of 3 layers"),
     (lambda: output_mean(random_network((3, 2, 2, 2, 2)), gaussian()), "method must be 'closure'"),
     (lambda: output_mean(random_cp(width=3), gaussian(), "guess"), "method must be one of"),
@@ -165,7 +179,7 @@ def test_what_does_not_fit_is_named(make, message):
 def test_other_types_are_refused():
     with pytest.raises(TypeError, match="distribution must be a Gaussian"):
         output_mean(random_cp(width=3), torch.eye(3))
-    with pytest.raises(TypeError, match="ComposedTensor"):
-        output_mean("network", gaussian())
+    with pytest.raises(TypeError, match="got ReLU: an activation is no polynomial"):
+        output_mean(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()), gaussian())
     with pytest.raises(TypeError, match="float64 like"):
         output_mean(random_cp(width=3), Gaussian(torch.zeros(3), torch.eye(3)))

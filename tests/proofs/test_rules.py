@@ -9,7 +9,7 @@ from tensorlm.data.toy import INDEX, ToyData
 from tensorlm.data.toy.prompts import next_words
 from tensorlm.model import ModelConfig, TensorTransformer
 from tensorlm.proofs import rules
-from tensorlm.proofs.rules import WordRule, rule_margin, rule_proof, word_rules
+from tensorlm.proofs.rules import WordRule, rule_proof, word_rules
 from tensorlm.training import load_model
 
 SMALL = dict(vocab_size=9, width=8, head_dim=4, context=8, mlp_hidden=6, norm="none", qk_norm="none", output_init="normal",
@@ -75,8 +75,9 @@ def test_without_what_may_deviate_the_bound_is_broken(monkeypatch):
 
 def test_prefixes_run_once_give_the_margins_of_all_texts_for_less():
     found, one = model(), rule(1, (1, 3, 2, 4, 2))
-    assert rule_margin(found, [one], "shared") == pytest.approx(rule_margin(found, [one], "every text"), rel=1e-9)
     proofs = {method: rule_proof(found, [one], method) for method in rules.METHODS}
+    assert proofs["shared"].margin == pytest.approx(proofs["every text"].margin, rel=1e-9)
+    assert proofs["every text"].margin == pytest.approx(float(margins(found, one).min()), rel=1e-9)
     assert proofs["shared"].failing == proofs["every text"].failing
     assert proofs["shared"].multiply_adds < proofs["every text"].multiply_adds
     twice = rule_proof(found, [one, one], "shared")
@@ -92,8 +93,8 @@ def test_the_toy_model_chooses_the_verb_of_every_title_whatever_stands_before(to
     bigram = word_rules("bigram", 1)
     proof = rule_proof(toy, bigram)
     assert proof.share == 1.0 and proof.inputs == 4608 and proof.multiply_adds < 30_000_000
-    true = rule_margin(toy, word_rules("bigram", 0), "shared")
-    assert 0 < rule_margin(toy, word_rules("bigram", 0)) < true < 1.2
+    true = rule_proof(toy, word_rules("bigram", 0), "shared").margin
+    assert 0 < proof.margin < rule_proof(toy, word_rules("bigram", 0)).margin < true < 1.2
     wrong = WordRule(bigram[0].words, tuple((rivals[0], (answer,)) for answer, rivals in bigram[0].answers))
     assert rule_proof(toy, [wrong]).share == 0.0
 
@@ -131,7 +132,7 @@ def test_other_arguments_are_refused(toy):
     with pytest.raises(ValueError, match="fold_norms"):
         rule_proof(load_model(released.checkpoint("toy-polynomial")), word_rules("bigram", 0))
     with pytest.raises(TypeError, match="model must be a TensorTransformer"):
-        rule_margin(torch.nn.Linear(2, 2), [rule(0)])
+        rule_proof(torch.nn.Linear(2, 2), [rule(0)])
     with pytest.raises(ValueError, match="method must be one of"):
         rule_proof(toy, [rule(0)], "some")
     with pytest.raises(ValueError, match="words must be a set of words at each position"):

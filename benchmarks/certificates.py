@@ -31,7 +31,7 @@ from tensorlm.data import load_digits
 from tensorlm.files import write_csv
 from tensorlm.layers.mlp import MLP
 from tensorlm.proofs import attack_radius, certificate
-from tensorlm.proofs.declared import applied, by_norms, trained
+from tensorlm.proofs.certificate_runs import applied, by_norms, trained
 from tensorlm.tensors import lift
 
 RADII = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)

@@ -47,7 +47,7 @@ def test_margins_of_random_images_in_the_ball_are_above_every_bound(task, radius
 
 
 def test_rows_are_saved_with_their_provenance(tmp_path, monkeypatch):
-    monkeypatch.setattr("tensorlm.proofs.declared.STEPS", 5)
+    monkeypatch.setattr("tensorlm.proofs.certificate_runs.STEPS", 5)
     for name in ("ALPHA_STEPS", "ATTACK_STEPS", "ATTACK_HALVINGS"):
         monkeypatch.setattr(certificates, name, 2)
     rows = certificates.measure("relu", 0.0, 0, images=2, repeats=2)

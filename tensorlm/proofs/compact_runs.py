@@ -53,10 +53,10 @@ def released_model(name: str) -> TensorTransformer:
     return model.eval().fold_norms()
 
 
-SIZES = {11: dict(p=11, hidden=18, steps=600), 23: dict(p=23, hidden=32), 59: dict(p=59, hidden=64),
-         113: dict(p=113, hidden=96)}
+SIZES = {11: dict(p=11, hidden=18, steps=600), 23: dict(p=23, hidden=32, steps=1500), 59: dict(p=59, hidden=64, steps=1500),
+         113: dict(p=113, hidden=96, steps=1500)}
 PENALTIES = {"plain": {}, "penalty 3": dict(penalty=3.0)}
-MORE = {"penalty 30": dict(penalty=30.0), "penalty 3, late": dict(penalty=3.0, penalty_from=1000),
+MORE = {"penalty 30": dict(penalty=30.0), "penalty 3, late": dict(penalty=3.0, penalty_from=750),
         "plain, decay 0.1": dict(decay=0.1), "penalty 3, decay 0.1": dict(penalty=3.0, decay=0.1)}
 COMPACT = Study(
     "proof_compact",

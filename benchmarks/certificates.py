@@ -12,7 +12,8 @@ unit are bounded exactly by |x - x0| <= r:
 - alpha-crown: planes that gradient steps choose for each image and rival (Xu et al. arXiv 2011.13824).
 
 Interval and crown find the radius by halving, alpha-crown by halving between crown's and the attack's. `share` is the mean share of
-the attack's radius that is certified, `ms` the CPU milliseconds of one image's radius, the search for it included: median and
+the attack's radius that is certified, `flips` and `holds` the share of images whose label changes a millionth beyond the exact
+radius and stays a millionth before it, `ms` the CPU milliseconds of one image's radius, the search for it included: median and
 quartiles, the methods taking turns.
 """
 
@@ -36,7 +37,7 @@ from tensorlm.tensors import lift
 
 RADII = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 FIELDS = ["network", "noise", "seed", "parameters", "accuracy", "method", "mean", "median", "share", "least_share",
-          "ms", "ms_low", "ms_high", *(f"certified_{radius}" for radius in RADII)]
+          "flips", "holds", "ms", "ms_low", "ms_high", *(f"certified_{radius}" for radius in RADII)]
 HIDDEN = {"bilinear": 64, "relu": 118}  # 8,960 and 8,850 parameters
 NOISES = (0.0, 0.15)
 REACH, HALVINGS = 2.0, 16
@@ -92,12 +93,22 @@ def measure(kind: str, noise: float, seed: int, images: int, repeats: int) -> li
         share, (low, middle, high) = (found / attacked)[attacked > 0], (time / images for time in times[method])
         row = dict(network=kind, noise=noise, seed=seed, parameters=layer.parameter_count, accuracy=round(accuracy, 4), method=method,
                    mean=round(found.mean().item(), 4), median=round(found.median().item(), 4), share=round(share.mean().item(), 4),
-                   least_share=round(share.min().item(), 4), ms=round(middle, 3), ms_low=round(low, 3), ms_high=round(high, 3))
+                   least_share=round(share.min().item(), 4), **(edge(task) if method == "exact" else dict(flips="", holds="")))
+        row |= dict(ms=round(middle, 3), ms_low=round(low, 3), ms_high=round(high, 3))
         row |= {f"certified_{radius}": round((found > radius).double().mean().item(), 4) for radius in RADII}
         rows.append(row)
         print(f"{kind:9} noise {noise:<5} seed {seed}  accuracy {row['accuracy']:.3f}  {method:12} mean {row['mean']:.3f}  "
               f"share of attack {row['share']:.3f}  {middle:9.3f} ms an image", flush=True)
     return rows
+
+
+def edge(task: Task) -> dict[str, float]:
+    """The shares of images whose label is another a millionth beyond the certified point, and the same a millionth before it."""
+    found = certificate(task.layer, task.x, task.labels)
+    step = (found.nearest - task.x)[found.correct]
+    there = [task.layer(lift(task.x[found.correct] + size * step)).argmax(-1) for size in (1 + 1e-6, 1 - 1e-6)]
+    beyond, before = ((side == task.labels[found.correct]).double().mean().item() for side in there)
+    return dict(flips=1 - beyond, holds=before)
 
 
 def methods(task: Task, attacked: Tensor) -> dict[str, Callable[[], Tensor]]:

@@ -30,6 +30,7 @@ def test_every_bound_is_at_most_the_attack_and_better_ones_are_larger(task):
     assert found["crown"].mean() > found["interval"].mean()
     if "exact" in found:
         assert (found["alpha-crown"] <= found["exact"] * (1 + 1e-9)).all()
+        assert certificates.edge(task) == dict(flips=1.0, holds=1.0)
 
 
 @pytest.mark.parametrize("radius", [0.1, 0.5])

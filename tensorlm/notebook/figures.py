@@ -201,7 +201,8 @@ def _widest(there: np.ndarray) -> int:
     """The middle of the longest run of entries that are true, 0 where none is."""
     best, start = (0, 0), 0
     for place, true in enumerate([*there, False]):
-        best = max(best, (place - start, start))
+        if place > start:
+            best = max(best, (place - start, start))
         start = start if true else place + 1
     return best[1] + best[0] // 2
 

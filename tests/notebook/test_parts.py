@@ -63,6 +63,13 @@ def test_a_name_recorded_with_two_values_is_an_error():
         session.recorded("x = 1.0\nx = 2.0")
 
 
+def test_a_band_that_is_never_wide_is_named_at_its_beginning():
+    fig, ax = plt.subplots()
+    figures.bands(ax, [0, 1, 2], {"thin": [0.1, 0.1, 0.2], "wide": [0.2, 0.9, 0.8]})
+    assert [(name.get_text(), name.get_position()[0]) for name in ax.texts] == [("thin", 0.0), ("wide", 2.0)]
+    plt.close(fig)
+
+
 def test_images_have_zero_in_the_middle():
     fig = figures.images(torch.tensor([[[[0.5, -2.0], [1.0, 0.0]]]], requires_grad=True))
     image = fig.axes[0].images[0]

@@ -1,8 +1,8 @@
-"""Exercises of chapter 02: exponents, factorisations, steered responses, a normed block, and a detector of degrees."""
+"""Exercises of chapter 02: exponents, factorisations, steered responses, normed blocks, and a detector of degrees."""
 
 import torch
 
-from tensorlm.notebook.checks import Exercise, apply, as_factors, cases, compare, exercise, near, random, random_layer
+from tensorlm.notebook.checks import TOLERANCE, Exercise, apply, as_factors, as_tensor, cases, compare, exercise, near, random, random_layer
 
 exponent = Exercise("02.1", "The exponent of a stack", cases(
     "layers = {0}, encoders = {1}: got {got}, expected {expected}. {hint}", lambda layers, encoders: encoders**layers, [
@@ -112,3 +112,31 @@ def degree(answer):
             ("the absolute value", lambda z: z.abs(), "none", "It scales by |a|, not by a: try a negative a too.")):
         got = answer(function, x)
         assert got == expected, f"For {name}: got {got}, expected {expected}. {hint}".rstrip()
+
+
+_sum = lambda x, fx: x + fx
+TURNING = {
+    "the terms have degrees 1 and 2, as in an ordinary block": _sum,
+    "f(x) over x.x has degree 0, and x has degree 1": lambda x, fx: x + fx / _squared(x),
+    "x over its length has degree 0, and f(x) has degree 2": lambda x, fx: x / _squared(x).sqrt() + fx,
+    "x times x.x has degree 3, and f(x) has degree 2": lambda x, fx: x * (x @ x) + fx,
+}
+
+
+@exercise("02.6", "Open: a block that does not turn", *TURNING.values(), lambda x, fx: x, lambda x, fx: fx,
+          lambda x, fx: (x + fx / x.norm()).abs(), lambda x, fx: x.sum())
+def own_block(answer):
+    layer, x = random_layer(55), random(4, seed=56)
+    fx = apply(layer, x)
+    y = as_tensor(answer(x, fx))
+    assert y.shape == x.shape, f"Return a vector as long as x; yours has shape {tuple(y.shape)}."
+    plane = torch.stack([x, fx], dim=1)
+    weights = torch.linalg.lstsq(plane, y).solution
+    compare(plane @ weights, y, "Your output leaves the plane of x and f(x): add a multiple of x and a multiple of f(x).")
+    for weight, name in zip(weights, ("x", "f(x)")):
+        assert abs(weight) > TOLERANCE, f"Both terms are wanted, but your output has no part along {name}."
+    for a in (3.0, 0.2, 7.0):
+        got = as_tensor(answer(a * x, a**2 * fx))
+        mistakes = [mistake for mistake, wrong in TURNING.items() if near(y, wrong(x, fx))]
+        hint = f"Likely mistake: {mistakes[0]}." if mistakes else "Give both terms the same degree."
+        compare(got / got.norm(), y / y.norm(), f"At a = {a:g} your output has turned. {hint}")

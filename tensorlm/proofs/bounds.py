@@ -154,7 +154,7 @@ def logits(classifier: Any, x: Tensor) -> Tensor:
     return value
 
 
-class Model(NamedTuple):
+class Expansion(NamedTuple):
     """Values y = centre + slope delta + delta' bend delta + rest of a layer, for steps delta with |delta| <= r: centre (n, m),
     slope (n, m, d), bend (n, m, d, d) or None for zero, and `rest(r)`, at least |rest| (n,)."""
 
@@ -170,8 +170,8 @@ class Model(NamedTuple):
         size = torch.linalg.matrix_norm(self.bend.flatten(-2), 2)
         return lambda radius: size * radius.square() + self.rest(radius)
 
-    def through(self, forms: Quadratic) -> "Model":
-        """The model behind a layer whose outputs are `forms`."""
+    def through(self, forms: Quadratic) -> "Expansion":
+        """The expansion behind a layer whose outputs are `forms`."""
         value, gradient = _at(forms, self.centre)
         slope, bend = self.pulled_back(forms.Q, gradient)
         steep, own = torch.linalg.matrix_norm(2 * gradient, 2), torch.linalg.matrix_norm(self.slope, 2)
@@ -181,7 +181,7 @@ class Model(NamedTuple):
             beyond = curved(radius)
             return steep * self.rest(radius) + spread * beyond * (2 * own * radius + beyond)
 
-        return Model(value, 2 * slope, bend, rest)
+        return Expansion(value, 2 * slope, bend, rest)
 
     def pulled_back(self, Q: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Forms of y, with half gradients (n, o, m), as forms of delta to degree 2: half gradients (n, o, d), (n, o, d, d)."""
@@ -194,22 +194,22 @@ class Model(NamedTuple):
 def taylor(layers: tuple[CPTensor, ...], points: Tensor, labels: Tensor) -> Bound:
     """Exact to degree 2 in the step, and a bound of the rest."""
     identity = torch.eye(points.shape[1]).to(points).expand(len(points), -1, -1)
-    model = Model(points, identity, None, torch.zeros_like)
+    expansion = Expansion(points, identity, None, torch.zeros_like)
     for layer in layers[:-1]:
-        model = model.through(forms_of(layer))
+        expansion = expansion.through(forms_of(layer))
     pairs = _pairs(layers[-1], labels)
-    start, gradient = _at(pairs, model.centre)
-    half, bend = model.pulled_back(pairs.Q, gradient)
+    start, gradient = _at(pairs, expansion.centre)
+    half, bend = expansion.pulled_back(pairs.Q, gradient)
     values, half = _diagonal(bend, half)
     if len(layers) == 1:
         return lambda radius: _least(values, half, start, radius)
     steep = torch.linalg.vector_norm(gradient, dim=-1)
-    crossed = torch.linalg.matrix_norm(pairs.Q @ model.slope.unsqueeze(1), 2)
+    crossed = torch.linalg.matrix_norm(pairs.Q @ expansion.slope.unsqueeze(1), 2)
     concave = torch.linalg.eigvalsh(pairs.Q)[..., 0].neg().clamp_min(0)
-    curved = model.curved()
+    curved = expansion.curved()
 
     def bound(radius: Tensor) -> Tensor:
-        beyond, rest = curved(radius).unsqueeze(1), model.rest(radius).unsqueeze(1)
+        beyond, rest = curved(radius).unsqueeze(1), expansion.rest(radius).unsqueeze(1)
         lost = 2 * steep * rest + beyond * (2 * crossed * radius.unsqueeze(1) + concave * beyond)
         return _least(values, half, start - lost, radius)
 

@@ -115,12 +115,14 @@ def face(package: str) -> set[str]:
 
 
 def asked_of_faces(source: str) -> set[tuple[str, str]]:
-    """(module, name) of everything that a text in Python takes from tensorlm."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
+    """(module, name) of everything that a text in Python takes from tensorlm, by import or as `steering.NAME` of an imported room."""
+    tree, found = ast.parse(source), set()
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tensorlm":
             found |= {(node.module, alias.name) for alias in node.names}
-    return found
+    rooms = {name for module, name in found if module == "tensorlm"}
+    return found | {(f"tensorlm.{node.value.id}", node.attr) for node in ast.walk(tree)
+                    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in rooms}
 
 
 def chapter_cells(path: Path) -> str:

@@ -100,7 +100,7 @@ def scores_of(method: str, models: int, damping: float = 0.0, seed: int = 0) -> 
 
 def langevin_of(damping: float) -> Langevin:
     """A sampler of that damping: beta = 1,000, a step well below 1 / (beta times the largest curvature)."""
-    return Langevin(beta=1000.0, gamma=1000.0 * damping, step=2e-5, draws=150, thin=10, burn_in=500, chains=16)
+    return Langevin(beta=1000.0, gamma=1000.0 * damping, step=5e-4, draws=150, thin=10, burn_in=500, chains=16)
 
 
 def tracin_of(seed: int, checkpoints: int = 20) -> Tensor:

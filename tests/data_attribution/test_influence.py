@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tensorlm.data_attribution import Classifiers, Recipe, curvature_matrix, influence, outcomes, similarity, tracin, train_bank, trak
+from tensorlm.data_attribution import Classifiers, Recipe, influence, outcomes, similarity, tracin, train_bank, trak
 from tensorlm.data_attribution.classifiers import Examples
-from tensorlm.data_attribution.curvature import ekfac, solve
+from tensorlm.data_attribution.curvature import curvature_matrix, ekfac, solve
 from tensorlm.data_attribution.gradients import example_gradients
 
 RECIPE = Recipe(rate=0.05, hidden=3, weight_decay=0.02, epochs=60, batch=12, dtype=torch.float64)

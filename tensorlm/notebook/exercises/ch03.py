@@ -1,4 +1,4 @@
-"""Exercises of chapter 03: a table of counts, a step of Muon, a schedule, an attention pattern, and a gain against noise."""
+"""Exercises of chapter 03: a loss, a table of counts, a step of Muon, a schedule, attention patterns, and a gain against noise."""
 
 import math
 import statistics
@@ -135,3 +135,53 @@ def standard_errors(answer):
                                         "subtract seed by seed, and take the spread of the differences.")
     base, changed = [2.0, 2.1, 1.9, 2.2, 2.05], [2.0, 2.12, 1.88, 2.21, 2.0]
     assert abs(answer(base, changed) - _errors(base, changed)) < 1e-6, "Right for three seeds, but not for five: use the number of seeds."
+
+
+LOSSES = {
+    "that is the logarithm of the mean; take the logarithms first": lambda p: -math.log(statistics.mean(p)),
+    "that is the sum; divide it by the number of characters": lambda p: -sum(map(math.log, p)),
+    "nats are natural logarithms, not those to base 2": lambda p: -statistics.mean(map(math.log2, p)),
+    "nats are natural logarithms, not those to base 10": lambda p: -statistics.mean(map(math.log10, p)),
+    "a loss is positive, so a minus is missing": lambda p: statistics.mean(map(math.log, p)),
+    "the logarithm is missing": lambda p: 1 - statistics.mean(p),
+}
+
+
+@exercise("03.0", "Warm-up: a loss by hand", *LOSSES.values())
+def loss_by_hand(answer):
+    for p in ([0.5, 0.25, 0.125], [1.0, 0.01], [0.3]):
+        got, expected = answer(list(p)), -statistics.mean(map(math.log, p))
+        mistakes = [mistake for mistake, wrong in LOSSES.items() if abs(got - wrong(p)) < TOLERANCE]
+        hint = f"Likely mistake: {mistakes[0]}." if mistakes else "Take minus the logarithm of each, then the mean."
+        assert abs(got - expected) < TOLERANCE, f"For p = {p}: got {float(got):.3f}, expected {expected:.3f}. {hint}"
+
+
+def _by_distance(weight):
+    """A pattern of one number for each distance, from 0 on; zero for later keys."""
+    def pattern(T):
+        distance = torch.arange(T)[:, None] - torch.arange(T)
+        return torch.where(distance >= 0, weight(distance.clamp(min=0).double()), 0.0)
+
+    return pattern
+
+
+@exercise("03.6", "Open: a constant pattern of your own",
+          _by_distance(torch.ones_like), _by_distance(lambda n: 1 / (1 + n)), _by_distance(lambda n: torch.exp(-n / 4)),
+          _by_distance(lambda n: (n == 0).double()), _by_distance(torch.zeros_like), lambda T: torch.eye(T - 1),
+          lambda T: torch.ones(T, T).tril() / T, lambda T: torch.exp(-torch.arange(T).float()).expand(T, T),
+          lambda T: _by_distance(lambda n: (n < 4).double())(T) + torch.eye(T).roll(1, 1))
+def own_pattern(answer):
+    sizes = {}
+    for T in (16, 256, 1024):
+        c = as_tensor(answer(T))
+        assert c.shape == (T, T), f"For T = {T} the pattern has shape {tuple(c.shape)}; a row for each query and a column for each key."
+        assert c.isfinite().all(), "An entry is not finite: is something divided by the distance 0?"
+        assert c.triu(1).abs().max() == 0, "A query reads a later key: the pattern must be zero above the diagonal."
+        assert near(c[1:, 1:], c[:-1, :-1]), "One distance has several values: c[i, j] may depend on i - j alone, and not on T."
+        sizes[T] = float(c[-1].abs().sum())
+        weights = c[-1].flip(0)
+    assert (weights != 0).sum() > 1, "Only one distance, or none, is read: give a weight to at least two."
+    assert sizes[1024] < 1.01 * sizes[256], (f"The last of 256 rows sums to {sizes[256]:.2f}, that of 1024 to {sizes[1024]:.2f}: "
+                                             "rows still grow. Let the weights fall faster, or cut them off.")
+    ratios = weights[1:12] / weights[:11]
+    assert not near(ratios, ratios[:1].expand(11)), "Each weight is the one before times a constant: that is the decay of the chapter."

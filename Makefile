@@ -96,6 +96,7 @@ bench: $(STAMP)
 	$(RUN) -m benchmarks.attention_scaling
 	$(RUN) -m benchmarks.bank
 	$(RUN) -m benchmarks.influence
+	$(RUN) -m benchmarks.certificates
 	@test -n "$(CORPUS)" || { echo "For the time to a stated loss, name tiny-shakespeare as a text file: make bench CORPUS=input.txt"; exit 0; }
 	@test -z "$(CORPUS)" || $(RUN) -m benchmarks.time_to_loss --corpus "$(CORPUS)" $(ARGS)
 

@@ -25,12 +25,13 @@ FLOORS = {
     "training": {"training", "model", "layers", "tensors", "data"} | GROUND,
     "data_attribution": {"data_attribution", "tensors", "model", "layers", "data"} | GROUND,
     "steering": {"steering", "tensors", "model", "layers", "data"} | GROUND,
+    "proofs": {"proofs", "tensors", "model", "layers", "data"} | GROUND,
     "evolution": {"evolution", "model", "layers", "tensors", "data"} | GROUND,
     "notebook": {"notebook", "checks", "files", "tables"},
     "released": {"released"},
 }
 TORCH_ONLY = {"layers", "tensors", "polynomials"}
-QUESTION_ROOMS = {"data_attribution", "proofs", "evolution"}  # each with names of its own, for one chapter
+QUESTION_ROOMS = {"data_attribution": "11", "proofs": "12", "evolution": "13"}  # each with names of its own, for one chapter
 
 
 def dotted(path: Path) -> str:
@@ -144,7 +145,9 @@ def test_faces_are_small_and_every_name_is_used():
     counts = Counter(package.split(".")[1] for package, _ in names)
     assert sum(count for room, count in counts.items() if room not in QUESTION_ROOMS) <= 110
     assert max((counts[room] for room in QUESTION_ROOMS), default=0) <= 22
-    assert names - asked == set()
+    chapters = {path.stem[:2] for path in book_files.present()}
+    waiting = {room for room, chapter in QUESTION_ROOMS.items() if chapter not in chapters}  # for the chapter that will use them
+    assert {pair for pair in names - asked if pair[0].split(".")[1] not in waiting} == set()
 
 
 def functions(path: Path) -> dict[str, int]:

@@ -11,6 +11,7 @@ Sources: Kreer et al. arXiv 2509.26544 (the method); Welling and Teh (2011, SGLD
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch.nn.functional import one_hot
 from tensorlm.checks import require, require_counts, require_number, require_whole
 from tensorlm.data_attribution.block import gradients, joined, parted
 from tensorlm.data_attribution.classifiers import Classifiers, Examples, Recipe, outcomes
-from tensorlm.data_attribution.influence import centred
+from tensorlm.data_attribution.influence import centred, mean_of
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def bayesian_influence(models: Classifiers, data: Examples, recipe: Recipe, kind
     >>> bayesian_influence(models, data, Recipe(), "loss", sampler=Langevin(30, 10, 0.01, draws=200)).diagonal() > 0
     tensor([True, True, True])
     """
-    parts = [_around(models.model(index), data, recipe, kind, sampler, sampler.seed + index) for index in range(models.size)]
-    return torch.stack(parts).mean(0)
+    seeds = count(sampler.seed)
+    return mean_of(lambda model: _around(model, data, recipe, kind, sampler, next(seeds)), models)
 
 
 def _around(model: Classifiers, data: Examples, recipe: Recipe, kind: str, sampler: Langevin, seed: int) -> Tensor:
@@ -92,8 +93,8 @@ def _around(model: Classifiers, data: Examples, recipe: Recipe, kind: str, sampl
         product += changes.mT @ test_changes
         total += changes.sum(0)[:, None]
         test_total += test_changes.sum(0)
-    count = sampler.draws * sampler.chains
-    covariance = product / count - total / count * test_total / count
+    drawn = sampler.draws * sampler.chains
+    covariance = product / drawn - total / drawn * test_total / drawn
     return centred(covariance, recipe) * sampler.beta / len(x)
 
 

@@ -198,7 +198,10 @@ def ridge(seed: int, features: int, penalty: float, kept: tuple[float, ...] = KE
 # Two models of more than one moment: modular addition that groks, and a language model on few documents
 
 def grokking(seed: int, wrong: int = 0, pairs_left_out: int = 240) -> list[Row]:
-    """For the wrong pairs and then the first others: the step at which a model without it gets half of the test pairs right, and the mean test error on the way."""
+    """For the wrong pairs and then the first others: what a model without it does.
+
+    `step` is the first one with half of the test pairs right, `error` the mean test error over training, `end` the last accuracy.
+    """
     adder, pairs = modular.Adder(), modular.split_pairs(31)
     corrupted = torch.randperm(len(pairs.train), generator=torch.Generator().manual_seed(100 + seed))[:wrong]
     sums = pairs.train_sum.clone()
@@ -266,8 +269,8 @@ STUDIES = {study.name: study for study in (
           ridge, {"256 features": dict(features=256, penalty=1.0), "512 features": dict(features=512, penalty=1.0)}, (0,),
           check=("256 features", 0, dict(kept=(0.5,))), keys=("kept",), tolerance=1e-3),
     Study("loo_grokking", "Which pair decides when a model groks?", ("left_out", "step", "error", "end", "tracin", "wrong"),
-          grokking, {"clean": {}, "12 wrong sums": dict(wrong=12, pairs_left_out=160)}, (0, 1, 2), check=("clean", 0, dict(pairs_left_out=3)),
-          keys=("left_out",), tolerance=0.1),
+          grokking, {"clean": {}, "12 wrong sums": dict(wrong=12, pairs_left_out=160)}, (0, 1, 2),
+          check=("clean", 0, dict(pairs_left_out=3)), keys=("left_out",), tolerance=0.1),
     Study("loo_documents", "Which document taught which rule?",
           ("left_out", *(f"{what}_{rule}" for what in ("kl", "used") for rule in JUDGED_RULES)),
           documents_left_out, {"200 documents": {}}, (0, 1), check=("200 documents", 0, dict(chosen=3)),

@@ -17,12 +17,13 @@ Sources: Koh and Liang arXiv 1703.04730 (influence); Pruthi et al. arXiv 2002.08
 (TRAK).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require, require_one_of, require_whole
+from tensorlm.checks import require, require_one_of, require_whole, unfit
 from tensorlm.data_attribution.classifiers import OUTCOMES, Classifiers, Examples, Recipe, outcomes
 from tensorlm.data_attribution.curvature import CURVATURES, curvature_matrix, ekfac, solve
 from tensorlm.data_attribution.gradients import Gradients, example_gradients
@@ -44,7 +45,7 @@ def influence(models: Classifiers, data: Examples, recipe: Recipe, kind: str = "
     tensor([True, True, True])
     """
     require_one_of("curvature", curvature, (*CURVATURES, "ekfac"))
-    return _mean(_influence(models.model(index), data, recipe, kind, curvature, damping) for index in range(models.size))
+    return mean_of(lambda model: _influence(model, data, recipe, kind, curvature, damping), models)
 
 
 def _influence(model: Classifiers, data: Examples, recipe: Recipe, kind: str, curvature: str, damping: float) -> Tensor:
@@ -93,7 +94,8 @@ def trak(models: Classifiers, data: Examples, kind: str = "margin", *, ridge: fl
     tensor([True, True, True])
     """
     require_one_of("kind", kind, OUTCOMES)
-    kernel = _mean(_trak_kernel(models.model(index), data, ridge, dimensions, seed + index) for index in range(models.size))
+    seeds = count(seed)
+    kernel = mean_of(lambda model: _trak_kernel(model, data, ridge, dimensions, next(seeds)), models)
     exact = Classifiers(*(weight.double() for weight in models))
     doubt, test_doubt = (torch.sigmoid(-outcomes(exact, x.double(), y, "margin")).mean(0)  # 1 - p of the right class
                          for x, y in ((data.x, data.y), (data.test_x, data.test_y)))
@@ -135,9 +137,9 @@ def similarity(data: Examples, kind: str = "margin", measure: str = "pixels", mo
     if measure == "random":
         return torch.randn(len(data.x), len(data.test_x), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     if measure == "gradient":
-        require(models is not None and models.size, "models", models, "at least one model where the measure is 'gradient'")
-        assert models is not None
-        return _mean(_cosine(*_both(models.model(index), data, kind)) for index in range(models.size))
+        if models is None:
+            raise unfit("models", models, "given where the measure is 'gradient'")
+        return mean_of(lambda model: _cosine(*_both(model, data, kind)), models)
     varies = (data.x != data.x[0]).any(0)
     rows, test_rows = (torch.nn.functional.normalize(x[:, varies].double()) for x in (data.x, data.test_x))
     alike = rows @ test_rows.mT * (data.y[:, None] == data.test_y)
@@ -159,9 +161,7 @@ def centred(scores: Tensor, recipe: Recipe) -> Tensor:
     return scores - scores.mean(0) if recipe.divide == "present" else scores
 
 
-def _mean(parts) -> Tensor:
-    parts = iter(parts)
-    total, count = next(parts), 1
-    for part in parts:
-        total, count = total + part, count + 1
-    return total / count
+def mean_of(scores: Callable[[Classifiers], Tensor], models: Classifiers) -> Tensor:
+    """The mean of what a function says of each model; ValueError where there is none."""
+    require(models.size, "models", models.down, "at least one model")
+    return torch.stack([scores(models.model(index)) for index in range(models.size)]).mean(0)

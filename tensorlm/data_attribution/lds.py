@@ -92,6 +92,10 @@ class LDS:
     seed: int
     baseline: "LDS | None" = None
 
+    def __repr__(self) -> str:
+        kind, (subsets, points) = "difference of LDS" if self.baseline else "LDS", self.truth.shape
+        return f"{kind} {self.mean:.3f}: {points} test points, {subsets} subsets"
+
     @cached_property
     def values(self) -> Tensor:
         """The rank correlation of each test point: (test,)."""
@@ -175,8 +179,8 @@ def lds(scores: Tensor, subsets: Tensor, truth: Tensor, seed: int = 0) -> LDS:
     >>> scores = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     >>> subsets = draw_subsets(torch.zeros(50, dtype=torch.long), 0.5, 40)
     >>> result = lds(scores, subsets, group_scores(scores, subsets))
-    >>> round(result.mean, 6), [round(end, 6) for end in result.interval("subsets")]
-    (1.0, [1.0, 1.0])
+    >>> result, [round(end, 6) for end in result.interval("subsets")]
+    (LDS 1.000: 8 test points, 40 subsets, [1.0, 1.0])
     """
     predicted = group_scores(scores, subsets)
     fits = truth.ndim in (2, 3) and truth.shape[-2:] == predicted.shape and len(truth) and len(predicted) > 2
@@ -185,9 +189,9 @@ def lds(scores: Tensor, subsets: Tensor, truth: Tensor, seed: int = 0) -> LDS:
     _require_ranked(truth)
     truth = truth.double() if truth.ndim == 2 else truth.double().mean(0)
     for name, table in (("scores", predicted), ("truth", truth)):
-        flat = (table == table[0]).all(0)
-        places = flat.nonzero().flatten().tolist()
-        require(not places, name, places, "such that every test point differs between subsets, but not so are test points")
+        constant = (table == table[0]).all(0).nonzero().flatten().tolist()
+        if constant:
+            raise ValueError(f"{name} must differ between subsets at every test point, got one number for all at {constant}")
     return LDS(predicted, truth, seed)
 
 

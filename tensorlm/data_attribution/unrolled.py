@@ -5,8 +5,8 @@ A step is v <- momentum v + g + decay w, w <- w - rate v, with the gradient g of
     s <- momentum s - rate q,    score_i <- score_i - s' dg / d(weight of i),    q <- q + (H + decay) s
 
 where q, at first the gradient of the outcome, and s are its derivatives by w and by v, and H is the Hessian of the batch. No
-matrix is formed: H s is the derivative of the batch's gradient along s, taken for all outcomes at once. The result is faithful to
-one training, its first values and the order of its examples included, and says little of another.
+matrix is formed: H s is the derivative of the batch's gradient along s, taken for all outcomes at once. The result is faithful
+to one training, its first values and the order of its examples included, and says little of another.
 
 Sources: Hara et al. arXiv 1906.08473; Bae et al. arXiv 2405.12186; Ilyas and Engstrom arXiv 2504.16430.
 """

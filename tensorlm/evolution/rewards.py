@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tensorlm.checks import require
-from tensorlm.data.toy import INDEX, grammatical
+from tensorlm.data.toy import INDEX
+from tensorlm.data.toy.corpus import grammatical
 from tensorlm.evolution.policy import Reward
 
 

@@ -303,8 +303,10 @@ def test_what_does_not_fit_is_named(data, models):
         influence(models, data, RECIPE, curvature="fisher", damping=0.1)
     with pytest.raises(ValueError, match="rates must be finite numbers, one for each of 2 checkpoints"):
         tracin(models, [1.0], data, RECIPE)
-    with pytest.raises(ValueError, match="models must be at least one model"):
+    with pytest.raises(ValueError, match="models must be given where the measure is 'gradient'"):
         similarity(data, measure="gradient")
+    with pytest.raises(ValueError, match="models must be at least one model"):
+        influence(models.model(slice(0, 0)), data, RECIPE, damping=0.1)
     with pytest.raises(ValueError, match="models must be finite"):
         influence(Classifiers(*(weight * torch.nan for weight in models)), data, RECIPE, damping=0.1)
     wide = Classifiers(torch.ones(1, 60, 100), torch.ones(1, 60, 100), torch.ones(1, 10, 60))

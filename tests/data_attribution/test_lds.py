@@ -170,7 +170,7 @@ def test_what_cannot_be_ranked_is_refused(scores, subsets, truth):
             call()
     with pytest.raises(ValueError, match="scores must be finite"):
         lds(scores * torch.inf, subsets, truth)
-    with pytest.raises(ValueError, match="scores must be such that every test point differs.*got .3."):
+    with pytest.raises(ValueError, match="scores must differ between subsets at every test point, got .* at .3."):
         lds(scores * (torch.arange(TEST) != 3), subsets, truth)
     with pytest.raises(ValueError, match="truth must be outcomes .200, 30. or .seeds, 200, 30. of at least 3 subsets"):
         lds(scores, subsets, truth[:, :-1])

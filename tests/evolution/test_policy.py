@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tensorlm import released
-from tensorlm.data.toy import INDEX, ToyData, grammatical
+from tensorlm.data.toy import INDEX, ToyData
+from tensorlm.data.toy.corpus import grammatical
 from tensorlm.evolution.policy import Policy, Texts, advantages, policy_gradient
 from tensorlm.evolution.rewards import full_stops, password, says, sentences, ungrammatical
 from tensorlm.model import ModelConfig, TensorTransformer

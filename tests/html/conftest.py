@@ -45,13 +45,23 @@ def browser():
         pytest.skip("Chromium and its driver are not installed")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    class PatientChrome(webdriver.Chrome):
+        """Returns from `get` when that very page is whole: on a busy machine the driver may answer while it still loads."""
+
+        def get(self, url: str) -> None:
+            self.execute_script("window.leaving = arguments[0]", "#" not in url)  # a place on the same page is not loaded anew
+            super().get(url)
+            done = "return !window.leaving && document.readyState === 'complete'"
+            WebDriverWait(self, 60).until(lambda driver: driver.execute_script(done))
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in FLAGS:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver = PatientChrome(options=options, service=Service(DRIVER))
     yield driver
     driver.quit()
 

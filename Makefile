@@ -94,6 +94,9 @@ bench: $(STAMP)
 	$(RUN) -m benchmarks.tensor_form
 	$(RUN) -m benchmarks.tensor_form --growth
 	$(RUN) -m benchmarks.attention_scaling
+	$(RUN) -m benchmarks.bank
+	$(RUN) -m benchmarks.influence
+	$(RUN) -m benchmarks.certificates
 	@test -n "$(CORPUS)" || { echo "For the time to a stated loss, name tiny-shakespeare as a text file: make bench CORPUS=input.txt"; exit 0; }
 	@test -z "$(CORPUS)" || $(RUN) -m benchmarks.time_to_loss --corpus "$(CORPUS)" $(ARGS)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorlm.files import write_json
-from tensorlm.training.device import environment
+from tensorlm.provenance import environment
 
 
 def write_provenance(table: Path, command: str, data: Any = None, **more: Any) -> None:

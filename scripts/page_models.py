@@ -25,11 +25,12 @@ BIRD, WORDS = "the bird near the birds", [("bird", "birds"), ("is", "are")]
 
 @functools.cache
 def speakers() -> list[language_model.Speaker]:
-    """Shakespeare's English and the toy language, each as one polynomial; and the normed twin of the second."""
+    """Shakespeare's English and the toy language, each as one polynomial; and the normed twin of the second, whose norms can fade."""
     english, toy, normed = (load_model(released.checkpoint(name)) for name in ("shakespeare-polynomial", "toy-polynomial", "toy-normed"))
+    late = normed.with_fading_norms(ToyData().valid_windows(64)[:64, :-1])
     return [language_model.Speaker("shakespeare-polynomial", "Shakespeare's English", english, open_tokenizer("bpe1024"), ROMEO, PAIRS),
             language_model.Speaker("toy-polynomial", "A toy language of 54 words", toy, ToyData(), BIRD, WORDS),
-            language_model.Speaker("toy-normed", "The toy language, with norms", normed, ToyData(), BIRD, WORDS)]
+            language_model.Speaker("toy-normed", "The toy language, trained with norms", late, ToyData(), BIRD, WORDS)]
 
 
 class LanguageModel(Directive):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from tensorlm.checks import require_one_of
+
 TEST_SHARE = 0.2
 DIGITS_SHA256 = "65e5b4619795efb40c1082f4c350c049e4ad552200d369b6ae99e21eef5e72c5"
 MNIST_SHA256 = "1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722"
@@ -31,15 +33,19 @@ class DigitData:
                 f"{self.side}x{self.side} pixels, sha256 {self.sha256[:12]}")
 
 
-def load_digits() -> DigitData:
-    """The 1,797 8x8 digits of scikit-learn, pixels 0 .. 16 divided by 16.
+def load_digits(side: int = 8) -> DigitData:
+    """The 1,797 8x8 digits of scikit-learn, pixels 0 .. 16 divided by 16; with `side=28` what `load_mnist` gives.
 
-    Raises ModuleNotFoundError with the line that installs the package, ValueError where its images are others.
+    Raises ModuleNotFoundError with the line that installs the package, ValueError for another side, and where the images
+    of the installed package are others.
 
     >>> data = load_digits()
     >>> data.train_x.shape, data.test_x.shape, data.train_x.max().item()
     (torch.Size([1442, 64]), torch.Size([355, 64]), 1.0)
     """
+    require_one_of("side", side, (8, 28))
+    if side == 28:
+        return load_mnist()
     try:
         from sklearn import datasets
     except ModuleNotFoundError:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from tensorlm.checks import require_one_of
 from tensorlm.layers import Attention, Norm, build_mlp, init_weights
 from tensorlm.layers.mlp import MLP
 from tensorlm.layers.norm import EPS
@@ -220,6 +221,28 @@ class TensorTransformer(nn.Module):
     def anneal_fraction(self) -> float:
         """The smallest share of the constant in an annealed site; 1 without such sites."""
         return min((site.anneal_fraction for site in self.norm_sites() if site.kind == "anneal"), default=1.0)
+
+    @torch.no_grad()
+    def with_fading_norms(self, tokens: Tensor) -> "TensorTransformer":
+        """A copy, at evaluation, whose norms can fade (`set_anneal`): the constant of each is the mean of its r over `tokens`.
+
+        The mean is geometric, as in training with norm="anneal"; at a = 0 the copy gives the logits of this model. Raises
+        ValueError unless norm is "rms" and qk_norm "rms" or "none".
+
+        >>> model = TensorTransformer(ModelConfig(), seed=0).eval()
+        >>> tokens = torch.arange(24).reshape(2, 12)
+        >>> copy = model.with_fading_norms(tokens)
+        >>> torch.allclose(copy(tokens), model(tokens), rtol=1e-3, atol=1e-5)
+        True
+        """
+        require_one_of("norm", self.config.norm, ("rms",))
+        require_one_of("qk_norm", self.config.qk_norm, ("rms", "none"))
+        qk_norm = "anneal" if self.config.qk_norm == "rms" else "none"
+        copy = type(self)(replace(self.config, norm="anneal", qk_norm=qk_norm)).to(self.embedding)
+        copy.load_state_dict({**copy.state_dict(), **self.state_dict()})
+        copy.train()(tokens)
+        copy.update_norms()
+        return copy.eval()
 
     @torch.no_grad()
     def fold_norms(self) -> "TensorTransformer":

@@ -207,6 +207,29 @@ def _widest(there: np.ndarray) -> int:
     return best[1] + best[0] // 2
 
 
+def intervals(ax: Axes, gaps: Mapping[str, tuple[float, float]], colour: str = "blue", marker: str = "o", digits: int = 3) -> None:
+    """Differences as named rows: (mean, half width of the interval) each, with both as text; an open marker is not significant.
+
+    The first row is on top, a line stands at zero. `colour` is one of the palette. Room to the right of the text is the
+    caller's, by `ax.set(xlim=...)`.
+
+    >>> fig, ax = plt.subplots()
+    >>> intervals(ax, {"a": (0.035, 0.02), "b": (-0.001, 0.002)})
+    >>> [text.get_text() for text in ax.texts]
+    ['+0.035 ± 0.020', '−0.001 ± 0.002']
+    >>> plt.close(fig)
+    """
+    for row, (mean, half) in enumerate(gaps.values()):
+        require_number("half width", half, least=0)
+        inside = palette[colour] if abs(mean) > half else "white"
+        ax.errorbar(mean, row, xerr=half, fmt=marker, markersize=6, capsize=3, color=palette[colour], markerfacecolor=inside)
+        words, box = f"{mean:+.{digits}f} ± {half:.{digits}f}".replace("-", "−"), {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        ax.annotate(words, (mean + half, row), (6, 0), textcoords="offset points", va="center", fontsize=8.5, bbox=box)
+    ax.axvline(0, color="black", linewidth=0.8, linestyle="-")
+    ax.set(yticks=range(len(gaps)), yticklabels=gaps, ylim=(len(gaps) - 0.5, -0.6))
+    ax.grid(axis="y", visible=False)
+
+
 def heat(values: Any, rows: Sequence[str], columns: Sequence[str], low: float, high: float) -> Figure:
     """Positive numbers as a grid of shades on a logarithmic scale from `low` to `high`, each cell with its number.
 

@@ -137,7 +137,7 @@ def two_layers() -> Figure:
         legs += [(f"L_1{copy}", "down", names[0]), (f"R_1{copy}", "down", names[1])]
     draw(ax, nodes, wires, legs, kinds)
     say(ax, 3.95, 4.6, "$=$", 17)
-    _captions(ax, 2.75, {1.9: "two layers,\norder 5"})
+    _captions(ax, 2.75, {1.9: "one tensor of order 5:\none output leg and\nfour input legs"})
     _captions(ax, 0.95, {6.9: "the same with all their factors:\nthe first layer stands there twice"})
     return fig
 

@@ -3,15 +3,12 @@
 import contextlib
 import functools
 import os
-import platform
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,7 +19,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 BF16_CAPABILITY, FP16_CAPABILITY, PROBE_SECONDS, PROBE_GAIN = (8, 0), (7, 0), 0.5, 1.15
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 LOST_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of the backends
-PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def resolve_device(name: str = "auto", local_rank: int = 0) -> torch.device:
@@ -179,26 +175,3 @@ def _torchrun_number(name: str, default: int) -> int:
     if not text.isdecimal():
         raise ValueError(f"{name}={text!r}: must be a whole number (torchrun sets it; unset it to train in one process)")
     return int(text)
-
-
-def environment() -> dict[str, Any]:
-    """What a result depends on besides its settings: versions, threads, processor, commit, files changed since."""
-    return dict(zip(("commit", "uncommitted"), code_state(PACKAGE)), torch=torch.__version__, numpy=np.__version__,
-                python=platform.python_version(), threads=torch.get_num_threads(), device="cpu",
-                cpu_capability=torch.backends.cpu.get_cpu_capability())
-
-
-def code_state(folder: Path) -> tuple[str | None, list[str]]:
-    """(commit, changed or new files) of a folder that git keeps, else (None, [])."""
-    if not _git(folder, "ls-files", "."):
-        return None, []
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=all", "--", ".")
-    return _git(folder, "rev-parse", "HEAD").strip(), sorted(line[3:] for line in changed.splitlines())
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True, text=True)
-    except OSError:
-        return ""
-    return done.stdout if done.returncode == 0 else ""

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import time
 
 import agendas
 import book_files
@@ -203,9 +202,8 @@ def test_student_copies_run_from_top_to_bottom_with_their_stubs(chapter, tmp_pat
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    out, began = tmp_path_factory.mktemp("workshop"), time.monotonic()
+    out = tmp_path_factory.mktemp("workshop")
     workshop.main(["--to", str(out)])
-    assert time.monotonic() - began < 60
     return out
 
 

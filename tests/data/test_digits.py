@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from tensorlm.data import digits, load_digits
-from tensorlm.data.digits import load_mnist
 
-LOADERS = {"digits": load_digits, "mnist5k": load_mnist}
+LOADERS = {"digits": load_digits, "mnist5k": lambda: load_digits(side=28)}
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +67,8 @@ def test_other_images_are_refused(monkeypatch):
     monkeypatch.setattr(digits, "DIGITS_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="those of the book 000000000000"):
         load_digits()
+
+
+def test_there_are_two_sizes():
+    with pytest.raises(ValueError, match="side must be one of 8, 28, got 16"):
+        load_digits(side=16)

@@ -1,5 +1,6 @@
 """The language model of the pages, in a browser without network: equal to Python's, quick, moved by keyboard, fit for a phone."""
 
+import contextlib
 import copy
 import json
 import random
@@ -19,6 +20,8 @@ from tensorlm.steering import as_polynomial, embedding_difference, steering_resp
 SPEAKERS = page_models.speakers()[:2]
 ODD = " \n\t'sabcé日本🎭1234567890.,;!?-—\u00a0\u0085\u2003\ufeffl'llreveTHE"
 TEXTS = 1000
+AFTER_FRAMES = """var left = arguments[0], done = arguments[1];
+    (function next() { if (left-- > 0) { requestAnimationFrame(next); } else { done(); } })();"""
 
 
 @pytest.fixture(scope="module")
@@ -220,21 +223,96 @@ def test_weights_on_the_wire_are_small_and_none_is_lost(html):
         assert page["dtype"] == "float16" and page == speaker.page()
 
 
-def test_norms_fade_in_the_page_as_in_python(browser, tmp_path):
-    english, toy, normed = page_models.speakers()
-    widget = language_model.fading("fades", normed, toy, inside=True)
-    browser.get(widget_pages.make_page(tmp_path / "page.html", widget).resolve().as_uri())
+@pytest.fixture(scope="module")
+def fades(browser, tmp_path_factory):
+    """A page with the widget of two models whose norms fade; `browser` asks for less motion, as all these tests do."""
+    english, toy, late = page_models.speakers()
+    widget = language_model.fading("fades", late, toy, inside=True)
+    path = widget_pages.make_page(tmp_path_factory.mktemp("fades") / "page.html", widget)
+    browser.get(path.resolve().as_uri())
     root = browser.find_element("css selector", "[data-tlm-fades]")
     WebDriverWait(browser, 20).until(lambda _: root.get_attribute("data-ready"))
-    twin = language_model.language_model("twin", [normed]).evaluate(0.0)
-    for share in (1.0, 0.5, 0.0):
-        before = root.get_attribute("data-updated")
-        browser.execute_script("var c = arguments[0].querySelector('[data-input]'); c.value = arguments[1];"
+    return root
+
+
+def shares(root):
+    return float(root.find_element("css selector", "[data-input]").get_attribute("value"))
+
+
+def shown(root, key, number):
+    """The words of a column of the widget that are not hidden, and their numbers."""
+    rows = [row for row in root.find_elements("css selector", f"[data-{key}='{number}']") if row.is_displayed()]
+    exact = [float(row.find_element("css selector", "[data-now]").get_attribute("data-exact")) for row in rows]
+    return [row.find_element("css selector", "th").text for row in rows], exact
+
+
+def set_share(root, share):
+    root.parent.execute_script("var c = arguments[0].querySelector('[data-input]'); c.value = arguments[1];"
                                "c.dispatchEvent(new Event('input', {bubbles: true}));", root, share)
-        assert root.get_attribute("data-updated") != before
-        for number, expected in enumerate((twin, widget.evaluate(share))):
-            rows = root.find_elements("css selector", f"[data-of='{number}']")
-            for row, (piece, chance) in zip(rows, expected.items(), strict=False):
-                assert row.find_element("css selector", "th").text == piece
-                assert float(row.find_element("css selector", "[data-now]").get_attribute("data-exact")) == pytest.approx(chance, rel=1e-6)
-    assert 0.5 < float(root.find_element("css selector", "[data-ratio]").text) < 2
+
+
+def test_norms_fade_in_the_page_as_in_python(fades):
+    speakers = page_models.speakers()[2], page_models.speakers()[1]
+    for share in (1.0, 0.5, 0.0):
+        before = fades.get_attribute("data-updated")
+        set_share(fades, share)
+        assert fades.get_attribute("data-updated") != before
+        for number, speaker in enumerate(speakers):
+            chances = speaker.probabilities(0.0, 0, "all", share)
+            words, found = shown(fades, "of", number)
+            assert found == pytest.approx(sorted(chances, reverse=True)[: len(found)], rel=1e-6, abs=1e-12) and len(found) == 6
+            assert words[:2] == [speaker.codec.decode([token]) for token in (-chances).argsort(kind="stable")[:2]]
+            words, found = shown(fades, "size", number)
+            assert words == speaker.prompt.split() and found == pytest.approx(speaker.sizes(share), rel=1e-5)
+
+
+@contextlib.contextmanager
+def motion(browser, wish):
+    """The reader's system asks for this: "reduce", or "no-preference"."""
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-reduced-motion", "value": wish}]})
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_the_norms_fade_by_a_button_that_pauses(browser, fades):
+    set_share(fades, 0.0)
+    button = fades.find_element("css selector", "[data-play]")
+    with motion(browser, "no-preference"):
+        assert button.is_displayed() and button.text.startswith("Play")
+        button.send_keys(Keys.ENTER)
+        WebDriverWait(browser, 20).until(lambda _: shares(fades) > 0.02)
+        assert button.text == "Pause" and fades.find_element("css selector", "output").get_attribute("aria-live") == "off"
+        button.send_keys(Keys.SPACE)
+        stopped, frames = shares(fades), fades.get_attribute("data-updated")
+        assert 0 < stopped < 1 and button.text.startswith("Play")
+        browser.execute_async_script(AFTER_FRAMES, 10)
+        assert (shares(fades), fades.get_attribute("data-updated")) == (stopped, frames), "it rests"
+        set_share(fades, 0.97)
+        button.click()
+        WebDriverWait(browser, 20).until(lambda _: button.text.startswith("Play"))
+        assert shares(fades) == 1.0, "it ends where the norms are gone, and does not begin again"
+        button.click()
+        WebDriverWait(browser, 20).until(lambda _: 0 < shares(fades) < 0.9)
+        set_share(fades, 0.5)
+        browser.execute_async_script(AFTER_FRAMES, 10)
+        assert shares(fades) == 0.5 and button.text.startswith("Play"), "the slider takes over"
+
+
+def test_who_asked_for_less_motion_gets_still_steps(browser, fades):
+    set_share(fades, 0.0)
+    button = fades.find_element("css selector", "[data-play]")
+    with motion(browser, "reduce"):
+        assert button.text == "Next step"
+        for expected in (0.25, 0.5, 0.75, 1.0, 0.0):
+            frames = int(fades.get_attribute("data-updated"))
+            button.send_keys(Keys.ENTER)
+            browser.execute_async_script(AFTER_FRAMES, 5)
+            assert shares(fades) == expected and int(fades.get_attribute("data-updated")) == frames + 1
+
+
+def test_the_fading_widget_fits_a_phone(browser, fades):
+    with widget_pages.phone(browser):
+        widget_pages.require_fit(browser, [fades])
+        widget_pages.require_targets(fades, "button, input")

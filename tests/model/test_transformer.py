@@ -184,6 +184,28 @@ def test_every_kind_that_is_constant_at_evaluation_folds(norm, qk_norm, mlp, tmp
     assert not torch.allclose(folded(tokens()), model(tokens()))
 
 
+@pytest.mark.parametrize("qk_norm", ["rms", "none"])
+def test_a_normed_model_can_let_its_norms_fade(qk_norm):
+    model = randomised(ModelConfig(**SMALL, norm="rms", qk_norm=qk_norm)).eval()
+    copy = model.with_fading_norms(tokens())
+    assert (copy.config.norm, copy.config.qk_norm) == ("anneal", "anneal" if qk_norm == "rms" else "none")
+    torch.testing.assert_close(copy(tokens()), model(tokens()), rtol=1e-3, atol=1e-3)    # both keep a tiny number in the root
+    site, seen = copy.blocks[1].mlp_norm, []
+    site.register_forward_hook(lambda _, x, y: seen.append(x[0]))
+    copy(tokens())
+    r = seen[0].square().mean(-1).sqrt()
+    assert r.std() > 1e-3 and site.log_constant.item() == pytest.approx(r.log().mean().item(), abs=1e-6)
+    copy.set_anneal(1.0)
+    assert not torch.allclose(copy(tokens()), model(tokens()), rtol=1e-3, atol=1e-3)
+    assert copy.fold_norms().polynomial_degree().value == copy.polynomial_degree().value is not None
+
+
+@pytest.mark.parametrize("name, changes", [("norm", dict(norm="none")), ("norm", dict(norm="anneal")), ("qk_norm", dict(qk_norm="joint"))])
+def test_other_norms_cannot_fade(name, changes):
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        TensorTransformer(ModelConfig(**SMALL, **changes)).with_fading_norms(tokens())
+
+
 def test_folding_a_model_with_token_norms_is_refused():
     with pytest.raises(ValueError, match="sites of kinds \\['rms'\\]"):
         TensorTransformer(ModelConfig(**SMALL)).fold_norms()

@@ -56,8 +56,15 @@ def test_a_fading_norm_is_shown_by_its_share():
     widget = language_model.fading("w", NORMED, TOY)
     assert widget.evaluate(1.0) == pytest.approx(language_model.language_model("v", [TOY]).evaluate(0.0))
     assert max(abs(widget.evaluate(0.0)[word] - chance) for word, chance in widget.evaluate(1.0).items()) > 1e-4
-    with pytest.raises(ValueError, match="norm of toy-normed must be one of 'anneal', got 'rms'"):
-        language_model.fading("w", NORMED, NORMED)
+    with pytest.raises(ValueError, match="norm of made must be one of 'anneal', got 'rms'"):
+        language_model.fading("w", speaker(norm="rms"), TOY)
+
+
+def test_a_norm_that_fades_too_late_lets_the_sizes_of_words_go():
+    assert all(each.sizes(0.0) == pytest.approx(np.ones(5), abs=1e-6) for each in (NORMED, TOY))
+    assert abs(TOY.sizes(1.0) - 1).max() < 0.05 and NORMED.sizes(1.0).max() > 5
+    changed = [abs(each.probabilities(0.0, 0, "all", 1.0) - each.probabilities(0.0, 0, "all", 0.0)).max() for each in (NORMED, TOY)]
+    assert changed[0] > 0.4 and changed[1] < 0.01
 
 
 def test_weights_stand_inside_where_a_kernel_shows_the_widget(monkeypatch):

@@ -22,8 +22,8 @@ from tensorlm.data import load
 from tensorlm.data.toy.corpus import kl_by_rule
 from tensorlm.files import write_json
 from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.provenance import code_state
 from tensorlm.training import evaluate, train
-from tensorlm.training.device import code_state
 from tensorlm.training.evaluation import weights
 from tensorlm.training.experiments import (
     EXPERIMENTS,

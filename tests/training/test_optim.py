@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tensorlm.model import ModelConfig, TensorTransformer
+from tensorlm.scaling import newton_schulz
 from tensorlm.training import TrainConfig
-from tensorlm.training.optim import Muon, Optimizers, anneal_at, assert_covered, lr_scale, newton_schulz
+from tensorlm.training.optim import Muon, Optimizers, anneal_at, assert_covered, lr_scale
 
 SHAPES = [(16, 16), (16, 16), (32, 16), (16, 48), (32, 16)]
 SMALL = ModelConfig(context=8, width=16, layers=2, head_dim=8, bigram="table", value_residual="learned")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tensorlm.checks import require_counts, require_instance, require_whole
+from tensorlm.checks import require, require_counts, require_instance, require_whole
 from tensorlm.data.batches import check_batch
 from tensorlm.data.source import as_ids, checked_ids
 from tensorlm.data.toy import language as lang
@@ -110,6 +110,28 @@ def sample_documents(language: ToyLanguage, documents: int, length: int, seed: i
         tokens[t + 1] = words[np.searchsorted(bounds, rows[t] + draws, side="right")]
         registers.read(tokens[t + 1])
     return ToyBatch(language, *(torch.from_numpy(np.ascontiguousarray(array.T)) for array in (tokens, rows)))
+
+
+def grammatical(tokens: torch.Tensor, language: ToyLanguage = BOOK_LANGUAGE) -> torch.Tensor:
+    """Whether texts (documents, length) that begin with `<doc>` are still possible after each word: (documents, length), bool.
+
+    From the first word with probability 0 on, all are False. Raises ValueError for other ids or another first word.
+
+    >>> data = ToyData()
+    >>> text = torch.tensor([data.encode("<doc> wood the boys are tall . ."), data.encode("<doc> wood the boys is tall . the")])
+    >>> grammatical(text).sum(1).tolist()
+    [7, 4]
+    """
+    require_instance("tokens", tokens, torch.Tensor)
+    words = tokens.cpu().numpy()
+    fits = words.ndim == 2 and words.size and words.dtype == np.int64 and 0 <= words.min() <= words.max() < len(WORDS)
+    fits = fits and (words[:, 0] == INDEX["<doc>"]).all()
+    require(fits, "tokens", tokens, f"ids 0 .. {len(WORDS) - 1} of texts (documents, length) that begin with <doc>")
+    registers, possible = Registers(language, len(words)), np.ones(words.shape, dtype=bool)
+    for t in range(1, words.shape[1]):
+        possible[:, t] = possible[:, t - 1] & (language.distributions[registers.rows(), words[:, t]] > 0)
+        registers.read(np.where(possible[:, t], words[:, t], INDEX["."]))
+    return torch.from_numpy(possible)
 
 
 @lru_cache(maxsize=4)

@@ -1,14 +1,32 @@
-"""Exercises of chapter 04: how many seeds a difference takes, how many more batches a loss, how many products a form."""
+"""Exercises of chapter 04: what is significant, how many seeds and batches, how many products a form, a misleading quotient."""
 
 import math
 from itertools import count
 
 import torch
 
-from tensorlm.notebook.checks import TOLERANCE, Exercise, cases, exercise, random_form
+from tensorlm.notebook.checks import TOLERANCE, Exercise, answered, cases, exercise, random_form
 
 QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
              2.120, 2.110, 2.101, 2.093, 2.086)  # of Student's t, 95 %, for 1, 2, ... degrees of freedom
+
+
+LEAST = 4.3 * 0.01 / math.sqrt(3)
+
+
+@exercise("04.0", "Warm-up: is it significant?", (LEAST, True), (4.3 * 0.01, False), (4.3 * 0.01 / 3, True),
+          (0.01 / 3**0.5, True), (0.02, True), (4.3 * 0.02 / 3**0.5, False))
+def verdict(answer):
+    assert isinstance(answer, tuple | list) and len(answer) == 2, "Give two things: a number, and True or False."
+    least, significant = map(answered, answer)
+    for wrong, hint in ((4.3 * 0.01, "The root of the number of seeds is missing: divide by the root of 3."),
+                        (4.3 * 0.01 / 3, "Divide by the root of the number of seeds, not by the number."),
+                        (0.01 / math.sqrt(3), "That is the standard error; t times that is wanted."),
+                        (0.02, "0.02 is the mean of the differences; with which number is it compared?"),
+                        (4.3 * 0.02 / math.sqrt(3), "The standard deviation of the three differences is 0.01; 0.02 is their mean.")):
+        assert abs(least - wrong) > 1e-4, hint
+    assert abs(least - LEAST) < 2e-4, f"Got {least:.4f}: t times the standard deviation, over the root of the number of seeds, is wanted."
+    assert significant is False, f"The mean, 0.02, is compared with {LEAST:.4f}: which one is larger?"
 
 
 def _seeds(s: float, d: float, lost: int = 1, power: float = 0.5) -> int:
@@ -70,3 +88,38 @@ def products(answer):
             ((1e3, -1e-2, 1e-13, 0.0), 1, "Compare with the largest eigenvalue: what is smaller by 1e-9 is rounding.")):
         got = answer(random_form(*eigenvalues, seed=70))
         assert int(got) == expected, f"Got {got}, expected {expected}. {hint}"
+
+
+def _quotient(run):
+    return (run[0][1] - run[-1][1]) / run[-1][0]
+
+
+def _reached(run, target):
+    """The seconds after which the line through the points is down at `target`."""
+    for (x0, l0), (x1, l1) in zip(run, run[1:]):
+        if l0 > target >= l1:
+            return x0 + (x1 - x0) * (l0 - target) / (l0 - l1)
+    raise AssertionError(f"A run never comes down to the target {target:g}: it ends at {run[-1][1]:g}.")
+
+
+def _require_run(run):
+    assert len(run) >= 3 and all(len(point) == 2 for point in run), "A run is a list of at least three points (seconds, loss)."
+    assert all(a[0] < b[0] and a[1] > b[1] for a, b in zip(run, run[1:])), "In each run the seconds must rise and the loss must fall."
+    assert run[0][0] == 0, "Both runs begin at 0 seconds."
+
+
+_LATE, _EARLY = [(0, 5), (8, 4), (10, 2)], [(0, 5), (2, 3), (20, 2)]
+
+
+@exercise("04.4", "Open: a misleading quotient", (_EARLY, _LATE, 3), (_LATE, _EARLY, 2.01), (_LATE, _EARLY, 1),
+          (_LATE, [(0, 4), (2, 3), (20, 2)], 3), (_LATE, [(0, 5), (2, 3), (5, 2)], 3), ([(0, 5), (10, 2)], _EARLY, 3),
+          (_LATE, [(0, 5), (2, 3), (20, 3.5)], 3))
+def misleading(answer):
+    assert isinstance(answer, tuple | list) and len(answer) == 3, "Give three things: two runs and a target."
+    first, second, target = map(answered, answer)
+    for run in (first, second):
+        _require_run(run)
+    assert first[0][1] == second[0][1], f"Both runs begin with the same loss; yours begin with {first[0][1]:g} and {second[0][1]:g}."
+    times, quotients = [_reached(run, target) for run in (first, second)], [_quotient(run) for run in (first, second)]
+    assert quotients[0] > quotients[1], f"The quotients are {quotients[0]:.3f} and {quotients[1]:.3f}: the first must be the larger one."
+    assert times[1] < times[0], f"They are at the target after {times[0]:.1f} and {times[1]:.1f} s: the second must be sooner."

@@ -1,12 +1,22 @@
-"""Exercises of chapter 06: interaction matrices, equality of functions, truncation, the largest output, Kruskal's bound."""
+"""Exercises of chapter 06: symmetric parts, interaction matrices, equal functions, truncation, largest outputs, importance."""
 
 import torch
 from torch import Tensor
 
 from tensorlm.notebook import checks
-from tensorlm.notebook.checks import DTYPE, apply, as_tensor, compare, exercise, near, random, random_form, random_layer
+from tensorlm.notebook.checks import DTYPE, answered, apply, as_tensor, compare, exercise, near, random, random_form, random_layer
 
 _half = lambda D, L, R, u: L.mT @ torch.diag(u @ D) @ R
+
+
+@exercise("06.0", "Warm-up: the symmetric half",
+          [[1, 6], [-2, 5]], [[1, -2], [6, 5]], [[2, 4], [4, 10]], [[1, 4], [4, 5]], [[1, 6], [6, 5]], [[1, 2], [5, 2]])
+def symmetric_half(answer):
+    got, T = as_tensor(answered(answer)), as_tensor([[1, 6], [-2, 5]])
+    assert got.shape == (2, 2), f"Two rows of two numbers are wanted, got shape {tuple(got.shape)}."
+    compare(got, got.mT, "Your table is not symmetric: the two entries off the diagonal must be equal.")
+    compare(got, (T + T.mT) / 2, "Symmetric, but another function: x1 x2 has the weight 6 - 2 in the table, and each entry gets half.",
+            {"Twice too large: take the mean of the table and its transpose, not their sum.": T + T.mT})
 
 
 @exercise("06.1", "The interaction matrix from the factors", _half, lambda *given: _half(*given) + _half(*given).mT,
@@ -80,13 +90,16 @@ def loudest(answer):
                                             "possible. A large negative output counts as well.")
 
 
-_kruskal = lambda out, width: max((h for h in range(1, out + 2 * width) if min(h, out) + 2 * min(h, width) >= 2 * h + 2), default=0)
-most_units = checks.Exercise("06.5", "How many units can Kruskal vouch for?", checks.cases(
-    "out = {0}, width = {1}: got {got}, expected {expected}. {hint}", _kruskal, [
-        ((10, 64), "As many inputs and outputs as this chapter's layer: at the answer all three ranks are capped by the sizes."),
-        ((128, 128), "A square layer."),
-        ((1000, 4), "With 1000 outputs and few units, k_D is the number of units: a k-rank is never larger than h."),
-        ((2, 2), "Try h = 1, 2, 3 by hand."),
-        ((1, 8), "With one output no number of units meets the condition."),
-    ]),
-    (lambda out, width: (out + 2 * width - 2) // 2, lambda out, width: min(out, width), lambda out, width: (out + 2 * width) // 2))
+@exercise("06.5", "Open: a counter-example of your own",
+          ([[1, 0], [0, 1]], [1, 1]), ([[2, 0], [0, -1]], [1, 1]), ([[2, 0], [0, -1.9]], [1, 0]), ([[2, 1], [0, -1.9]], [1, 1]),
+          ([[1, 0], [0, -1]], [1, 1]), ([[2, 0], [0, -1.9]], [0, 0]))
+def counter_example(answer):
+    Q, x = map(as_tensor, answered(answer))
+    assert Q.shape == (2, 2) and x.shape == (2,), f"Q is 2 by 2 and x has 2 numbers: got {tuple(Q.shape)} and {tuple(x.shape)}."
+    compare(Q, Q.mT, "Your matrix is not symmetric.")
+    values, vectors = torch.linalg.eigh(Q)
+    small, large = (values * (x @ vectors).square())[values.abs().argsort()].tolist()
+    assert not near(*values.abs()), "Both eigenvalues have the same size here: neither is the largest."
+    assert large and abs(large) >= 5 * abs(large + small), (
+        f"Without the first term the output changes by {abs(large):.2f}, without both by {abs(large + small):.2f}: "
+        "the first must be at least five times the second.")

@@ -1,10 +1,25 @@
-"""Exercises of chapter 07: counting legs, contracting, symmetrising, an inner product from the factors, the values of a wire."""
+"""Exercises of chapter 07: legs, contracting, symmetrising, an inner product from the factors, wires, pairings."""
+
+from itertools import permutations
 
 import torch
 from einops import einsum
 from torch import Tensor
 
-from tensorlm.notebook.checks import DTYPE, Exercise, as_tensor, cases, compare, exercise, near, random, random_layer, third_order
+from tensorlm.notebook.checks import (
+    DTYPE,
+    Exercise,
+    answered,
+    as_factors,
+    as_tensor,
+    cases,
+    compare,
+    exercise,
+    near,
+    random,
+    random_layer,
+    third_order,
+)
 
 legs = Exercise("07.1", "How many legs?", cases(
     "layers = {0}, encoders = {1}: got {got}, expected {expected}. {hint}", lambda layers, encoders: encoders**layers + 1, [
@@ -106,3 +121,71 @@ def wire_values(answer):
         "The right values, in another order: the largest first, please.")
     compare(got, expected, "Checked on two matrices, upper @ lower, whose singular values are known: yours differ. "
                            "Neither Gram matrix alone knows them.")
+
+
+def _sizes(first, second, symmetric: bool = True) -> Tensor:
+    """Singular values of one copy of the wire: what is below it, symmetrised, against all else."""
+    lower, upper = (third_order(*factors) for factors in (first, second))
+    if symmetric:
+        lower, upper = ((each + each.mT) / 2 for each in (lower, upper))
+    dense = einsum(upper, lower, lower, "out m n, m i j, n k l -> i j out k l")
+    return torch.linalg.svdvals(dense.flatten(2).flatten(0, 1))
+
+
+_carried = lambda sizes: int((sizes > 1e-9 * sizes[0]).sum()) if sizes[0] > 0 else 0
+_rank = lambda matrix: int(torch.linalg.matrix_rank(matrix))
+
+
+@exercise("07.6", "What a wire carries",
+          lambda first, second: first[0].shape[0], lambda first, second: _rank(first[0]),
+          lambda first, second: _rank(torch.cat([second[1], second[2]])),
+          lambda first, second: _carried(_sizes(first, second, symmetric=False)))
+def wire_carries(answer):
+    (D, L, R), upper = random_layer(40, 5, 8, 4), random_layer(43, 2, 6, 5)
+    reads = torch.diag(as_tensor([0, 1, 1, 1, 1]))
+    twins = torch.cat([L[:1], R[:1], L[2:]]), torch.cat([R[:1], L[:1], R[2:]])
+    silent = torch.cat([as_tensor([[1, -1, *[0] * 6]]), D[1:]])
+    for first, second, hint in (
+            ((D, L, R), upper, "Nothing is idle here."),
+            ((random(5, 2, seed=46) @ random(2, 8, seed=47), L, R), upper, "The first layer writes in two directions only."),
+            ((D, L, R), (upper[0], upper[1] @ reads, upper[2] @ reads), "The second layer does not read the first number."),
+            ((silent, *twins), upper, "The first number is the difference of two units that always agree, so it is 0.")):
+        got, expected = int(answer(first, second)), _carried(_sizes(first, second))
+        assert got == expected, f"Got {got}, expected {expected}. {hint}"
+
+
+def _symmetrised(T: Tensor, orders) -> Tensor:
+    return sum((T.permute(0, *(1 + place for place in order)) for order in orders), start=torch.zeros_like(T)) / len(orders)
+
+
+def _own(below, above) -> Tensor:
+    """The composed tensor of a learner's network, or an AssertionError that says what does not fit."""
+    first, second = as_factors(below), as_factors(above)
+    (m, h), d, (o, k) = first[0].shape, first[1].shape[1], second[0].shape
+    shapes = [tuple(factor.shape) for factor in (*first, *second)]
+    assert shapes == [(m, h), (h, d), (h, d), (o, k), (k, m), (k, m)], f"The shapes {shapes} do not fit together as two layers."
+    lower, upper = third_order(*first), third_order(*second)
+    return einsum(upper, lower, lower, "out m n, m i j, n k l -> out i j k l")
+
+
+_TIMES = ([[1]], [[1, 0]], [[0, 1]])
+_two = lambda a, b, c, d: (([[1, 0], [0, 1]], [a, c], [b, d]), _TIMES)  # (a.x b.x)(c.x d.x)
+_X = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+
+
+@exercise("07.7", "Open: one function, two networks",
+          (_two(_X[0], _X[1], _X[2], _X[3]), _two(_X[0], _X[2], _X[1], _X[3])),                   # the example of the text
+          (_two([1, 0], [0, 1], [1, 0], [0, 1]), _two([1, 0], [0, 1], [0, 1], [1, 0])),           # one network, written twice
+          (_two([1, 0], [1, 0], [1, 0], [0, 1]), _two([1, 0], [1, 0], [0, 1], [0, 1])),           # other functions
+          (_two([0, 0], [0, 0], [0, 0], [0, 0]), _two([0, 0], [1, 0], [0, 0], [0, 1])))           # zero
+def own_pair(answer):
+    dense = [_own(*network) for network in answered(answer)]
+    assert len(dense) == 2 and dense[0].shape == dense[1].shape, "Give two networks with equal numbers of inputs and outputs."
+    (a, b), (f, g) = ([_symmetrised(T, orders) for T in dense] for orders in (TREE, list(permutations(range(4)))))
+    assert f.norm() > 0 and g.norm() > 0, "One of your networks is zero at every input."
+    assert near(f, g), "Your two networks are not the same function: multiply both out."
+    cosine = float((a * b).sum() / (a.norm() * b.norm()))
+    assert abs(cosine) < 1e-9, (
+        f"The same function, but their averages over 8 orders have a cosine of {cosine:.2f}: pair the inputs in another way.")
+    used = (f.abs().sum((0, 2, 3, 4)) > 1e-9).sum()
+    assert used < 4, "That is right, and it is the kind of the text: can you do it with fewer than four inputs?"

@@ -1,11 +1,11 @@
-"""Exercises of chapter 08: one head, its recurrent state, where the recurrence pays, a lifted layer, a rational norm, roots."""
+"""Exercises of chapter 08: one head, its recurrent state, where the recurrence pays, a lifted layer, roots, a head by hand."""
 
-from itertools import count
+from itertools import count, product
 
 import torch
 from einops import einsum
 
-from tensorlm.notebook.checks import DTYPE, Exercise, apply, as_factors, as_tensor, cases, compare, exercise, random
+from tensorlm.notebook.checks import DTYPE, Exercise, answered, apply, as_factors, as_tensor, cases, compare, exercise, random
 
 # Random q1, k1, q2, k2, v of shape (time, size); constants c_ij = factor^(i - j), zero above the diagonal; and a head.
 _head = lambda time, size, seed: [random(time, size, seed=seed + number) for number in range(5)]
@@ -82,28 +82,40 @@ def lifted(answer):
                 {"The output bias e is missing: one more unit reads the constant on both sides.": expected - e})
 
 
-_lengths = lambda q1, k1, q2, k2: q1.norm() * q2.norm() * k1.norm() * k2.norm()
-_squares = lambda q1, k1, q2, k2: (q1 @ q1 + q2 @ q2) * (k1 @ k1 + k2 @ k2)
-_score = lambda q1, k1, q2, k2: (q1 @ k1) * (q2 @ k2)
-
-
-@exercise("08.5", "A norm without a root", lambda *given: _score(*given) / _lengths(*given),
-          lambda *given: _score(*given) / _squares(*given), _score)
-def bounded(answer):
-    for seed in range(30, 60, 5):
-        given = [random(3, seed=seed + number) for number in range(4)]
-        got, expected = float(answer(*given)), float(_score(*given) * 4 / _squares(*given))
-        rooted = float(_score(*given) / _lengths(*given))
-        assert abs(got - rooted) > 1e-9 or abs(expected - rooted) < 1e-9, (
-            "This divides by norms, which are square roots: a ratio of polynomials has none.")
-        assert abs(got - expected) < 1e-9, (f"Got {got:.4f}, expected {expected:.4f}. N is the mean of the two squared lengths, "
-                                            "one N for queries and one for keys.")
-
-
-is_ratio = Exercise("08.6", "Does a root stay?", cases(
+is_ratio = Exercise("08.5", "Does a root stay?", cases(
     "reads = {0}: you said {got}, and it is {expected}. {hint}", lambda reads: all(number % 2 == 0 for number in reads), [
         (([2],), "A bilinear layer."), (([2, 0],), "A bilinear layer and a constant."), (([4, 2],), "Even counts only."),
         (([2, 1, 1, 0],), "A bilinear layer with input biases has terms that read once."), (([2, 3],), "One of the terms is odd."),
         (([5],), "Five is odd."),
     ], kind=bool),
     (lambda reads: sum(reads) % 2 == 0, lambda reads: any(number % 2 == 0 for number in reads), lambda reads: max(reads) % 2 == 0))
+
+KINDS_OF_TOKENS = as_tensor([[1, *bits] for bits in product((0, 1), repeat=3)])  # constant, verb, noun, plural
+_VERB, _NOUN, _PLURAL = ([[0, 1, 0, 0]], [[0, 0, 1, 0]], [[0, 0, 0, 1]])
+_ONE = [[1, 0, 0, 0]]
+
+
+def _scores(q1, k1, q2, k2):
+    tokens = KINDS_OF_TOKENS
+    return ((tokens @ q1.mT) @ (tokens @ k1.mT).mT) * ((tokens @ q2.mT) @ (tokens @ k2.mT).mT)
+
+
+_right = _scores(*map(as_tensor, (_VERB, _NOUN, _ONE, _PLURAL)))
+
+
+@exercise("08.6", "Open: a head that reads plural nouns",
+          (_NOUN, _VERB, _ONE, _PLURAL), (_VERB, _NOUN, _PLURAL, _ONE), (_VERB, _NOUN, _ONE, _ONE), (_VERB, _PLURAL, _ONE, _PLURAL))
+def own_head(answer):
+    assert isinstance(answer, tuple | list) and len(answer) == 4, "Give four matrices as a tuple (q1, k1, q2, k2)."
+    matrices = [as_tensor(answered(matrix)) for matrix in answer]
+    for name, matrix in zip(("q1", "k1", "q2", "k2"), matrices):
+        assert matrix.ndim == 2 and matrix.shape[1] == 4, (
+            f"{name} reads rows (1, verb, noun, plural): it needs four columns, got shape {tuple(matrix.shape)}.")
+    for query, key in (matrices[:2], matrices[2:]):
+        assert len(query) == len(key), f"A query and its key have one size, got {len(query)} and {len(key)}."
+    q1, k1, q2, k2 = matrices
+    compare(_scores(q1, k1, q2, k2), _right,
+            "Not that rule: the product must be 1 if the reader is a verb and the word read is a noun and a plural, and 0 else.",
+            {"Queries and keys have changed places: here plural nouns read verbs, or nouns read verbs.": _right.mT,
+             "Here the reader has to be plural. Is the plural asked of a query, in place of a key?":
+             _scores(*map(as_tensor, (_VERB, _NOUN, _PLURAL, _ONE)))})

@@ -1,4 +1,4 @@
-"""Exercises of chapter 09: the cross term from runs, the strength of return, the token table, five runs through two layers."""
+"""Exercises of chapter 09: the cross term from runs, the strength of return, the token table, five runs, a vector that tips."""
 
 from torch import Tensor
 
@@ -83,3 +83,41 @@ def five_runs(answer):
         assert (got - expected).norm() <= 1e-7 * expected.norm(), (
             "Not the output at that strength: two layers are a polynomial of degree 4, with five coefficients, so five different "
             "strengths are needed.")
+
+
+def _tips_at(D, L, R, x, u, at):
+    """The first direction of random ones along which the read-out has a root, scaled so that the root lies at `at`."""
+    lead = lambda z: u @ apply((D, L, R), z)
+    for seed in range(1000):
+        s = random(len(x), seed=seed)
+        cross = 2 * _polar(D, L, R, x, s) @ u
+        inside = cross**2 - 4 * lead(s) * lead(x)
+        if inside > 0:
+            return (inside.sqrt() - cross) / (2 * lead(s)) / at * s
+    raise ValueError("no direction among 1000 has a root")
+
+
+def _by_slope(D, L, R, x, u, at):
+    """What the slope at strength 0 alone would give."""
+    s = x + 1.0
+    return -(u @ apply((D, L, R), x)) / (2 * _polar(D, L, R, x, s) @ u) / at * s
+
+
+@exercise("09.5", "Open: a vector that tips where you say", _by_slope, lambda *given: -_tips_at(*given),
+          lambda D, L, R, x, u, at: _tips_at(D, L, R, x, u, 1.0), lambda D, L, R, x, u, at: 0 * x)
+def own_vector(answer):
+    for seed, at in ((111, 0.5), (121, 2.0), (131, -1.5)):
+        D, L, R = random_layer(seed)
+        x, u = random(4, seed=seed + 5), random(4, seed=seed + 6)
+        s = as_tensor(answer(D, L, R, x, u, at))
+        assert s.shape == x.shape, f"The vector is added to x: shape {tuple(x.shape)}, got {tuple(s.shape)}."
+        assert s.norm() > 0, "This is the zero vector: nothing changes at any strength."
+
+        def tips(strength: float) -> bool:
+            left, right = (u @ apply((D, L, R), x + strength * (1 + step) * s) for step in (-1e-6, 1e-6))
+            return bool(left * right < 0)
+
+        assert not tips(-at), f"It tips at {-at:g}, and {at:g} was asked for: turn the vector round."
+        assert not tips(1.0), f"It tips at 1, and {at:g} was asked for: a vector that is c times as long tips at 1/c."
+        assert tips(at), (f"No change of sign at {at:g}. Is the self term in your equation? The strength is a root of a quadratic: "
+                          "u.f(x) + a u.2B(x, s) + a^2 u.f(s).")

@@ -29,6 +29,8 @@ ROWS = 8  # next pieces that are shown
 COUNT, MOST = 24, 400  # pieces that are written at once, and by "Write on"
 SAMPLES = 5
 REACH = 0.25  # probability at which a bar is full, unless the largest is more
+FADING = {"seconds": 8, "step": 0.25, "reach": 3.0}  # how long a norm fades, a still step, and the size at which a bar is full
+LATE, SOON = "Trained with norms, which fade now", "Trained while its norms faded"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,16 @@ class Speaker:
             x = model.run(tokens, add={layer: strength * mask * vector}).x
             return model.unembed(x)[0, -1].softmax(-1).numpy()
 
+    def sizes(self, share: float) -> np.ndarray:
+        """Root mean square of every token of `prompt` behind the norm before the last block: (r / c)^share, (tokens,)."""
+        import torch
+
+        model, last = self._wide, len(self.model.blocks) - 1
+        model.set_anneal(share)
+        with torch.no_grad():
+            x = model.run(torch.tensor([self.codec.encode(self.prompt)]), stop=last).x[0]
+            return model.blocks[last].attention_norm(x).square().mean(-1).sqrt().numpy()
+
     @cached_property
     def _wide(self) -> Any:
         return copy.deepcopy(self.model).double().eval()
@@ -145,18 +157,20 @@ def language_model(name: str, speakers: Sequence[Speaker], layer: int = 1, place
                   partial(_evaluate, speakers[0]), partial(_html, speakers[0]))
 
 
-def fading(name: str, normed: Speaker, polynomial: Speaker, title: str = "A norm that fades", inside: bool | None = None) -> Widget:
-    """A model with norms beside one whose norms fade into constants: what both expect next, at each share `a` of the constant.
+def fading(name: str, late: Speaker, polynomial: Speaker, title: str = "A norm that fades", inside: bool | None = None) -> Widget:
+    """Two models whose norms fade into constants: what both expect next, and the size of each word, at each share `a`.
 
-    `polynomial` was trained with norm "anneal". `evaluate(a)` gives the probabilities of its next pieces. `inside` as in
-    `language_model`. ValueError where a model has other norms.
+    `polynomial` was trained with norm "anneal", `late` with norms (`TensorTransformer.with_fading_norms` measured its
+    constants). The sizes are those behind the norm before the last block. A button plays `a` from 0 to 1; where the reader's
+    system asks for less motion it goes by still steps. `evaluate(a)` gives the probabilities of the next pieces of
+    `polynomial`. `inside` as in `language_model`. ValueError where a model's norms cannot fade.
     """
-    for each, kind in ((normed, "rms"), (polynomial, "anneal")):
-        require_instance(kind, each, Speaker)
-        require_one_of(f"norm of {each.name}", each.model.config.norm, (kind,))
-    control, models = page.range_input("share", "a", 0.0, 1.0, 0.01, 1.0), [_known(each, inside) for each in (normed, polynomial)]
-    return Widget("FadingNorms", name, {"title": title, "inputs": [control], "models": models}, partial(_evaluate_share, polynomial),
-                  partial(_fading_html, (normed, polynomial)))
+    for each in (late, polynomial):
+        require_instance("speaker", each, Speaker)
+        require_one_of(f"norm of {each.name}", each.model.config.norm, ("anneal",))
+    control, models = page.range_input("share", "a", 0.0, 1.0, 0.01, 0.0), [_known(each, inside) for each in (late, polynomial)]
+    return Widget("FadingNorms", name, {"title": title, "inputs": [control], "models": models, **FADING},
+                  partial(_evaluate_share, polynomial), partial(_fading_html, (late, polynomial)))
 
 
 def _evaluate_share(speaker: Speaker, data: Data, share: float) -> dict[str, float]:
@@ -165,20 +179,40 @@ def _evaluate_share(speaker: Speaker, data: Data, share: float) -> dict[str, flo
 
 
 def _fading_html(speakers: tuple[Speaker, Speaker], widget: Widget) -> str:
-    name, data, tables = widget.name, widget.data, []
-    for number, (speaker, caption) in enumerate(zip(speakers, ("With norms", "Its norms fade"))):
-        rows = [f'<tr data-of="{number}"><th scope="row">{escape(_shown(piece))}</th><td class="tlm-chance" aria-hidden="true"><span>'
-                f'<i style="width:{100 * chance:.3g}%"></i></span></td><td class="tlm-number" data-now>{chance:.3f}</td></tr>'
-                for piece, chance in list(_evaluate_share(speaker, data, 1.0).items())[:ROWS - 2]]
-        tables.append(page.table(caption, ["next", "", "probability"], rows, wide=False))
+    name, data = widget.name, widget.data
+    narrow = partial(page.table, wide=False)
+    tables = [narrow(caption, ["next", "", "probability"], _chances(number, each, data))
+              for number, (each, caption) in enumerate(zip(speakers, (LATE, SOON)))]
+    tables += [narrow("Size of each word behind a norm", ["word", "", "size"], _sizes(number, each, data))
+               for number, each in enumerate(speakers)]
     body = [
         f'<div class="tlm-field"><label for="tlm-{name}-prompt">Text</label><input id="tlm-{name}-prompt" data-prompt autocomplete="off" '
         f'value="{escape(speakers[1].prompt)}"></div>', page.control(name, data["inputs"][0]),
+        '<p><button type="button" data-play hidden>Play</button></p>',
         '<p class="tlm-status" data-status role="status"></p>', f'<div class="tlm-two">{"".join(tables)}</div>',
-        "<p>Behind the last word, before each later block, r / c: <span data-ratio></span></p>",
+        "<p>The size is the root mean square before the last block. A norm makes it 1 for every word (orange mark).</p>",
         _samples(speakers[1], data, _evaluate_share)]
     return page.frame(widget, "fades", "\n".join(body), ["fading.js", page.lean("engine.js")], " tlm-stack tlm-speaks",
                       ("stacked_parts.css", "language_model.css"), still="the models run")
+
+
+def _chances(number: int, speaker: Speaker, data: Data) -> list[str]:
+    likely = list(_evaluate_share(speaker, data, data["inputs"][0]["start"]).items())[: ROWS - 2]
+    return [_barred(f'data-of="{number}"', piece, 100 * chance, f"{chance:.3f}") for piece, chance in likely]
+
+
+def _sizes(number: int, speaker: Speaker, data: Data) -> list[str]:
+    """A row for each of the last words of the text, and hidden ones for more words."""
+    tokens, found = speaker.codec.encode(speaker.prompt)[-ROWS:], speaker.sizes(data["inputs"][0]["start"])[-ROWS:]
+    mark, rows = f'<b style="left:{100 / data["reach"]:.3g}%"></b>', []
+    for token, size in zip(tokens, found):
+        rows.append(_barred(f'data-size="{number}"', speaker.codec.decode([token]), 100 * size / data["reach"], f"{size:.2f}", mark))
+    return rows + [_barred(f'data-size="{number}" hidden', "", 0.0, "", mark)] * (ROWS - len(rows))
+
+
+def _barred(attributes: str, word: str, percent: float, number: str, mark: str = "") -> str:
+    return (f'<tr {attributes}><th scope="row">{escape(_shown(word))}</th><td class="tlm-chance" aria-hidden="true"><span>'
+            f'<i style="width:{min(100.0, percent):.3g}%"></i>{mark}</span></td><td class="tlm-number" data-now>{number}</td></tr>')
 
 
 def _known(speaker: Speaker, inside: bool | None) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from tensorlm.checks import require_one_of
 from tensorlm.data import load
 from tensorlm.files import parse_json, write_csv, write_json
+from tensorlm.provenance import RELEASED, environment
 from tensorlm.training.checkpoint import source_of
-from tensorlm.training.device import PACKAGE, environment, resolve_device
+from tensorlm.training.device import resolve_device
 from tensorlm.training.evaluation import PROBES, evaluate
 from tensorlm.training.experiments.declare import Experiment, PlannedRun, SpreadWindows, plan
 from tensorlm.training.folder import LOG_NAME, Row, RunFolder, read_log
@@ -23,7 +24,6 @@ from tensorlm.training.trainer import TrainingError, count_parameters
 
 Record = dict[str, Any]
 RUNS_NAME, RUNNING_NAME = "runs", "running"
-RELEASED = PACKAGE / "released" / "results"
 WARM_UP_STEPS = 2  # that nobody counts: the first ones of a process set up its kernels
 COLUMNS = ("arm", "seed", "steps", "parameters", "row", "step", "tokens", "seconds", "cpu_seconds", "loss")
 PROBE_COLUMNS = ("arm", "seed", "steps", "probe", "value")

@@ -105,7 +105,7 @@ def test_what_it_cannot_do_is_said(monkeypatch, change, message):
 def test_the_cost_table_takes_it_where_it_can_be_had_and_a_cpu_never_does():
     assert {choose(time, 16, 2, fused=True) for time in (64, 1024, 4096)} == {"fused"}
     assert choose(1024, 16, 2) != "fused"
-    x = torch.ones(1, 200, 16)
+    x = torch.ones(1, 200, 16, dtype=torch.float64)
     torch.testing.assert_close(attend([x], [x], x, Pattern(torch.zeros(1))), quadratic([x], [x], x, Pattern(torch.zeros(1))))
 
 

@@ -232,9 +232,9 @@ def documents_left_out(seed: int, count: int = 200, chosen: int | None = None) -
             for place, excess in zip((-1, *places), found)]
 
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "sgd": dict(runs=8), "adam": dict(runs=4, optimiser="adam", rate=0.02), "muon": dict(runs=3, optimiser="muon", rate=0.05),
-    "no decay": dict(runs=4, weight_decay=0.0), "early": dict(runs=8, epochs=3), "long": dict(runs=3, epochs=80, weight_decay=3e-3)}
+RECIPES: dict[str, dict[str, Any]] = {name: dict(runs=8, **changed) for name, changed in {
+    "sgd": {}, "adam": dict(optimiser="adam", rate=0.02), "muon": dict(optimiser="muon", rate=0.05), "no decay": dict(weight_decay=0.0),
+    "early": dict(epochs=3), "long": dict(epochs=80, weight_decay=3e-3)}.items()}
 METHODS: dict[str, dict[str, Any]] = {
     "Gauss-Newton .001, 4 models": dict(method="gauss_newton", damping=0.001),
     "Gauss-Newton .001": dict(method="gauss_newton", damping=0.001, models=1),

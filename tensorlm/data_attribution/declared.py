@@ -220,12 +220,12 @@ def grokking(seed: int, wrong: int = 0, pairs_left_out: int = 240) -> list[Row]:
 JUDGED_RULES = ("bracket", "stop", "agree", "bigram", "induction", "skip")
 
 
-def documents_left_out(seed: int, count: int = 200, chosen: int | None = None) -> list[Row]:
+def documents_left_out(seed: int, schedule: str = "cosine", count: int = 200, chosen: int | None = None) -> list[Row]:
     """For every document: how a model without it does on each rule (KL in nats), and how often the document uses the rule."""
     data = ToyData(valid_documents=256)
     texts, judged = data.annotated_batch(0, count, 25, 0), data.valid_batch(25)
     places = range(count if chosen is None else chosen)
-    found = documents.read(documents.Reader(), texts, without(count, places), judged, seed)
+    found = documents.read(documents.Reader(schedule=schedule), texts, without(count, places), judged, seed)
     used = {rule: (texts.rules == RULES.index(rule)).sum(1) for rule in JUDGED_RULES}
     return [dict(left_out=place, **{f"kl_{rule}": excess[rule] for rule in JUDGED_RULES},
                  **{f"used_{rule}": 0 if place < 0 else int(used[rule][place]) for rule in JUDGED_RULES})
@@ -273,6 +273,7 @@ STUDIES = {study.name: study for study in (
           check=("clean", 0, dict(pairs_left_out=3)), keys=("left_out",), tolerance=0.1),
     Study("loo_documents", "Which document taught which rule?",
           ("left_out", *(f"{what}_{rule}" for what in ("kl", "used") for rule in JUDGED_RULES)),
-          documents_left_out, {"200 documents": {}}, (0, 1), check=("200 documents", 0, dict(chosen=3)),
+          documents_left_out, {"rate falls to zero": {}, "constant rate": dict(schedule="constant")}, (0, 1, 2),
+          check=("rate falls to zero", 0, dict(chosen=3)),
           keys=("left_out",), tolerance=0.05),
 )}

@@ -3,6 +3,7 @@
 All models see the same batches and start from the same weights; each has its own weights on the documents.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
-from tensorlm.checks import require, require_counts, require_number
+from tensorlm.checks import require, require_counts, require_number, require_one_of
 from tensorlm.data.toy.corpus import ToyBatch, kl_by_rule
 from tensorlm.model import ModelConfig, TensorTransformer
 
@@ -19,11 +20,15 @@ BLOCK_MODELS = 16
 
 @dataclass(frozen=True)
 class Reader:
-    """How the models are made: one block of `width`, Adam of `rate` with L2 `decay`, `epochs` over the documents in batches."""
+    """How the models are made: one block of `width`, Adam with L2 `decay`, `epochs` over the documents in batches.
+
+    `rate` stays as it is (`schedule` "constant") or falls to zero along half a cosine ("cosine").
+    """
 
     width: int = 16
     hidden: int = 32
     rate: float = 0.02
+    schedule: str = "cosine"
     decay: float = 3e-3
     epochs: int = 40
     batch: int = 25
@@ -31,6 +36,7 @@ class Reader:
     def __post_init__(self) -> None:
         require_counts(width=self.width, hidden=self.hidden, epochs=self.epochs, batch=self.batch)
         require_number("rate", self.rate, above=0)
+        require_one_of("schedule", self.schedule, ("constant", "cosine"))
         require_number("decay", self.decay, least=0)
 
     def model(self, context: int, seed: int) -> TensorTransformer:
@@ -69,10 +75,12 @@ def train(reader: Reader, model: TensorTransformer, tokens: Tensor, weights: Ten
     stacked = {name: value.detach().expand(len(weights), *value.shape).clone() for name, value in model.named_parameters()}
     optimiser = torch.optim.Adam(list(stacked.values()), reader.rate)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(reader.epochs):
-        for rows in torch.randperm(len(tokens), generator=generator).split(reader.batch):
-            found = slopes(stacked, tokens[rows], weights[:, rows])
-            for name, value in stacked.items():
-                value.grad = found[name]
-            optimiser.step()
+    batches = [rows for _ in range(reader.epochs) for rows in torch.randperm(len(tokens), generator=generator).split(reader.batch)]
+    for step, rows in enumerate(batches):
+        found = slopes(stacked, tokens[rows], weights[:, rows])
+        for name, value in stacked.items():
+            value.grad = found[name]
+        if reader.schedule == "cosine":
+            optimiser.param_groups[0]["lr"] = reader.rate * (1 + math.cos(math.pi * step / len(batches))) / 2
+        optimiser.step()
     return stacked

@@ -60,7 +60,7 @@ class Grokked(NamedTuple):
         first = reached.int().argmax(1)
         before = (first - 1).clamp(min=0)
         low, high = (self.accuracy.gather(1, place[:, None])[:, 0] for place in (before, first))
-        share = torch.where(first > 0, (level - low) / (high - low).clamp(min=1e-12), 1.0)
+        share = torch.where(first > 0, (level - low) / (high - low).clamp(min=1e-12), 0.0)
         return torch.where(reached.any(1), every * (before + share), torch.nan)
 
 

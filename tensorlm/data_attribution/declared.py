@@ -22,6 +22,7 @@ TEST_POINTS, SUBSETS, TRUTH_SEEDS, SUBSET_SEED = 300, 300, (4, 5, 6, 7), 11
 RECIPE = Recipe(divide="batch")
 METHOD_SEEDS, REFERENCE_SEEDS = tuple(range(8, 16)), tuple(range(16, 24))  # of leave-one-out: as a method, and what all are compared with
 ALL_BUT_ONE = 0.999  # of 1,000: leave-one-out itself, compared by Pearson
+JUDGES = {"LDS, 100 subsets": 100, "LDS, 1,000 subsets": 1000, "leave-one-out": 1000}
 KEPT = (0.1, 0.25, 0.5, 0.75, 0.9, 0.98, ALL_BUT_ONE)
 
 
@@ -47,10 +48,10 @@ def left_out_mean(seeds: tuple[int, ...]) -> Tensor:
 
 
 @cache
-def truth(kept: float, seeds: tuple[int, ...] = TRUTH_SEEDS, count: int = SUBSETS) -> tuple[Tensor, Tensor]:
+def truth(kept: float, seeds: tuple[int, ...] = TRUTH_SEEDS, count: int = SUBSETS, drawn: int = SUBSET_SEED) -> tuple[Tensor, Tensor]:
     """(subsets, margins of the models trained on them (seeds, subsets, test))."""
     data = digits()
-    subsets = draw_subsets(data.y, kept, count, "stratified", SUBSET_SEED)
+    subsets = draw_subsets(data.y, kept, count, "stratified", drawn)
     banks = [train_bank(data.x, data.y, subsets.float(), RECIPE, seed) for seed in seeds]
     return subsets, torch.stack([outcomes(bank, data.test_x, data.test_y, "margin") for bank in banks]).double()
 
@@ -136,8 +137,35 @@ def compare(seed: int, method: str, models: int = 4, damping: float = 0.0, own: 
 
 def correlation(one: Tensor, other: Tensor) -> float:
     """Pearson over the training points, mean over the test points, of two tables (train, test)."""
+    return correlations(one, other).mean().item()
+
+
+def correlations(one: Tensor, other: Tensor) -> Tensor:
+    """Pearson over the training points of two tables (train, test), for each test point (test,)."""
     standard = [(table - table.mean(0)) / (table - table.mean(0)).norm(dim=0) for table in (one.double(), other.double())]
-    return (standard[0] * standard[1]).sum(0).mean().item()
+    return (standard[0] * standard[1]).sum(0)
+
+
+# A leave-one-out table and an LDS as judges of two methods
+
+def judged_by(judge: str, run: int, scores: Tensor) -> Tensor:
+    """The value of scores by one judge, with trainings of one seed and subsets of its own, for each test point (test,)."""
+    if judge == "leave-one-out":
+        return correlations(scores, left_out(run))
+    return lds(scores, *truth(0.5, (run,), JUDGES[judge], SUBSET_SEED + run)).values
+
+
+def judges(seed: int, first: tuple[str, float], second: tuple[str, float], named: tuple[str, ...] = tuple(JUDGES),
+           runs: tuple[int, ...] = REFERENCE_SEEDS) -> list[Row]:
+    """By how much each judge prefers the first method (name, damping) to the second one: mean and spread over the test points."""
+    scores, rows = [scores_of(method, 4, damping, seed) for method, damping in (first, second)], []
+    for judge in named:
+        for run in runs:
+            better, worse = (judged_by(judge, run, each) for each in scores)
+            gap = better - worse
+            rows.append(dict(judge=judge, trainings=JUDGES[judge] + (judge == "leave-one-out"), run=run, gap=gap.mean().item(),
+                             spread=gap.std().item()))
+    return rows
 
 
 # The noise of an LDS
@@ -232,9 +260,10 @@ def documents_left_out(seed: int, schedule: str = "cosine", count: int = 200, ch
             for place, excess in zip((-1, *places), found)]
 
 
-RECIPES: dict[str, dict[str, Any]] = {name: dict(runs=8, **changed) for name, changed in {
+CHANGES: dict[str, dict[str, Any]] = {
     "sgd": {}, "adam": dict(optimiser="adam", rate=0.02), "muon": dict(optimiser="muon", rate=0.05), "no decay": dict(weight_decay=0.0),
-    "early": dict(epochs=3), "long": dict(epochs=80, weight_decay=3e-3)}.items()}
+    "early": dict(epochs=3), "long": dict(epochs=80, weight_decay=3e-3)}
+RECIPES = {name: dict(runs=8, **changed) for name, changed in CHANGES.items()}
 METHODS: dict[str, dict[str, Any]] = {
     "Gauss-Newton .001, 4 models": dict(method="gauss_newton", damping=0.001),
     "Gauss-Newton .001": dict(method="gauss_newton", damping=0.001, models=1),
@@ -254,12 +283,19 @@ METHODS: dict[str, dict[str, Any]] = {
 EIGHT, OTHERS = list(METHOD_SEEDS), list(REFERENCE_SEEDS)
 ADDED = {"one run, itself": dict(scored=EIGHT[:1], measured=EIGHT[:1]), "one run, another": dict(scored=OTHERS[:1], measured=EIGHT[:1]),
          "eight runs, themselves": dict(scored=EIGHT, measured=EIGHT), "eight runs, eight others": dict(scored=OTHERS, measured=EIGHT)}
+PAIRS = {"influence - EK-FAC": dict(first=("gauss_newton", 0.001), second=("ekfac", 0.001)),
+         "influence - TRAK": dict(first=("gauss_newton", 0.001), second=("trak", 100.0)),
+         "TRAK - EK-FAC": dict(first=("trak", 100.0), second=("ekfac", 0.001)),
+         "TracIn - gradient dot": dict(first=("tracin", 0.0), second=("gradient dot", 0.0))}
 STUDIES = {study.name: study for study in (
     Study("loo_seeds", "How many seeds does one leave-one-out effect need?",
           ("outcome", "runs", "accuracy", "signal_to_noise", "median", "low", "high", "reliability", "paired", "unpaired"),
           seeds_needed, RECIPES, (0,), check=("early", 0, {}), keys=("outcome",), tolerance=0.02),
     Study("lds_methods", "Which method ranks retrainings best, at which size of the subsets?", ("kept", "value", "low", "high"),
           compare, METHODS, (0,), check=("pixels", 0, dict(kept=(0.9,))), keys=("kept",), tolerance=0.02),
+    Study("loo_judges", "Which judge tells two methods apart, a leave-one-out table or an LDS of as many trainings?",
+          ("judge", "trainings", "run", "gap", "spread"), judges, PAIRS, (0,),
+          check=("influence - TRAK", 0, dict(named=("LDS, 100 subsets",), runs=(16,))), keys=("judge", "run"), tolerance=0.02),
     Study("lds_noise", "How far is an LDS from itself with more subsets?", ("value", "points", "subsets", "blocks", "mean", "bias", "sd"),
           subset_noise, {"4,000 subsets": {}, "100 subsets": dict(count=100, sizes=[10, 30])}, (0,), check=("100 subsets", 0, {}),
           keys=("value", "points", "subsets"), tolerance=0.02),

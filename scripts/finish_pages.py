@@ -37,9 +37,9 @@ MENDED = {
         '<div class="sidebar-primary-items__start sidebar-primary__section" role="region" aria-label="The book">',
     # The icons are in the theme's fonts too, which a page loads anyway.
     r' *<!-- So that users can add custom icons -->\s*<script src="[^"]*fontawesome\.js[^"]*"></script>\n': "",
-    # No line begins with the full stop after a formula.
-    r'(?<!<span class="book-together">)(<span class="math notranslate nohighlight">[^<]*</span>)([.,;:?!)]+)':
-        r'<span class="book-together">\1\2</span>',
+    # A formula keeps its full stop and its bracket.
+    r'(?<!<span class="book-together">)(\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:?!)]+)':
+        r'<span class="book-together">\1</span>',
 }
 PERCENT = re.compile(r"<(pre|script)\b.*?</\1>|(\d) %", re.DOTALL)    # no line begins with its sign either
 RULE = re.compile(r"([^{}]+)\{[^{}]*\}")    # of a style sheet, the innermost

@@ -38,7 +38,7 @@ MENDED = {
     # The icons are in the theme's fonts too, which a page loads anyway.
     r' *<!-- So that users can add custom icons -->\s*<script src="[^"]*fontawesome\.js[^"]*"></script>\n': "",
     # A formula keeps its full stop and its bracket.
-    r'(?<!<span class="book-together">)(\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:?!)]+)':
+    r'(?<!book-together">)(?<!book-together">\()(\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:?!)]+)':
         r'<span class="book-together">\1</span>',
 }
 PERCENT = re.compile(r"<(pre|script)\b.*?</\1>|(\d) %", re.DOTALL)    # no line begins with its sign either

@@ -37,7 +37,11 @@ MENDED = {
         '<div class="sidebar-primary-items__start sidebar-primary__section" role="region" aria-label="The book">',
     # The icons are in the theme's fonts too, which a page loads anyway.
     r' *<!-- So that users can add custom icons -->\s*<script src="[^"]*fontawesome\.js[^"]*"></script>\n': "",
+    # A formula keeps its full stop and its bracket.
+    r'(?<!book-together">)(?<!book-together">\()(\(?<span class="math notranslate nohighlight">[^<]*</span>[.,;:?!)]+)':
+        r'<span class="book-together">\1</span>',
 }
+PERCENT = re.compile(r"<(pre|script)\b.*?</\1>|(\d) %", re.DOTALL)    # no line begins with its sign either
 RULE = re.compile(r"([^{}]+)\{[^{}]*\}")    # of a style sheet, the innermost
 NAME = re.compile(r"[\w-]+")
 BUILT = ("bs-", "tooltip")                  # names that scripts put together from parts
@@ -48,10 +52,12 @@ def mend(page: str) -> str:
 
     >>> mend('<div class="citation" role="doc-biblioentry">')
     '<div class="citation" role="listitem">'
+    >>> mend("<pre>5 % 3</pre> is not 5 %") == "<pre>5 % 3</pre> is not 5\\u00a0%"
+    True
     """
     for old, new in MENDED.items():
         page = re.sub(old, new, page)
-    return page
+    return PERCENT.sub(lambda found: found[0] if found[1] else f"{found[2]}\u00a0%", page)
 
 
 def is_used(selector: str, names: set[str]) -> bool:

@@ -64,20 +64,21 @@ def lds_of_one(answer):
 
 
 def planted(seed: int = 0):
-    """600 digits of which 20 have a wrong label, and which they are."""
-    from tensorlm.data_attribution import centred_digits
+    """600 digits as rows of 65 inputs, their labels, of which 20 are wrong, and which they are."""
+    from sklearn.datasets import load_digits
 
-    data = centred_digits(600)
+    images, labels = (torch.as_tensor(part) for part in load_digits(return_X_y=True))
+    images, labels = images[:600] - images[:600].mean(0), labels[:600].clone()
+    x = torch.nn.functional.pad(images / images.square().sum(1).mean().sqrt(), (0, 1), value=1.0).float()
     wrong = torch.randperm(600, generator=torch.Generator().manual_seed(seed))[:20]
-    labels = data.y.clone()
     labels[wrong] = (labels[wrong] + 1 + torch.arange(20) % 9) % 10
-    return data._replace(y=labels), set(wrong.tolist())
+    return x, labels, set(wrong.tolist())
 
 
-@exercise("11.5", "Find the mislabelled digits", lambda data: list(range(20)), lambda data: [0] * 20)
+@exercise("11.5", "Find the mislabelled digits", lambda x, y: list(range(20)), lambda x, y: [0] * 20)
 def suspects(answer):
-    data, wrong = planted()
-    found = [int(index) for index in answer(data)]
+    x, labels, wrong = planted()
+    found = [int(index) for index in answer(x, labels)]
     assert len(found) == len(set(found)) == 20, f"Return 20 different indices, got {len(set(found))} different of {len(found)}."
     hits = len(set(found) & wrong)
     assert hits >= 10, f"{hits} of your 20 are mislabelled, wanted are at least 10. By chance it would be about one."

@@ -39,13 +39,8 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     layer = {key: as_array(weights, key) for key, weights in given.items()}
     _check_shapes(layer)
     _check_eigen(**layer)
-    classes = len(layer["D"])
-    names = [str(index) for index in range(classes)] if labels is None else page.texts("labels", labels)
-    fits = len(names) == classes == len(set(names)) and all(names)
-    require(fits, "labels", names, f"{classes} different names, one for each row of D")
-    page.require_names("examples", examples, 20)
-    images = [{"label": label, "ink": np.floor(_pixels(f"example {label!r}", image) * INKS + 0.5).astype(int).tolist()}
-              for label, image in examples.items()]
+    names = class_names(labels, len(layer["D"]))
+    images = as_ink(examples)
     ink = np.sum([each["ink"] for each in images], axis=0)
     layer["vectors"] = np.where((layer["vectors"] @ ink)[..., None] < 0, -layer["vectors"], layer["vectors"])
     middle, size = as_array(mean, "mean"), as_array(scale, "scale")
@@ -63,7 +58,7 @@ def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
     `chosen=None` explains the predicted class. Keys: `predicted` (a label; None where all logits agree), `chosen`, `logit0`
     .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .., `rest`, `total`.
     """
-    x = (_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
+    x = (as_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
     D, L, R, values, vectors = (np.array(data[key]) for key in ("D", "L", "R", "values", "vectors"))
     logits = D @ ((L @ x) * (R @ x))
     top = None if logits.max() == logits.min() and len(logits) > 1 else int(logits.argmax())
@@ -116,7 +111,22 @@ def _check_eigen(D: np.ndarray, L: np.ndarray, R: np.ndarray, values: np.ndarray
                          f"no eigenvector of its interaction matrix with value {values[c, i]:g}")
 
 
-def _pixels(name: str, image: Any) -> np.ndarray:
+def as_ink(examples: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The examples with their ink in whole sixteenths."""
+    page.require_names("examples", examples, 20)
+    return [{"label": label, "ink": np.floor(as_pixels(f"example {label!r}", image) * INKS + 0.5).astype(int).tolist()}
+            for label, image in examples.items()]
+
+
+def class_names(labels: Sequence[str] | None, classes: int) -> list[str]:
+    """The names of the classes, 0, 1 and so on where none are given; ValueError unless there are as many, all different."""
+    names = [str(index) for index in range(classes)] if labels is None else page.texts("labels", labels)
+    fits = len(names) == classes == len(set(names)) and all(names)
+    require(fits, "labels", names, f"{classes} different names, one for each row of D")
+    return names
+
+
+def as_pixels(name: str, image: Any) -> np.ndarray:
     pixels = as_array(image, name)
     require(pixels.shape in ((CELLS,), (SIDE, SIDE)), name, pixels, f"an image of shape {IMAGE}")
     if pixels.min() < 0 or pixels.max() > 1:
@@ -125,20 +135,24 @@ def _pixels(name: str, image: Any) -> np.ndarray:
 
 
 def html(widget: Widget) -> str:
-    name, data = widget.name, widget.data
-    ink = data["examples"][0]["ink"]
-    shown = evaluate(data, [each / INKS for each in ink])
+    data = widget.data
+    shown = evaluate(data, [each / INKS for each in data["examples"][0]["ink"]])
+    body = page.asset("digit_pad.html").format(
+        predicted=escape(shown["predicted"] or "nothing"), drawing=drawing(widget.name, data["examples"]),
+        logits=_logits(data, shown), why=_why(data, shown)).strip()
+    return page.frame(widget, "pad", body, ["digit_pad.js", page.lean("drawing.js")], look=" tlm-pad", styles=("digit_pad.css",),
+                      known={"stops": STOPS}, still="it is a pad to draw on",
+                      attributes=' data-lm-suppress-shortcuts="true"\n')
+
+
+def drawing(name: str, examples: Sequence[Data]) -> str:
+    """The paper to draw on, with the first example on it, its tools, and a button for each example; `drawing.js` moves them."""
     buttons = ""
-    for i, each in enumerate(data["examples"]):
+    for i, each in enumerate(examples):
         label, image = escape(each["label"]), bitmap(np.repeat(paper(each["ink"]), 3))
         buttons += (f'<button type="button" data-example="{i}" aria-label="Load: {label}">'
                     f'<img class="dark-light" alt="{label}" src="{image}"><span>{label}</span></button>\n')
-    body = page.asset("digit_pad.html").format(
-        name=name, predicted=escape(shown["predicted"] or "nothing"), cells=_cells(name, ink), examples=buttons,
-        logits=_logits(data, shown), why=_why(data, shown)).strip()
-    return page.frame(widget, "pad", body, ["digit_pad.js"], look=" tlm-pad", styles=("digit_pad.css",),
-                      known={"stops": STOPS}, still="it is a pad to draw on",
-                      attributes=' data-lm-suppress-shortcuts="true"\n')
+    return page.asset("drawing.html").format(name=name, cells=_cells(name, examples[0]["ink"]), examples=buttons).strip()
 
 
 def bitmap(colours: np.ndarray) -> str:

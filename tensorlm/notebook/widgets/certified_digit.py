@@ -17,6 +17,7 @@ from tensorlm.notebook.widgets.digit_pad import CELLS, INKS, SIDE, STOPS, Shown,
 from tensorlm.notebook.widgets.page import Data, Widget
 
 HALVINGS = 200
+EIGENVALUE_SHARE = 1e-9  # of the largest, below which an eigenvalue is zero
 IMAGES = {"drawn": "your image", "step": "the step", "nearest": "the nearest other"}
 PICTURE = '<figure><svg viewBox="0 0 8 8" role="img" aria-label="{}" data-image="{}">{}</svg><figcaption>{}</figcaption></figure>'
 RECT = '<rect x="{}" y="{}" width="1.02" height="1.02" fill="rgb({},{},{})"/>'
@@ -86,7 +87,8 @@ def _require_falling(D: np.ndarray, L: np.ndarray, R: np.ndarray) -> None:
     """ValueError unless Q of every two classes has a negative eigenvalue, seen from both."""
     for a, b in zip(*np.triu_indices(len(D), 1)):
         values = np.linalg.eigvalsh(interaction(D[a] - D[b], L, R))
-        require(values[0] < 0 < values[-1], "D, L, R", (int(a), int(b)), "such that each two classes differ by a Q of both signs")
+        least = EIGENVALUE_SHARE * np.abs(values).max()
+        require(values[0] < -least < least < values[-1], "D, L, R", (int(a), int(b)), "such that each two classes differ by a Q of both signs")
 
 
 def html(widget: Widget) -> str:

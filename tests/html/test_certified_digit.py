@@ -8,7 +8,7 @@ import pytest
 import test_digit_pad
 import widget_pages
 
-from tensorlm.notebook import certified_digit
+from tensorlm.notebook.widgets import certified_digit
 from tensorlm.notebook.widgets.page import Widget, rounded
 
 MARKER = "data-tlm-nearest"
@@ -18,7 +18,7 @@ def made_here() -> Widget:
     draw = np.random.default_rng(4)
     D, L, R = draw.normal(size=(4, 12)) / 4, draw.normal(size=(12, 65)) / 8, draw.normal(size=(12, 65)) / 8
     images = {"stripes": np.tile([0.0, 1.0], 32), "grey": draw.integers(0, 17, (8, 8)) / 16}
-    return certified_digit.pad("made-here", D, L, R, examples=images, labels=["a", "b", "c", "d"])
+    return certified_digit.certified_pad("made-here", D, L, R, examples=images, labels=["a", "b", "c", "d"])
 
 
 def state(root) -> dict:

@@ -9,7 +9,7 @@ import torch
 from bs4 import BeautifulSoup
 from hypothesis import given, settings, strategies as st
 
-from tensorlm.notebook import certified_digit
+from tensorlm.notebook.widgets import certified_digit
 from tensorlm.notebook.widgets.page import rounded
 from tensorlm.proofs import certificate
 from tensorlm.tensors import CPTensor
@@ -17,7 +17,7 @@ from tensorlm.tensors import CPTensor
 draw = np.random.default_rng(0)
 LAYER = {"D": draw.normal(size=(5, 16)) / 4, "L": draw.normal(size=(16, 65)) / 8, "R": draw.normal(size=(16, 65)) / 8}
 IMAGES = {f"image {i}": np.random.default_rng(i).integers(0, 17, 64) / 16 for i in range(4)}
-PAD = certified_digit.pad("digits", **LAYER, examples=IMAGES, title="Near <b>")
+PAD = certified_digit.certified_pad("digits", **LAYER, examples=IMAGES, title="Near <b>")
 images = st.lists(st.integers(0, 16), min_size=64, max_size=64).map(lambda ink: np.array(ink) / 16)
 
 
@@ -100,4 +100,4 @@ def test_the_three_images_are_the_drawn_one_the_step_and_their_sum():
 ])
 def test_wrong_arguments_are_named(changed, words):
     with pytest.raises(ValueError, match=words):
-        certified_digit.pad(**{"name": "n", **LAYER, "examples": IMAGES, **changed})
+        certified_digit.certified_pad(**{"name": "n", **LAYER, "examples": IMAGES, **changed})

@@ -13,7 +13,7 @@ import numpy as np
 
 from tensorlm.checks import as_array, require
 from tensorlm.notebook.widgets import page
-from tensorlm.notebook.widgets.digit_pad import CELLS, INKS, SIDE, STOPS, Shown, as_ink, as_pixels, class_names, diverging, drawing, paper
+from tensorlm.notebook.widgets.drawing import CELLS, INKS, SIDE, STOPS, as_ink, as_pixels, class_names, diverging, paper, paper_html
 from tensorlm.notebook.widgets.page import Data, Widget
 
 HALVINGS = 200
@@ -24,8 +24,8 @@ RECT = '<rect x="{}" y="{}" width="1.02" height="1.02" fill="rgb({},{},{})"/>'
 TRACK = '<td class="tlm-track" aria-hidden="true"><span><i data-bar="{}" style="left:0;width:{:.4g}%"></i></span></td>'
 
 
-def pad(name: str, D: Any, L: Any, R: Any, examples: Mapping[str, Any], labels: Sequence[str] | None = None,
-        title: str = "Draw a digit, and see the nearest image of another class") -> Widget:
+def certified_pad(name: str, D: Any, L: Any, R: Any, examples: Mapping[str, Any], labels: Sequence[str] | None = None,
+                  title: str = "Draw a digit, and see the nearest image of another class") -> Widget:
     """A pad for the layer f(x) = D[(L(1, x)) * (R(1, x))] on images x of 64 pixels from 0 to 1.
 
     `D` (classes, h), `L` and `R` (h, 65), 20 classes and 64 hidden units at most; `examples` maps a label to an image (64
@@ -45,7 +45,7 @@ def pad(name: str, D: Any, L: Any, R: Any, examples: Mapping[str, Any], labels: 
     return Widget("CertifiedDigit", name, {**data, "bound": float(f"{1.2 * most:.3g}")}, evaluate, html)
 
 
-def evaluate(data: Data, pixels: Any) -> Shown:
+def evaluate(data: Data, pixels: Any) -> dict[str, Any]:
     """What a page with `data` shows for an image of 64 numbers from 0 to 1.
 
     Keys: `predicted` and `rival` (labels), `radius`, `to0` .. for the distance to each other class, and `step`, 64 numbers.
@@ -88,7 +88,8 @@ def _require_falling(D: np.ndarray, L: np.ndarray, R: np.ndarray) -> None:
     for a, b in zip(*np.triu_indices(len(D), 1)):
         values = np.linalg.eigvalsh(interaction(D[a] - D[b], L, R))
         least = EIGENVALUE_SHARE * np.abs(values).max()
-        require(values[0] < -least < least < values[-1], "D, L, R", (int(a), int(b)), "such that each two classes differ by a Q of both signs")
+        fits, wanted = values[0] < -least < least < values[-1], "such that each two classes differ by a Q of both signs"
+        require(fits, "D, L, R", (int(a), int(b)), wanted)
 
 
 def html(widget: Widget) -> str:
@@ -97,13 +98,13 @@ def html(widget: Widget) -> str:
     shown = evaluate(data, ink / INKS)
     body = page.asset("certified_digit.html").format(
         **{key: escape(shown[key]) for key in ("predicted", "rival")}, radius=page.rounded(shown["radius"]), exact=f"{shown['radius']:.7g}",
-        drawing=drawing(widget.name, data["examples"]), distances=_distances(data, shown), images=_images(ink / INKS, shown)).strip()
+        drawing=paper_html(widget.name, data["examples"]), distances=_distances(data, shown), images=_images(ink / INKS, shown)).strip()
     return page.frame(widget, "nearest", body, ["certified_digit.js", page.lean("drawing.js")], look=" tlm-pad tlm-nearest",
                       styles=("digit_pad.css", "certified_digit.css"), known={"stops": STOPS}, still="it is a pad to draw on",
                       attributes=' data-lm-suppress-shortcuts="true"\n')
 
 
-def _distances(data: Data, shown: Shown) -> str:
+def _distances(data: Data, shown: Data) -> str:
     rows = []
     for c, label in enumerate(data["labels"]):
         value = shown.get(f"to{c}", 0.0)
@@ -117,11 +118,11 @@ def _distances(data: Data, shown: Shown) -> str:
 def colours(pixels: np.ndarray, step: Any) -> dict[str, np.ndarray]:
     """Of the three images the colours (64, 3): ink as grey, signed steps from blue to red, and what they lead to, cut to 0 .. 1."""
     step = np.asarray(step)
-    grey = lambda values: np.repeat(paper(INKS * values)[:, None], 3, 1)
-    return {"drawn": grey(pixels), "step": diverging(step, float(np.abs(step).max()) or 1.0), "nearest": grey((pixels + step).clip(0, 1))}
+    shade = lambda values: np.repeat(paper(INKS * values)[:, None], 3, 1)
+    return {"drawn": shade(pixels), "step": diverging(step, float(np.abs(step).max()) or 1.0), "nearest": shade((pixels + step).clip(0, 1))}
 
 
-def _images(pixels: np.ndarray, shown: Shown) -> str:
+def _images(pixels: np.ndarray, shown: Data) -> str:
     pictures = []
     for key, each in colours(pixels, shown["step"]).items():
         rects = "".join(RECT.format(place % SIDE, place // SIDE, *colour) for place, colour in enumerate(each))

@@ -96,5 +96,5 @@ def test_fits_a_phone_and_is_legible_in_both_themes(browser, widgets, theme):
             wear()
             widget_pages.require_fit(browser, [root])
             widget_pages.require_targets(root, "button")
-            words = ".tlm-title, .tlm-logits tr:not([data-chosen]) th, .tlm-logits tr:not([data-chosen]) .tlm-number, figcaption"
+            words = ".tlm-title, .tlm-logits tr:not([data-chosen]) th, .tlm-logits tr:not([data-chosen]) .tlm-number, .tlm-three p"
             widget_pages.require_dark_on(root, words, ("255, 255, 255",))

@@ -19,7 +19,7 @@ from tensorlm.notebook.widgets.page import Data, Widget
 HALVINGS = 200
 EIGENVALUE_SHARE = 1e-9  # of the largest, below which an eigenvalue is zero
 IMAGES = {"drawn": "your image", "step": "the step", "nearest": "the nearest other"}
-PICTURE = '<figure><svg viewBox="0 0 8 8" role="img" aria-label="{}" data-image="{}">{}</svg><figcaption>{}</figcaption></figure>'
+PICTURE = '<div><svg viewBox="0 0 8 8" role="img" aria-label="{}" data-image="{}">{}</svg><p>{}</p></div>'
 RECT = '<rect x="{}" y="{}" width="1.02" height="1.02" fill="rgb({},{},{})"/>'
 TRACK = '<td class="tlm-track" aria-hidden="true"><span><i data-bar="{}" style="left:0;width:{:.4g}%"></i></span></td>'
 

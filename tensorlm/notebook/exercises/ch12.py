@@ -8,7 +8,7 @@ from torch import Tensor
 from tensorlm.notebook.checks import as_tensor, compare, exercise, random, random_form, random_layer, third_order
 
 
-@exercise("12.0", "How far to zero?", 2.1, 2, 7, 21)
+@exercise("12.0", "Warm-up: how far to zero?", 2.1, 2, 7, 21)
 def distance(answer):
     got = float(answer)
     assert got != 2, "This is the zero itself. How far is it from 5?"
@@ -126,7 +126,7 @@ def short_proof(answer):
     assert got >= 25, f"Here g(0) is not the largest, so that nothing is proven: all 25 pairs may be wrong. Got {got}."
 
 
-@exercise("12.5", "Near by the slope, out of reach in truth", ([[26, 0], [0, 26]], [1, 0]), ([[24, 0], [0, 24]], [5, 0]),
+@exercise("12.5", "Open: near by the slope, out of reach in truth", ([[26, 0], [0, 26]], [1, 0]), ([[24, 0], [0, 24]], [5, 0]),
           ([[-1, 0], [0, 26]], [5, 0]), ([[26, 0], [0, -1]], [5, 0]), ([[1, 2], [0, 1]], [5, 0]))
 def out_of_reach(answer):
     assert isinstance(answer, Sequence) and len(answer) == 2, "Give the pair (Q, b)."

@@ -37,7 +37,7 @@ IDEAS = {
     "training": Idea(3, "right", ("Trained fast,", "compared fairly"), "03, 04"),
     "model": Idea(4, "middle", ("The whole model", "is one polynomial"), "05"),
     "vector": Idea(5, "left", ("A vector is added: cross", "term and self term"), "02, 09"),
-    "weights": Idea(5, "right", ("What the weights", "alone can say"), "09"),
+    "weights": Idea(5, "right", ("What the weights", "alone can say"), "09, 12"),
     "answer": Idea(6, "middle", ("The answer at every strength,", "and where it turns over"), "10"),
 }
 ARROWS = (

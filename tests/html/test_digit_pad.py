@@ -10,6 +10,7 @@ import pytest
 import widget_pages
 
 from tensorlm.notebook import digit_pad
+from tensorlm.notebook.widgets import drawing
 from tensorlm.notebook.widgets.page import Widget, rounded
 
 MARKER = "data-tlm-pad"
@@ -61,14 +62,14 @@ def compare(root, data) -> dict:
         assert float(exact) == pytest.approx(expected[key], rel=1e-6, abs=1e-9 * size), key
         assert words == rounded(float(exact), data["decimals"][kind], signed=kind in ("logit", "part")), key
     assert {key for key, _, _ in now["numbers"]} == set(expected)
-    assert now["greys"] == ["rgb({0}, {0}, {0})".format(digit_pad.paper(each)) for each in ink]
+    assert now["greys"] == ["rgb({0}, {0}, {0})".format(drawing.paper(each)) for each in ink]
     assert now["marked"] == [now["chosen"]] == [data["labels"].index(expected["chosen"])]
     assert now["top"] == ([] if expected["predicted"] is None else [data["labels"].index(expected["predicted"])])
     for key, look, width in now["bars"]:
         assert 0 <= width <= 50.001
         assert abs(expected[key]) < 1e-9 * size or (look == "tlm-below") == (expected[key] < 0)
     shown = data["vectors"][now["chosen"]]
-    assert now["vectors"] == [digit_pad.bitmap(digit_pad.diverging(vector, max(map(abs, vector)))) for vector in shown]
+    assert now["vectors"] == [drawing.bitmap(drawing.diverging(vector, max(map(abs, vector)))) for vector in shown]
     return expected
 
 

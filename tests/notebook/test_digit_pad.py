@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 from hypothesis import given, settings, strategies as st
 
 from tensorlm.notebook import digit_pad
-from tensorlm.notebook.widgets import page as pages
+from tensorlm.notebook.widgets import drawing, page as pages
 
 
 def random_layer(seed: int, classes: int = 10, hidden: int = 32, kept: int = 6) -> dict[str, np.ndarray]:
@@ -178,15 +178,15 @@ def test_labels_are_escaped():
 
 
 def test_pictures_are_bitmaps_of_eight_by_eight():
-    address = digit_pad.bitmap(np.array([(10, 20, 30)] + [(0, 0, 0)] * 62 + [(1, 2, 3)]))
+    address = drawing.bitmap(np.array([(10, 20, 30)] + [(0, 0, 0)] * 62 + [(1, 2, 3)]))
     raw = base64.b64decode(address.removeprefix("data:image/bmp;base64,"))
     assert raw[:2] == b"BM" and int.from_bytes(raw[2:6], "little") == len(raw) == 54 + 192
     assert raw[54 + 7 * 24:54 + 7 * 24 + 3] == bytes([30, 20, 10]) and raw[54 + 7 * 3:54 + 24] == bytes([3, 2, 1])
 
 
 def test_colours_have_zero_in_the_middle():
-    assert digit_pad.diverging(0.0, 3.0).tolist() == [247, 247, 247]
-    red, blue = digit_pad.diverging(2.0, 2.0), digit_pad.diverging(-2.0, 2.0)
+    assert drawing.diverging(0.0, 3.0).tolist() == [247, 247, 247]
+    red, blue = drawing.diverging(2.0, 2.0), drawing.diverging(-2.0, 2.0)
     assert red[0] > red[2] and blue[2] > blue[0]
 
 

@@ -4,9 +4,7 @@ The logit of a class is the sum of lambda_i (v_i . x)^2 over the eigenvalues lam
 matrix (Pearce et al. 2024, arXiv 2410.08417, section 3). The weights stand in the page, rounded to 6 significant digits.
 """
 
-import base64
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -15,15 +13,12 @@ import numpy as np
 
 from tensorlm.checks import as_array, require, require_whole
 from tensorlm.notebook.widgets import page
+from tensorlm.notebook.widgets.certified_digit import certified_pad as certified_pad
+from tensorlm.notebook.widgets.drawing import CELLS, IMAGE, INKS, STOPS, as_ink, as_pixels, bitmap, class_names, diverging, paper_html
 from tensorlm.notebook.widgets.page import Data, Widget
 
-SIDE, CELLS, INKS = 8, 64, 16
 TOLERANCE = 1e-3  # of eigenvectors, which come rounded
-IMAGE = f"({CELLS},) or ({SIDE}, {SIDE})"
 Shown = dict[str, Any]  # numbers, and labels
-# From blue through white to red, ColorBrewer's RdBu, as the maps of signed values elsewhere in the book.
-STOPS = ((5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (247, 247, 247),
-         (253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31))
 
 
 def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: Mapping[str, Any], labels: Sequence[str] | None = None,
@@ -39,13 +34,8 @@ def pad(name: str, D: Any, L: Any, R: Any, values: Any, vectors: Any, examples: 
     layer = {key: as_array(weights, key) for key, weights in given.items()}
     _check_shapes(layer)
     _check_eigen(**layer)
-    classes = len(layer["D"])
-    names = [str(index) for index in range(classes)] if labels is None else page.texts("labels", labels)
-    fits = len(names) == classes == len(set(names)) and all(names)
-    require(fits, "labels", names, f"{classes} different names, one for each row of D")
-    page.require_names("examples", examples, 20)
-    images = [{"label": label, "ink": np.floor(_pixels(f"example {label!r}", image) * INKS + 0.5).astype(int).tolist()}
-              for label, image in examples.items()]
+    names = class_names(labels, len(layer["D"]))
+    images = as_ink(examples)
     ink = np.sum([each["ink"] for each in images], axis=0)
     layer["vectors"] = np.where((layer["vectors"] @ ink)[..., None] < 0, -layer["vectors"], layer["vectors"])
     middle, size = as_array(mean, "mean"), as_array(scale, "scale")
@@ -63,7 +53,7 @@ def evaluate(data: Data, pixels: Any, chosen: int | None = None) -> Shown:
     `chosen=None` explains the predicted class. Keys: `predicted` (a label; None where all logits agree), `chosen`, `logit0`
     .., and of the chosen class `lambda1` .., `square1` .. for (v . x)^2, `part1` .., `rest`, `total`.
     """
-    x = (_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
+    x = (as_pixels("pixels", pixels) - np.array(data["mean"])) * data["scale"]
     D, L, R, values, vectors = (np.array(data[key]) for key in ("D", "L", "R", "values", "vectors"))
     logits = D @ ((L @ x) * (R @ x))
     top = None if logits.max() == logits.min() and len(logits) > 1 else int(logits.argmax())
@@ -116,55 +106,15 @@ def _check_eigen(D: np.ndarray, L: np.ndarray, R: np.ndarray, values: np.ndarray
                          f"no eigenvector of its interaction matrix with value {values[c, i]:g}")
 
 
-def _pixels(name: str, image: Any) -> np.ndarray:
-    pixels = as_array(image, name)
-    require(pixels.shape in ((CELLS,), (SIDE, SIDE)), name, pixels, f"an image of shape {IMAGE}")
-    if pixels.min() < 0 or pixels.max() > 1:
-        raise ValueError(f"{name} must be values from 0 to 1, got values from {pixels.min():g} to {pixels.max():g}")
-    return pixels.reshape(CELLS)
-
-
 def html(widget: Widget) -> str:
-    name, data = widget.name, widget.data
-    ink = data["examples"][0]["ink"]
-    shown = evaluate(data, [each / INKS for each in ink])
-    buttons = ""
-    for i, each in enumerate(data["examples"]):
-        label, image = escape(each["label"]), bitmap(np.repeat(paper(each["ink"]), 3))
-        buttons += (f'<button type="button" data-example="{i}" aria-label="Load: {label}">'
-                    f'<img class="dark-light" alt="{label}" src="{image}"><span>{label}</span></button>\n')
+    data = widget.data
+    shown = evaluate(data, [each / INKS for each in data["examples"][0]["ink"]])
     body = page.asset("digit_pad.html").format(
-        name=name, predicted=escape(shown["predicted"] or "nothing"), cells=_cells(name, ink), examples=buttons,
+        predicted=escape(shown["predicted"] or "nothing"), drawing=paper_html(widget.name, data["examples"]),
         logits=_logits(data, shown), why=_why(data, shown)).strip()
-    return page.frame(widget, "pad", body, ["digit_pad.js"], look=" tlm-pad", styles=("digit_pad.css",),
+    return page.frame(widget, "pad", body, ["digit_pad.js", page.lean("drawing.js")], look=" tlm-pad", styles=("digit_pad.css",),
                       known={"stops": STOPS}, still="it is a pad to draw on",
                       attributes=' data-lm-suppress-shortcuts="true"\n')
-
-
-def bitmap(colours: np.ndarray) -> str:
-    """An 8x8 picture (8, 8, 3) as the address of an uncompressed bitmap, which every processor writes alike."""
-    head = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54 + 3 * CELLS, 0, 54, 40, SIDE, SIDE, 1, 24, *[0] * 6)
-    body = colours.reshape(SIDE, SIDE, 3)[::-1, :, ::-1].astype(np.uint8).tobytes()
-    return "data:image/bmp;base64," + base64.b64encode(head + body).decode()
-
-
-def diverging(values: Any, limit: float) -> np.ndarray:
-    """The colours (..., 3) of signed values: blue below zero, white at zero, red above."""
-    places = (np.asarray(values) / limit + 1) / 2 * (len(STOPS) - 1)
-    return np.stack([np.interp(places, range(len(STOPS)), channel) + 0.5 for channel in zip(*STOPS)], -1).astype(int)
-
-
-def paper(ink: Any) -> np.ndarray:
-    return np.floor(255 - 14.5 * np.asarray(ink) + 0.5).astype(int)
-
-
-def _cells(name: str, ink: list[int]) -> str:
-    words = []
-    for place, value in enumerate(ink):
-        (row, column), grey = divmod(place, SIDE), paper(value)
-        words.append(f'<span role="gridcell" id="tlm-{name}-{row}{column}" aria-label="row {row + 1}, column {column + 1}: '
-                     f'ink {value} of {INKS}" style="background:rgb({grey},{grey},{grey})"></span>')
-    return "".join('<div role="row">' + "".join(words[start:start + SIDE]) + "</div>\n" for start in range(0, CELLS, SIDE))
 
 
 def _logits(data: Data, shown: Shown) -> str:

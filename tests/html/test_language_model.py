@@ -270,6 +270,7 @@ def test_norms_fade_in_the_page_as_in_python(fades):
 def motion(browser, wish):
     """The reader's system asks for this: "reduce", or "no-preference"."""
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-reduced-motion", "value": wish}]})
+    browser.execute_async_script(AFTER_FRAMES, 3)  # a page hears of it with its next frame
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import book_files  # noqa: E402
 
 FOLDER = "_static/gallery"
-WIDTH, QUALITY = 320, 40                   # of a small copy, in pixels and as WebP counts
+WIDTH, QUALITY = 280, 36                   # of a small copy, in pixels and as WebP counts
 HEADING = re.compile(r"^(#{1,6}) +(.*?) *$", re.MULTILINE)
 FENCED = re.compile(r"^(```|~~~|:::).*?^\1", re.MULTILINE | re.DOTALL)
 

@@ -6,7 +6,7 @@ try:
     from tensorlm.notebook import figures, path_figure, tensor_networks
     from tensorlm.notebook.checks import check
     from tensorlm.notebook.session import record, setup
-    from tensorlm.notebook.widgets import digit_pad, language_model, live, sliders, smoothed_landscape, stacked_parts, steered_tokens
+    from tensorlm.notebook.widgets import digit_pad, language_model, live, sliders, stacked_parts, steered_tokens
 except ImportError as error:  # a package is missing or broken: `preflight` still answers, and says which
     cause = error
 
@@ -15,5 +15,5 @@ except ImportError as error:  # a package is missing or broken: `preflight` stil
             raise AttributeError(name)
         raise ImportError(f"{cause}; `from tensorlm.notebook import preflight; preflight()` says what mends it") from cause
 
-__all__ = ["check", "digit_pad", "figures", "language_model", "live", "path_figure", "preflight", "record", "setup", "sliders", "smoothed_landscape",
+__all__ = ["check", "digit_pad", "figures", "language_model", "live", "path_figure", "preflight", "record", "setup", "sliders",
            "stacked_parts", "steered_tokens", "tensor_networks"]

@@ -9,14 +9,14 @@ import re
 import pytest
 import widget_pages
 
-from tensorlm.notebook import smoothed_landscape
-from tensorlm.notebook.widgets import page
+from tensorlm.notebook import sliders
+from tensorlm.notebook.widgets import page, smoothed_landscape
 
 MARKER = "data-tlm-landscape"
 
 
 def made_here() -> page.Widget:
-    return smoothed_landscape.landscape("made-here", dimensions=(6, 20), codimensions=(1, 3, 6), start=0.1)
+    return sliders.landscape("made-here", dimensions=(6, 20), codimensions=(1, 3, 6), start=0.1)
 
 
 def state(root) -> dict:

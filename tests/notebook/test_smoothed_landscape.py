@@ -8,10 +8,11 @@ import torch
 from bs4 import BeautifulSoup
 
 from tensorlm.evolution import hill_and_hack
-from tensorlm.notebook import smoothed_landscape
+from tensorlm.notebook import sliders
+from tensorlm.notebook.widgets import smoothed_landscape
 from tensorlm.notebook.widgets.page import precise, rounded
 
-WIDGET = smoothed_landscape.landscape("hills", title="A hill & a hack")
+WIDGET = sliders.landscape("hills", title="A hill & a hack")
 CASES = [(sigma, n, k) for sigma in (0.0, 0.1, 0.3, 0.7, 1.5) for n in (0, 1) for k in range(4)]
 
 
@@ -69,11 +70,11 @@ def test_controls_are_labelled_and_native():
 
 
 @pytest.mark.parametrize("build, words", [
-    (lambda: smoothed_landscape.landscape("Bad"), "name"),
-    (lambda: smoothed_landscape.landscape("n", codimensions=()), "codimensions must be 1 to 8 whole numbers"),
-    (lambda: smoothed_landscape.landscape("n", dimensions=(4,)), "dimensions must be a whole number from 8"),
-    (lambda: smoothed_landscape.landscape("n", width=0.0), "width must be"),
-    (lambda: smoothed_landscape.landscape("n", start=0.31), "start of sigma"),
+    (lambda: sliders.landscape("Bad"), "name"),
+    (lambda: sliders.landscape("n", codimensions=()), "codimensions must be 1 to 8 whole numbers"),
+    (lambda: sliders.landscape("n", dimensions=(4,)), "dimensions must be a whole number from 8"),
+    (lambda: sliders.landscape("n", width=0.0), "width must be"),
+    (lambda: sliders.landscape("n", start=0.31), "start of sigma"),
     (lambda: WIDGET.evaluate(-1.0, [0, 0]), "sigma must be"),
     (lambda: WIDGET.evaluate(1.0, [0, 4]), "chosen"),
 ])

@@ -17,21 +17,23 @@ def weight_of_a_hit(answer):
         got, expected = float(answer(n)), (n - 1) ** 0.5
         assert abs(got - n**0.5) > 1e-9, f"For {n} samples got {got:.4f}: the mean has the hit in it, too."
         assert abs(got - (n - 1)) > 1e-9 or n == 2, f"For {n} samples got {got:.4f}: this is the distance to the mean, not yet divided."
-        assert abs(got - expected) < 1e-9, (f"For {n} samples got {got:.4f}, expected {expected:.4f}. Take rewards 0, ..., 0, 1: the mean is "
-                                           "1/n. What is the deviation?")
+        hint = "Take rewards 0, ..., 0, 1: the mean is 1/n. What is the deviation?"
+        assert abs(got - expected) < 1e-9, f"For {n} samples got {got:.4f}, expected {expected:.4f}. {hint}"
 
 
 _left = lambda height, width, sigma, k: height * (1 + sigma**2 / width**2) ** (-k / 2)
 
 
 @exercise("13.2", "What is left of a spike",
-          lambda height, width, sigma, k: _left(height, width, sigma, 2 * k), lambda height, width, sigma, k: _left(height, width, sigma, 1),
-          lambda height, width, sigma, k: height * (1 + sigma / width) ** (-k), lambda height, width, sigma, k: _left(height, sigma, width, k))
+          lambda height, width, sigma, k: _left(height, width, sigma, 2 * k),
+          lambda height, width, sigma, k: _left(height, width, sigma, 1),
+          lambda height, width, sigma, k: height * (1 + sigma / width) ** (-k),
+          lambda height, width, sigma, k: _left(height, sigma, width, k))
 def spike(answer):
     for given in ((100.0, 0.05, 0.3, 2), (10.0, 0.2, 0.1, 3), (1.0, 2.0, 0.5, 8)):
         got, expected = float(answer(*given)), _left(*given)
         near = lambda wrong: abs(got - wrong) < 1e-9 * abs(wrong)
-        assert not near(_left(*given[:3], 2 * given[3])), "Each direction divides by the ratio of widths, not by the ratio of their squares."
+        assert not near(_left(*given[:3], 2 * given[3])), "Each direction divides by the ratio of widths, not of their squares."
         assert not near(_left(*given[:3], 1)), "This is one direction: all k of them take their share."
         assert near(expected), f"For height, width, sigma, k = {given} got {got:.5f}, expected {expected:.5f}: widths add up in squares."
 

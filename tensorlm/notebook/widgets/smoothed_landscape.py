@@ -101,16 +101,18 @@ def html(widget: Widget) -> str:
 
 def _picture(data: Data) -> str:
     sigma, chosen = data["inputs"][0]["start"], [0, 0]
-    plot, end = Plot(data["low"], data["high"], "distance from the hill's top", data["bottom"], data["top"]), evaluate(data, sigma, chosen)["end"]
+    plot = Plot(data["low"], data["high"], "distance from the hill's top", data["bottom"], data["top"])
+    end = evaluate(data, sigma, chosen)["end"]
     parts = [plot.axes(heights=[])]
     for power in range(math.ceil(data["bottom"]), math.floor(data["top"]) + 1, 2):
         y = plot.y(power)
-        parts += [page.LINE.format(page.LEFT, y, page.RIGHT, y, "#dddddd"), page.TEXT.format(page.LEFT - 4, y + 4, "end", f"{10.0**power:.4g}")]
+        parts.append(page.LINE.format(page.LEFT, y, page.RIGHT, y, "#dddddd"))
+        parts.append(page.TEXT.format(page.LEFT - 4, y + 4, "end", f"{10.0**power:.4g}"))
     for key, spread, colour, dash in (("reward", 0.0, palette["orange"], page.DASHES[1]), ("seen", sigma, palette["blue"], "")):
         parts.append(f'<path data-curve="{key}" d="{plot.path(_curve(data, spread, chosen))}" {page.STROKE.format(colour, 2.5, dash)}/>')
     height = max(data["bottom"], math.log10(_height(_bumps(data, sigma, chosen), end)))
     parts.append(plot.dot("end", end, height, palette["black"], 5))
-    return page.PICTURE.format("Curves over the line from the honest hill to the hack: the reward, and the reward smoothed by σ", "".join(parts))
+    return page.PICTURE.format("Curves from the honest hill to the hack: the reward, and the reward smoothed by σ", "".join(parts))
 
 
 def _numbers(data: Data) -> str:
@@ -131,4 +133,5 @@ def _samples(data: Data) -> str:
     rows = [[words, f"{sigma:.4g}", *(_words(key, shown[key]) for key, _ in ROWS), shown["where"]]
             for option, words in enumerate(narrow["options"]) for sigma in np.linspace(first["low"], first["high"], 6)
             for shown in [evaluate(data, float(sigma), [0, option])]]
-    return page.samples(f", {directions['label']}: {directions['options'][0]}", [narrow["label"], "σ", *(key for key, _ in ROWS), "where"], rows)
+    heads = [narrow["label"], "σ", *(key for key, _ in ROWS), "where"]
+    return page.samples(f", {directions['label']}: {directions['options'][0]}", heads, rows)

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "img" / "concept_map.svg"
-WIDTH, ROW, BOX, HEIGHT, TOP = 520, 104, (240, 62), 704, 8
+WIDTH, ROW, BOX, HEIGHT, TOP = 520, 104, (240, 62), 808, 8
 COLUMNS = {"left": 128, "middle": 260, "right": 392}
 INK, LINE, FILL, EDGE = "#1a1a1a", "#5a6572", "#eaf1f8", "#12355b"
 
@@ -39,12 +39,15 @@ IDEAS = {
     "vector": Idea(5, "left", ("A vector is added: cross", "term and self term"), "02, 09"),
     "weights": Idea(5, "right", ("What the weights", "alone can say"), "09, 12"),
     "answer": Idea(6, "middle", ("The answer at every strength,", "and where it turns over"), "10"),
+    "data": Idea(7, "left", ("Which example did it?", "Leave it out"), "11"),
+    "reward": Idea(7, "right", ("A reward is a landscape:", "noise smooths it"), "13"),
 }
 ARROWS = (
     ("layer", "table", "written out"), ("layer", "degree", "scaled"), ("table", "tree", "put together"), ("degree", "attention", "counted"),
     ("tree", "norm", "what is in the way?"), ("attention", "training", "in a model"), ("norm", "model", "folded away"),
     ("training", "model", "at a small price"), ("model", "vector", "steered"), ("model", "weights", "read"),
     ("vector", "answer", "solved"), ("weights", "answer", "with the text"),
+    ("answer", "data", "learned from"), ("answer", "reward", "paid for"),
 )
 
 

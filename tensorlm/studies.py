@@ -66,7 +66,8 @@ def rounded(value: Any) -> Any:
 def run_study(study: Study, folder: str | Path, release: bool = False, progress: bool = True) -> list[Row]:
     """Run what is missing of `study` in `folder` and write its table there, with `release` into the package too.
 
-    A finished run is one file and is never run again. Raises ValueError where `folder` holds a run with other settings.
+    A finished run is one file and is never run again; NaN is an empty cell of the table. Raises ValueError where `folder` holds a run
+    with other settings.
 
     >>> import tempfile
     >>> square = Study("square", "How large?", ("x", "y"), lambda seed, x: [dict(x=x, y=x * x + seed)],
@@ -76,7 +77,7 @@ def run_study(study: Study, folder: str | Path, release: bool = False, progress:
     """
     runs = [(arm, seed) for arm in study.arms for seed in study.seeds]
     records = [finished(study, Path(folder), arm, seed) for arm, seed in tqdm(runs, disable=None if progress else True)]
-    rows = [row for record in records for row in record["rows"]]
+    rows = [{name: None if value != value else value for name, value in row.items()} for record in records for row in record["rows"]]
     environments = [json.loads(text) for text in dict.fromkeys(json.dumps(record["environment"]) for record in records)]
     for place in [Path(folder)] + [RELEASED] * release:
         write_csv(place / f"{study.name}.csv", ("arm", "seed", *study.columns), rows)

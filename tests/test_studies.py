@@ -33,6 +33,12 @@ def test_the_table_has_arms_seeds_and_six_digits(study, tmp_path):
     assert record["study"] == study.declaration() and record["environments"][0]["threads"]
 
 
+def test_what_is_no_number_is_an_empty_cell(study, tmp_path):
+    lost = dataclasses.replace(study, run=lambda seed, x: [dict(exponent=x, value=float("nan") if seed else 1.5)])
+    assert [row["value"] for row in run_study(lost, tmp_path, progress=False)] == [1.5, None, 1.5, None]
+    assert (tmp_path / "powers.csv").read_text().splitlines()[1:3] == ["two,0,2,1.5", "two,1,2,"]
+
+
 def test_a_study_that_was_killed_goes_on_and_runs_nothing_twice(study, tmp_path):
     killed = dataclasses.replace(study, arms={"two": {"x": 2}, "three": {"x": 3, "stop": True}})
     with pytest.raises(KeyboardInterrupt):

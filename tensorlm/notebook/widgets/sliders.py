@@ -12,6 +12,7 @@ from tensorlm.checks import as_array, require, require_interval, require_number,
 from tensorlm.notebook.figures import palette
 from tensorlm.notebook.widgets import page
 from tensorlm.notebook.widgets.page import Data, Plot, Widget
+from tensorlm.notebook.widgets.smoothed_landscape import landscape as landscape
 
 SUMS = {"f": "f(ax)", "a2f": "a² f(x)"}
 POINTS = 121

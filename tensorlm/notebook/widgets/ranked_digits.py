@@ -8,7 +8,7 @@ import numpy as np
 
 from tensorlm.checks import as_array, require, require_whole
 from tensorlm.notebook.widgets import page
-from tensorlm.notebook.widgets.digit_pad import CELLS, INKS, bitmap, paper
+from tensorlm.notebook.widgets.drawing import CELLS, INKS, bitmap, paper
 from tensorlm.notebook.widgets.page import Data, Widget
 
 SHADES = "0123456789abcdefg"  # ink 0 .. 16, a letter each

@@ -88,7 +88,7 @@ def _edge(k: int, step: float = 0.001) -> float:
     return step * next(i for i in range(1, 5000) if _leaves(i * step, k))
 
 
-@exercise("13.5", "Open: the largest safe sigma",
+@exercise("13.5", "Open: the smallest unsafe sigma",
           lambda k: NARROW, lambda k: 0.1, lambda k: FAR / 2, lambda k: _edge(k) * 1.2)
 def safe_sigma(answer):
     for k in (1, 2, 4):

@@ -1,5 +1,6 @@
 """Ranked results as small tables: rows to compute with, aligned to read; and the names of tokens in them."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,12 +11,14 @@ from tensorlm.checks import require, require_whole
 from tensorlm.ties import by_size, by_value
 
 TIE = 1e-9  # a share of the largest number, by which those in a table may differ and be equal
+NUMBER = re.compile(r"[-+−±]?\d[\d,]*(\.\d+)? ?[%*×]?|-?inf|nan|–|")
+MINUS = re.compile(r"(?<![\w.,)])-(?=\.?\d)")  # a hyphen before a number, where nothing goes before
 Names = Sequence[str] | Callable[[int], str] | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; `print` shows them aligned, a notebook as an HTML table with `caption` over it.
+    """Columns and rows; `print` shows them aligned, a notebook as an HTML table with `caption` over it; columns of numbers to the right.
 
     >>> print(Table(("token", "push"), (("are", 1.234567), ("is", -20.0))))
     token    push
@@ -37,13 +40,13 @@ class Table:
         return self.rows[index]
 
     def _written(self) -> tuple[list, list[bool]]:
-        """The rows as texts below their heads, and whether each column is one of numbers."""
+        """The rows as texts below their heads, and whether each column is one of numbers, written out or not."""
         lines = [self.columns, *([f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in self.rows)]
-        return lines, [all(isinstance(row[index], float | int) for row in self.rows) for index in range(len(self.columns))]
+        return lines, [all(NUMBER.fullmatch(cell) for cell in column) for column in zip(*lines[1:], strict=True)] or [False] * len(lines[0])
 
     def _repr_html_(self) -> str:
         (heads, *lines), numeric = self._written()
-        row = lambda tag, cells: "".join(f'<{tag} style="text-align:{"right" if number else "left"}">{escape(cell)}</{tag}>'
+        row = lambda tag, cells: "".join(f'<{tag} style="text-align:{"right" if number else "left"}">{escape(MINUS.sub("−", cell))}</{tag}>'
                                          for cell, number in zip(cells, numeric))
         body = "\n".join(f"<tr>{row('td', line)}</tr>" for line in lines)
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""

@@ -34,7 +34,8 @@ def style() -> None:
     plt.rcParams.update({
         "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "savefig.transparent": False,
         "figure.figsize": (6.4, 3.4), "figure.dpi": 130, "figure.constrained_layout.use": True,
-        "font.size": 10, "axes.titlesize": 11, "legend.frameon": False, "lines.linewidth": 1.8,
+        "font.size": 10, "axes.titlesize": 11, "lines.linewidth": 1.8,
+        "legend.frameon": True, "legend.framealpha": 0.9, "legend.edgecolor": "none",
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
         "axes.axisbelow": True, "image.cmap": "viridis", "svg.hashsalt": "tensorlm",
         "axes.prop_cycle": cycler(color=list(palette.values())) + cycler(linestyle=dashes),

@@ -91,10 +91,5 @@ def test_loads_every_example(widgets):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_fits_a_phone_and_is_legible_in_both_themes(browser, widgets, theme):
-    with widget_pages.phone(browser, theme) as wear:
-        for root, _ in widgets():
-            wear()
-            widget_pages.require_fit(browser, [root])
-            widget_pages.require_targets(root, "button")
-            words = ".tlm-title, .tlm-logits tr:not([data-chosen]) th, .tlm-logits tr:not([data-chosen]) .tlm-number, .tlm-three p"
-            widget_pages.require_dark_on(root, words, ("255, 255, 255",))
+    words = ".tlm-title, .tlm-logits tr:not([data-chosen]) th, .tlm-logits tr:not([data-chosen]) .tlm-number, .tlm-three p"
+    widget_pages.require_a_phone(widgets, browser, theme, words, "button", ("255, 255, 255",))

@@ -83,16 +83,9 @@ def test_shows_what_python_computes_by_keyboard(widgets):
 
 
 def test_fetches_nothing(widgets, browser):
-    for _ in widgets():
-        asked = widget_pages.fetched(browser)
-        assert asked and not widget_pages.from_afar(asked)
+    widget_pages.require_nothing_fetched(widgets, browser)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_fits_a_phone_and_is_legible_in_both_themes(widgets, browser, theme):
-    with widget_pages.phone(browser, theme) as wear:
-        for root, _ in widgets():
-            wear()
-            widget_pages.require_fit(browser, [root, *root.find_elements("css selector", ":scope > .tlm-scroll")])
-            words = ".tlm-title, th[scope=row], .tlm-number, label, select"
-            widget_pages.require_dark_on(root, words, ("255, 255, 255", "244, 244, 244"))
+    widget_pages.require_a_phone(widgets, browser, theme, ".tlm-title, th[scope=row], .tlm-number, label, select", "select, input")

@@ -70,3 +70,20 @@ def require_targets(root, selector: str) -> None:
 def require_dark_on(root, selector: str, grounds: tuple[str, ...]) -> None:
     """All text is near black, on one of these grounds, in every theme."""
     assert set(root.parent.execute_script(LOOKS, root, selector)) <= {f"rgb(26, 26, 26) on rgb({ground})" for ground in grounds}
+
+
+def require_nothing_fetched(widgets, browser) -> None:
+    """A page with a widget asks for files alone."""
+    for _ in widgets():
+        asked = fetched(browser)
+        assert asked and not from_afar(asked)
+
+
+def require_a_phone(widgets, browser, theme: str, words: str, targets: str, grounds: tuple[str, ...] = ("255, 255, 255", "244, 244, 244")):
+    """On a phone in this theme each widget fits, with what scrolls in it; its targets are large, its words legible."""
+    with phone(browser, theme) as wear:
+        for root, _ in widgets():
+            wear()
+            require_fit(browser, [root, *root.find_elements("css selector", ":scope > .tlm-scroll")])
+            require_targets(root, targets)
+            require_dark_on(root, words, grounds)

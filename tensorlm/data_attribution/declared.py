@@ -223,6 +223,26 @@ def ridge(seed: int, features: int, penalty: float, kept: tuple[float, ...] = KE
     return rows
 
 
+def mislabelled(seed: int, count: int = 20, total: int = 600) -> list[Row]:
+    """Of `count` wrong labels among `total` digits: how many are among the first `count` by each way of looking at a digit itself.
+
+    By the largest loss, or by what leaving a digit out takes from its own margin: measured, or by influence function or gradient dot.
+    """
+    data = centred_digits(total)
+    wrong = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
+    labels = data.y.clone()
+    labels[wrong] = (labels[wrong] + 1 + torch.arange(count) % 9) % 10
+    own = Examples(data.x, labels, data.x, labels)
+    model = train_bank(own.x, own.y, torch.ones(1, total), RECIPE, seed)
+    suspicion = {"largest loss": outcomes(model, own.x, own.y, "loss")[0],
+                 "leave-one-out": -leave_one_out(own, RECIPE, seed).effects("margin").diagonal(),
+                 "influence function": -influence(model, own, RECIPE, damping=0.001).diagonal(),
+                 "gradient dot": -tracin(model, [1.0], own, RECIPE).diagonal(),
+                 "chance": torch.rand(total, generator=torch.Generator().manual_seed(seed + 1000))}
+    return [dict(method=name, trainings=total + 1 if name == "leave-one-out" else int(name != "chance"),
+                 found=int(torch.isin(values.argsort(descending=True)[:count], wrong).sum())) for name, values in suspicion.items()]
+
+
 # Two models of more than one moment: modular addition that groks, and a language model on few documents
 
 def grokking(seed: int, wrong: int = 0, pairs_left_out: int = 240) -> list[Row]:
@@ -307,6 +327,8 @@ STUDIES = {study.name: study for study in (
     Study("loo_grokking", "Which pair decides when a model groks?", ("left_out", "step", "error", "end", "tracin", "wrong"),
           grokking, {"clean": {}, "12 wrong sums": dict(wrong=12, pairs_left_out=160)}, (0, 1, 2),
           check=("clean", 0, dict(pairs_left_out=3)), keys=("left_out",), tolerance=0.1),
+    Study("loo_mislabelled", "Who finds wrong labels?", ("method", "trainings", "found"), mislabelled, {"20 of 600": {}}, (0, 1, 2),
+          check=("20 of 600", 0, {}), keys=("method",)),
     Study("loo_documents", "Which document taught which rule?",
           ("left_out", *(f"{what}_{rule}" for what in ("kl", "used") for rule in JUDGED_RULES)),
           documents_left_out, {"rate falls to zero": {}, "constant rate": dict(schedule="constant")}, (0, 1, 2),

@@ -1,4 +1,4 @@
-"""Exercises of chapter 11: runs needed, leave-one-out residuals, pairing, an LDS by hand, mislabelled digits."""
+"""Exercises of chapter 11: runs needed, leave-one-out residuals, pairing, an LDS with its interval, mislabelled digits."""
 
 import torch
 
@@ -45,22 +45,41 @@ def paired_effects(answer):
             "(without - full), divided by the root of the number of seeds.")
 
 
-@exercise("11.4", "An LDS by hand",
-          lambda scores, kept, outcome: torch.corrcoef(torch.stack([(~kept).double() @ scores, outcome]))[0, 1],
-          lambda scores, kept, outcome: torch.corrcoef(torch.stack([v.argsort().argsort().double()
-                                                                    for v in (kept.double() @ scores, outcome)]))[0, 1])
-def lds_of_one(answer):
-    scores = random(30, seed=114)
-    kept = torch.rand(40, 30, generator=torch.Generator().manual_seed(115)) < 0.5
+def ranked(values):
+    return values.argsort().argsort().double()
+
+
+def spearman(one, other):
+    return torch.corrcoef(torch.stack([ranked(one), ranked(other)]))[0, 1]
+
+
+def ends(predicted, outcome, drawn, low: float = 0.025):
+    """Quantiles of the rank correlations of subsets drawn again."""
+    again = torch.stack([spearman(predicted[rows], outcome[rows]) for rows in drawn])
+    return [again.quantile(share) for share in (low, 1 - low)]
+
+
+@exercise("11.4", "An LDS with its interval",
+          lambda scores, kept, outcome, drawn: (torch.corrcoef(torch.stack([(~kept).double() @ scores, outcome]))[0, 1],
+                                                *ends((~kept).double() @ scores, outcome, drawn)),
+          lambda scores, kept, outcome, drawn: (spearman(kept.double() @ scores, outcome), *ends(kept.double() @ scores, outcome, drawn)),
+          lambda scores, kept, outcome, drawn: (spearman((~kept).double() @ scores, outcome),
+                                                *ends((~kept).double() @ scores, outcome, drawn, 0.0)))
+def lds_with_interval(answer):
+    scores, seeds = random(30, seed=114), [torch.Generator().manual_seed(seed) for seed in (115, 117)]
+    kept, drawn = torch.rand(60, 30, generator=seeds[0]) < 0.5, torch.randint(60, (400, 60), generator=seeds[1])
     predicted = (~kept).double() @ scores
-    outcome = predicted.exp() + 0.5 * random(40, seed=116)
-    ranks = [values.argsort().argsort().double() for values in (predicted, outcome)]
-    expected = torch.corrcoef(torch.stack(ranks))[0, 1]
-    got = torch.as_tensor(answer(scores, kept, outcome)).double()
-    near_minus = abs(float(got + expected)) < 1e-6 and abs(float(expected)) > 1e-3
-    assert not near_minus, "The sign is turned over: scores predict what a removal does, so sum them over what is not kept."
-    compare(got, expected, f"got {float(got):.4f}, expected {float(expected):.4f}: is it the correlation of the ranks, and not "
-            "of the values?")
+    outcome = predicted.exp() + 0.5 * random(60, seed=116)
+    expected = spearman(predicted, outcome)
+    found = answer(scores, kept, outcome, drawn)
+    assert isinstance(found, tuple) and len(found) == 3, "Return three numbers: the LDS and both ends of its interval."
+    got, *found = (float(value) for value in found)
+    assert abs(got + expected) > 1e-6, "The sign is turned over: scores predict what a removal does, so sum them over what is not kept."
+    compare(torch.tensor(got, dtype=torch.float64), expected, f"got {got:.4f}, expected {float(expected):.4f}: "
+            "is it the correlation of the ranks, and not of the values?")
+    for one, other in zip(found, ends(predicted, outcome, drawn)):
+        assert abs(one - other) < 0.02, (f"An end of the interval is {one:.3f}, expected about {float(other):.3f}: the 2.5 and 97.5 % "
+                                         "quantiles of the LDS of each row of `drawn`, ranked anew.")
 
 
 def planted(seed: int = 0):

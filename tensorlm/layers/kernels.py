@@ -1,18 +1,24 @@
 """Polynomial attention as one fused kernel for a GPU: no array of time x time numbers, forward or backward.
 
-    z_i = sum_{j <= i} w_ij s_ij v_j,    w_ij = exp(-m (i - j)) (1 + t[i - j]) r_i,    s_ij = (q1_i . k1_j)(q2_i . k2_j) or (q_i . k_j)^2
+    z_i = sum_{j <= i} w_ij s_ij v_j,    w_ij = u[i - j] r_i,    s_ij = (q1_i . k1_j)(q2_i . k2_j) or (q_i . k_j)^2,
+
+with u[n] = exp(-m n), or any weights of the ages n where a table is learned.
 
 Tiles of scores are formed in fast memory and summed up at once. There is no softmax: rows need no running maximum and no
 division by a sum, so that a tile of the sum can be added in any order, and the backward pass needs nothing but the arguments.
 With a = q1 . k1, b = q2 . k2 and g the gradient of z, tile by tile:
 
     p = w a b,   dp_ij = g_i . v_j,   dv_j = sum_i p_ij g_i,   dq1_i = sum_j (w b dp)_ij k1_j,   dk1_j = sum_i (w b dp)_ij q1_i,
-    dq2, dk2 with a and b exchanged; one branch: 2 w a dp;   dt[n] = sum over pairs of age n of exp(-m n) r_i a b dp.
+    dq2, dk2 with a and b exchanged; one branch: 2 w a dp;   du[n] = sum over pairs of age n of r_i a b dp.
 
+A program holds some rows (queries, or keys) and meets the others tile by tile. Of tiles wholly before or after what it holds, an
+edge between the two splits exp(-m (i - j)) into a factor of i and one of j, so that no pair needs an exponential of its own.
 Where exp(-m n) is 0 in float32 (m n > 104) tiles are left out, so that a head that fades fast costs little. Sums are float32.
 Written in Triton (Tillet, Kung, Cox, MAPL 2019); tiles in fast memory as in FlashAttention (arXiv 2205.14135). On a CPU it runs in
 Triton's interpreter (TRITON_INTERPRET=1, set before this module is imported), for tests.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -20,6 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 FADED = 104.0  # exp(-104) is 0 in float32
+BEYOND = 128  # ages that the last held rows may ask for beyond the sequence, at most
 MIN_DOT = 16  # the smallest side of a tile that the matrix units take
 TILE_BYTES = 8192  # of one tile of queries, keys or values, at most: five of them and their gradients fit where a block has 99 KiB
 SMALL_TILE_BYTES = 4096  # before compute capability 8.0, where a block has 64 KiB
@@ -27,54 +34,52 @@ SMALL_TILE_BYTES = 4096  # before compute capability 8.0, where a block has 64 K
 
 @torch.library.custom_op("tensorlm::fused_attention", mutates_args=())
 def fused_attention(queries: list[Tensor], keys: list[Tensor], values: Tensor, slopes: Tensor, row_scale: Tensor,
-                    table: Tensor | None) -> Tensor:
+                    ages: Tensor | None) -> Tensor:
     """z (batch, heads, time, value_dim), from one or two queries and keys (batch, heads, time, head_dim).
 
-    slopes (heads,), row_scale (heads, time) and table (heads, window) or None are those of a `Pattern`, in float32.
-    Gradients reach queries, keys, values and table, once. An operator of its own, so that `torch.compile` takes it as it is.
+    slopes (heads,), row_scale (heads, time) and ages (heads, time + BEYOND), or None for exp(-m n), are those of a `Pattern`, in
+    float32; ages must be 0 where exp(-m n) is. Gradients reach queries, keys, values and ages, once. An operator of its own, so
+    that `torch.compile` takes it as it is.
     """
-    call = _Call(queries, keys, values, slopes, row_scale, table)
+    call = _Call(queries, keys, values, slopes, row_scale, ages)
     z = torch.empty(values.shape, dtype=values.dtype, device=values.device)
-    _forward[call.grid](*call.inputs, z, *call.sizes, **call.constants)
+    call.start(_forward, z)
     return z
 
 
 @torch.library.custom_op("tensorlm::fused_attention_backward", mutates_args=())
 def _gradients(gradient: Tensor, queries: list[Tensor], keys: list[Tensor], values: Tensor, slopes: Tensor, row_scale: Tensor,
-               table: Tensor | None) -> list[Tensor]:
-    made = _empty_gradients(gradient, queries, keys, values, slopes, row_scale, table)
-    call, gradient = _Call(queries, keys, values, slopes, row_scale, table), gradient.contiguous()
-    count, side = len(queries), call.constants["ROWS"]
-    of_queries, of_keys, of_values = made[:count], made[count : 2 * count], made[2 * count]
-    of_table = None if table is None else made[-1].zero_()
-    scratch = None if table is None else table.new_empty(call.grid[0] * call.grid[1], side, side)
-    _backward_queries[call.grid](*call.inputs, gradient, of_queries[0], of_queries[-1], of_table, scratch, *call.sizes, **call.constants)
-    _backward_keys[call.grid](*call.inputs, gradient, of_keys[0], of_keys[-1], of_values, *call.sizes, **call.constants)
+               ages: Tensor | None) -> list[Tensor]:
+    made = _empty_gradients(gradient, queries, keys, values, slopes, row_scale, ages)
+    call, gradient, count = _Call(queries, keys, values, slopes, row_scale, ages), gradient.contiguous(), len(queries)
+    of_ages = None if ages is None else made[-1].zero_()
+    call.start(_backward, gradient, made[0], made[count - 1], None, of_ages, OF_KEYS=False)
+    call.start(_backward, gradient, made[count], made[2 * count - 1], made[2 * count], None, OF_KEYS=True)
     return made
 
 
 @fused_attention.register_fake
-def _empty(queries, keys, values, slopes, row_scale, table):
+def _empty(queries, keys, values, slopes, row_scale, ages):
     return torch.empty(values.shape, dtype=values.dtype, device=values.device)
 
 
 @_gradients.register_fake
-def _empty_gradients(gradient, queries, keys, values, slopes, row_scale, table):
-    inputs = [*queries, *keys, values] + ([] if table is None else [table])
+def _empty_gradients(gradient, queries, keys, values, slopes, row_scale, ages):
+    inputs = [*queries, *keys, values] + ([] if ages is None else [ages])
     return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs]
 
 
 def _save(ctx, inputs, output):
-    queries, keys, values, slopes, row_scale, table = inputs
+    queries, keys, values, slopes, row_scale, ages = inputs
     ctx.count = len(queries)
-    ctx.save_for_backward(values, slopes, row_scale, table, *queries, *keys)
+    ctx.save_for_backward(values, slopes, row_scale, ages, *queries, *keys)
 
 
 def _differentiate(ctx, gradient):
-    values, slopes, row_scale, table, *branches = ctx.saved_tensors
+    values, slopes, row_scale, ages, *branches = ctx.saved_tensors
     count = ctx.count
-    found = _gradients(gradient, branches[:count], branches[count:], values, slopes, row_scale, table)
-    return found[:count], found[count : 2 * count], found[2 * count], None, None, None if table is None else found[-1]
+    found = _gradients(gradient, branches[:count], branches[count:], values, slopes, row_scale, ages)
+    return found[:count], found[count : 2 * count], found[2 * count], None, None, None if ages is None else found[-1]
 
 
 fused_attention.register_autograd(_differentiate, setup_context=_save)
@@ -87,52 +92,71 @@ def _alike(tensors) -> list[Tensor]:
     return list(tensors) if alike else [tensor.contiguous() for tensor in tensors]
 
 
+class Tiles(NamedTuple):
+    """Rows that a program holds and rows that it meets at a time, a whole part of the first; its warps, and the tiles loaded ahead."""
+
+    held: int
+    met: int
+    warps: int = 4
+    stages: int = 2
+
+
+def choose_tiles(kernel: str, size: int, itemsize: int, learned: bool, capability: tuple[int, int] | None) -> Tiles:
+    """Tiles of "forward", "queries" or "keys" for heads of `size` numbers of `itemsize` bytes, on a card of this compute capability."""
+    room = SMALL_TILE_BYTES if capability is not None and capability < (8, 0) else TILE_BYTES
+    side = max(MIN_DOT, min(64, room // (size * itemsize)))
+    return Tiles(side, side)
+
+
 class _Call:
-    def __init__(self, queries, keys, values, slopes, row_scale, table):
+    def __init__(self, queries, keys, values, slopes, row_scale, ages):
         queries, keys, values = _alike(queries), _alike(keys), _alike([values])[0]
         batch, heads, time, head_dim = queries[0].shape
-        value_dim, widest = values.shape[-1], max(MIN_DOT, triton.next_power_of_2(max(head_dim, values.shape[-1])))
-        side = tile_rows(widest, values.element_size(), torch.cuda.get_device_capability(values.device) if values.is_cuda else None)
-        constants = (None if x is None else x.contiguous() for x in (slopes, row_scale, table))
+        self.time, self.places, value_dim, capability = time, batch * heads, values.shape[-1], None
+        widest = max(MIN_DOT, triton.next_power_of_2(max(head_dim, value_dim)))
+        if values.is_cuda:
+            capability = torch.cuda.get_device_capability(values.device)
+        self.about = widest, values.element_size(), ages is not None, capability
+        constants = (slopes.contiguous(), row_scale.contiguous(), None if ages is None else ages.to(values.dtype).contiguous())
         self.inputs = (queries[0], queries[-1], keys[0], keys[-1], values, *constants)
-        self.sizes = (*queries[0].stride()[:3], *keys[0].stride()[:3], *values.stride()[:3], heads, time,
-                      0 if table is None else table.shape[1])
+        self.sizes = (*queries[0].stride()[:3], *keys[0].stride()[:3], *values.stride()[:3], heads, time)
         exact = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"  # float32 rounded to 19 bits, or as it is
         exact = "interpreted" if triton.knobs.runtime.interpret else exact
         self.constants = dict(HEAD_DIM=head_dim, VALUE_DIM=value_dim, D=max(MIN_DOT, triton.next_power_of_2(head_dim)),
-                              V=max(MIN_DOT, triton.next_power_of_2(value_dim)), ROWS=side, TWO=len(queries) == 2,
-                              TABLE=table is not None, EXACT=exact, FADED_AT=FADED, num_warps=4, num_stages=2)
-        self.grid = (triton.cdiv(time, side), batch * heads)
+                              V=max(MIN_DOT, triton.next_power_of_2(value_dim)), TWO=len(queries) == 2, LEARNED=ages is not None,
+                              EXACT=exact, FADED_AT=FADED, BEYOND=BEYOND)
 
-
-def tile_rows(size: int, itemsize: int, capability: tuple[int, int] | None) -> int:
-    """Rows of a tile, for heads of `size` numbers of `itemsize` bytes, on a card of this compute capability."""
-    room = SMALL_TILE_BYTES if capability is not None and capability < (8, 0) else TILE_BYTES
-    return max(MIN_DOT, min(64, room // (size * itemsize)))
+    def start(self, kernel, *outputs, **choice):
+        name = {None: "forward", False: "queries", True: "keys"}[choice.get("OF_KEYS")]
+        tiles = choose_tiles(name, *self.about)
+        kernel[triton.cdiv(self.time, tiles.held), self.places](
+            *self.inputs, *outputs, *self.sizes, **self.constants, **choice, HELD=tiles.held, MET=tiles.met, num_warps=tiles.warps,
+            num_stages=tiles.stages)
 
 
 @triton.jit
-def _tile(pointer, rows, columns, stride, time, SIZE: tl.constexpr):
-    """Rows of a matrix (time, SIZE), zeros outside."""
-    inside = (rows[:, None] < time) & (columns[None, :] < SIZE)
+def _tile(pointer, rows, columns, stride, time, SIZE: tl.constexpr, WIDE: tl.constexpr):
+    """Rows of a matrix (time, SIZE), zeros outside; `columns` are 0 .. WIDE - 1."""
+    inside = rows[:, None] < time
+    if SIZE != WIDE:
+        inside = inside & (columns[None, :] < SIZE)
     return tl.load(pointer + rows[:, None] * stride + columns[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _pair(one, other, rows, columns, stride, time, SIZE: tl.constexpr, WIDE: tl.constexpr, TWO: tl.constexpr):
+    """The tiles of both branches; of one branch twice the same."""
+    first = _tile(one, rows, columns, stride, time, SIZE, WIDE)
+    second = first
+    if TWO:
+        second = _tile(other, rows, columns, stride, time, SIZE, WIDE)
+    return first, second
 
 
 @triton.jit
 def _store(pointer, values, rows, columns, time, SIZE: tl.constexpr):
     inside = (rows[:, None] < time) & (columns[None, :] < SIZE)
     tl.store(pointer + rows[:, None] * SIZE + columns[None, :], values.to(pointer.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _fading(ages, scale, slope):
-    """exp(-m n) r_i for ages n >= 0, else 0."""
-    return tl.where(ages >= 0, tl.exp(-slope * tl.maximum(ages, 0).to(tl.float32)) * scale[:, None], 0.0)
-
-
-@triton.jit
-def _one_plus(table, ages, window):
-    return 1.0 + tl.load(table + ages, mask=(ages >= 0) & (ages < window), other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -145,13 +169,57 @@ def _dot(x, y, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _scores(q1, q2, k1, k2, TWO: tl.constexpr, EXACT: tl.constexpr):
-    """a and b; for one branch both are q . k."""
-    a = _dot(q1, tl.trans(k1), EXACT)
+def _scores(held1, held2, met1, met2, TWO: tl.constexpr, EXACT: tl.constexpr):
+    """a and b, held by met; for one branch both are q . k."""
+    a = _dot(held1, tl.trans(met1), EXACT)
     b = a
     if TWO:
-        b = _dot(q2, tl.trans(k2), EXACT)
+        b = _dot(held2, tl.trans(met2), EXACT)
     return a, b
+
+
+@triton.jit
+def _ages(held, met, OF_KEYS: tl.constexpr):
+    """i - j for each pair of a held and a met row; keys are held, or queries."""
+    ages = held[:, None] - met[None, :]
+    if OF_KEYS:
+        ages = -ages
+    return ages
+
+
+@triton.jit
+def _fading(held, met, edge, slope, ages_of, LEARNED: tl.constexpr, OF_KEYS: tl.constexpr, APART: tl.constexpr):
+    """u[n] for ages n >= 0, else 0; of tiles apart from what is held, if nothing is learned, the factor of the met rows of exp(-m n)."""
+    if LEARNED:
+        ages = _ages(held, met, OF_KEYS)
+        if APART:
+            fading = tl.load(ages_of + ages).to(tl.float32)
+        else:
+            fading = tl.load(ages_of + ages, mask=ages >= 0, other=0.0).to(tl.float32)
+    elif APART:
+        fading = tl.exp(-slope * tl.abs(met - edge).to(tl.float32))[None, :]
+    else:
+        ages = _ages(held, met, OF_KEYS)
+        fading = tl.where(ages >= 0, tl.exp(-slope * tl.maximum(ages, 0).to(tl.float32)), 0.0)
+    return fading
+
+
+@triton.jit
+def _held_fading(held, edge, slope, LEARNED: tl.constexpr):
+    """The factor of the held rows of exp(-m n) in tiles apart; 1 where the ages are learned."""
+    fading = tl.full(held.shape, 1.0, tl.float32)
+    if not LEARNED:
+        fading = tl.exp(-slope * tl.abs(held - edge).to(tl.float32))
+    return fading
+
+
+@triton.jit
+def _of_head(ages, nothing, head, time, LEARNED: tl.constexpr, BEYOND: tl.constexpr):
+    """Where the ages of a head begin."""
+    place = nothing
+    if LEARNED:
+        place = ages + head * (time + BEYOND)
+    return place
 
 
 @triton.jit
@@ -161,135 +229,129 @@ def _reach(slope, time, FADED_AT: tl.constexpr):
 
 
 @triton.jit
-def _forward(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, LEARNED, OUT,
-             qb, qh, qt, kb, kh, kt, vb, vh, vt, heads, time, window,
-             HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, ROWS: tl.constexpr,
-             TWO: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr):
-    place = tl.program_id(1).to(tl.int64)
-    head = place % heads
-    batch = place // heads
-    start = tl.program_id(0) * ROWS
-    rows, d, v = start + tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, V)
-    slope, scale = tl.load(SLOPES + head), tl.load(SCALE + head * time + rows, mask=rows < time, other=0.0)
-    q1 = _tile(Q1 + batch * qb + head * qh, rows, d, qt, time, HEAD_DIM)
-    q2 = q1
-    if TWO:
-        q2 = _tile(Q2 + batch * qb + head * qh, rows, d, qt, time, HEAD_DIM)
-    total = tl.zeros([ROWS, V], tl.float32)
-    first = tl.maximum(start - _reach(slope, time, FADED_AT), 0) // ROWS * ROWS
-    for begin in range(first, start + ROWS, ROWS):
-        columns = begin + tl.arange(0, ROWS)
-        k1 = _tile(K1 + batch * kb + head * kh, columns, d, kt, time, HEAD_DIM)
-        k2 = k1
-        if TWO:
-            k2 = _tile(K2 + batch * kb + head * kh, columns, d, kt, time, HEAD_DIM)
-        values = _tile(VALUES + batch * vb + head * vh, columns, v, vt, time, VALUE_DIM)
+def _sum_values(total, first, last, rows, q1, q2, edge, slope, ages, K1, K2, VALUES, kt, vt, time,
+                HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, TWO: tl.constexpr,
+                LEARNED: tl.constexpr, EXACT: tl.constexpr, MET: tl.constexpr, APART: tl.constexpr):
+    """Add the keys and values of positions first .. last - 1 to the sums of held queries."""
+    d, v = tl.arange(0, D), tl.arange(0, V)
+    for begin in range(first, last, MET):
+        columns = begin + tl.arange(0, MET)
+        k1, k2 = _pair(K1, K2, columns, d, kt, time, HEAD_DIM, D, TWO)
+        values = _tile(VALUES, columns, v, vt, time, VALUE_DIM, V)
         a, b = _scores(q1, q2, k1, k2, TWO, EXACT)
-        ages = rows[:, None] - columns[None, :]
-        weights = _fading(ages, scale, slope)
-        if TABLE:
-            weights = weights * _one_plus(LEARNED + head * window, ages, window)
-        total += _dot((weights * a * b).to(values.dtype), values, EXACT)
-    _store(OUT + place * time * VALUE_DIM, total, rows, v, time, VALUE_DIM)
+        weights = a * b * _fading(rows, columns, edge, slope, ages, LEARNED, False, APART)
+        total += _dot(weights.to(values.dtype), values, EXACT)
+    return total
 
 
 @triton.jit
-def _backward_queries(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, LEARNED, GRADIENT, OF_Q1, OF_Q2, OF_TABLE, SCRATCH,
-                      qb, qh, qt, kb, kh, kt, vb, vh, vt, heads, time, window,
-                      HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, ROWS: tl.constexpr,
-                      TWO: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr):
+def _forward(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, AGES, OUT,
+             qb, qh, qt, kb, kh, kt, vb, vh, vt, heads, time,
+             HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, TWO: tl.constexpr,
+             LEARNED: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr, BEYOND: tl.constexpr, HELD: tl.constexpr, MET: tl.constexpr):
     place = tl.program_id(1).to(tl.int64)
-    head = place % heads
-    batch = place // heads
-    start = tl.program_id(0) * ROWS
-    side = tl.arange(0, ROWS)
-    rows, d, v = start + side, tl.arange(0, D), tl.arange(0, V)
-    slope, scale = tl.load(SLOPES + head), tl.load(SCALE + head * time + rows, mask=rows < time, other=0.0)
-    q1 = _tile(Q1 + batch * qb + head * qh, rows, d, qt, time, HEAD_DIM)
-    q2 = q1
-    if TWO:
-        q2 = _tile(Q2 + batch * qb + head * qh, rows, d, qt, time, HEAD_DIM)
-    gradient = _tile(GRADIENT + place * time * VALUE_DIM, rows, v, VALUE_DIM, time, VALUE_DIM)
-    of_q1, of_q2 = tl.zeros([ROWS, D], tl.float32), tl.zeros([ROWS, D], tl.float32)
-    first = tl.maximum(start - _reach(slope, time, FADED_AT), 0) // ROWS * ROWS
-    for begin in range(first, start + ROWS, ROWS):
-        columns = begin + tl.arange(0, ROWS)
-        k1 = _tile(K1 + batch * kb + head * kh, columns, d, kt, time, HEAD_DIM)
-        k2 = k1
+    head, batch = place % heads, place // heads
+    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * HELD  # the longest rows first
+    rows, slope = start + tl.arange(0, HELD), tl.load(SLOPES + head)
+    queries, keys, values = batch * qb + head * qh, batch * kb + head * kh, batch * vb + head * vh
+    q1, q2 = _pair(Q1 + queries, Q2 + queries, rows, tl.arange(0, D), qt, time, HEAD_DIM, D, TWO)
+    ages = _of_head(AGES, SLOPES, head, time, LEARNED, BEYOND)
+    first = tl.maximum(start - _reach(slope, time, FADED_AT), 0) // MET * MET
+    total = tl.zeros([HELD, V], tl.float32)
+    total = _sum_values(total, first, start, rows, q1, q2, start, slope, ages, K1 + keys, K2 + keys, VALUES + values,
+                        kt, vt, time, HEAD_DIM, VALUE_DIM, D, V, TWO, LEARNED, EXACT, MET, True)
+    total = total * _held_fading(rows, start, slope, LEARNED)[:, None]
+    total = _sum_values(total, start, start + HELD, rows, q1, q2, start, slope, ages, K1 + keys, K2 + keys, VALUES + values,
+                        kt, vt, time, HEAD_DIM, VALUE_DIM, D, V, TWO, LEARNED, EXACT, MET, False)
+    total = total * tl.load(SCALE + head * time + rows, mask=rows < time, other=0.0)[:, None]
+    _store(OUT + place * time * VALUE_DIM, total, rows, tl.arange(0, V), time, VALUE_DIM)
+
+
+@triton.jit
+def _sum_gradients(of_1, of_2, of_values, first, last, held, held1, held2, held3, edge, slope, ages, full, MET1, MET2, MET3, SCALE,
+                   OF_AGES, mt, m3t, time,
+                   HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, TWO: tl.constexpr,
+                   LEARNED: tl.constexpr, EXACT: tl.constexpr, HELD: tl.constexpr, MET: tl.constexpr, OF_KEYS: tl.constexpr,
+                   APART: tl.constexpr):
+    """Add what the rows first .. last - 1 give to the gradients of held rows; `full` are the factors that these take at the end."""
+    d, v = tl.arange(0, D), tl.arange(0, V)
+    for begin in range(first, last, MET):
+        met = begin + tl.arange(0, MET)
+        met1, met2 = _pair(MET1, MET2, met, d, mt, time, HEAD_DIM, D, TWO)
+        met3 = _tile(MET3, met, v, m3t, time, VALUE_DIM, V)
+        a, b = _scores(held1, held2, met1, met2, TWO, EXACT)
+        weights = _fading(held, met, edge, slope, ages, LEARNED, OF_KEYS, APART)
+        if OF_KEYS:
+            weights = weights * tl.load(SCALE + met, mask=met < time, other=0.0)[None, :]
+        changed = _dot(held3, tl.trans(met3), EXACT)
+        if LEARNED and not OF_KEYS:
+            _add_ages(OF_AGES, a * b * changed * full[:, None], edge - begin, HELD, MET)
+        if OF_KEYS:
+            of_values += _dot((weights * a * b).to(met3.dtype), met3, EXACT)
+        weights = weights * changed
         if TWO:
-            k2 = _tile(K2 + batch * kb + head * kh, columns, d, kt, time, HEAD_DIM)
-        values = _tile(VALUES + batch * vb + head * vh, columns, v, vt, time, VALUE_DIM)
-        a, b = _scores(q1, q2, k1, k2, TWO, EXACT)
-        ages = rows[:, None] - columns[None, :]
-        weights = _fading(ages, scale, slope) * _dot(gradient, tl.trans(values), EXACT)
-        if TABLE:
-            _add_ages(OF_TABLE + head * window, SCRATCH + (place * tl.num_programs(0) + tl.program_id(0)) * ROWS * ROWS,
-                      weights * a * b, start - begin, window, ROWS)
-            weights = weights * _one_plus(LEARNED + head * window, ages, window)
-        if TWO:
-            of_q1 += _dot((weights * b).to(k1.dtype), k1, EXACT)
-            of_q2 += _dot((weights * a).to(k1.dtype), k2, EXACT)
+            of_1 += _dot((weights * b).to(met1.dtype), met1, EXACT)
+            of_2 += _dot((weights * a).to(met1.dtype), met2, EXACT)
         else:
-            of_q1 += _dot((2.0 * weights * a).to(k1.dtype), k1, EXACT)
-    _store(OF_Q1 + place * time * HEAD_DIM, of_q1, rows, d, time, HEAD_DIM)
-    if TWO:
-        _store(OF_Q2 + place * time * HEAD_DIM, of_q2, rows, d, time, HEAD_DIM)
+            of_1 += _dot((2.0 * weights * a).to(met1.dtype), met1, EXACT)
+    return of_1, of_2, of_values
 
 
 @triton.jit
-def _add_ages(of_table, scratch, tile, offset, window, ROWS: tl.constexpr):
-    """Add the sums along the diagonals of a tile: entry (r, c) has age offset + r - c. The tile is read again skewed."""
-    side = tl.arange(0, ROWS)
-    tl.store(scratch + side[:, None] * ROWS + side[None, :], tile)
-    tl.debug_barrier()
-    diagonal = tl.arange(0, 2 * ROWS)  # age offset + diagonal - (ROWS - 1)
-    column = side[:, None] - diagonal[None, :] + (ROWS - 1)
-    skewed = tl.load(scratch + side[:, None] * ROWS + column, mask=(column >= 0) & (column < ROWS), other=0.0)
-    ages = offset + diagonal - (ROWS - 1)
-    tl.atomic_add(of_table + ages, tl.sum(skewed, 0), mask=(ages >= 0) & (ages < window), sem="relaxed")
-    tl.debug_barrier()
+def _add_ages(of_ages, tile, offset, HELD: tl.constexpr, MET: tl.constexpr):
+    """Add the sums along the diagonals of a tile (HELD, MET): entry (r, c) has age offset + r - c.
+
+    Each row is turned so that column n holds the entry of age offset + n + MET g; g differs from row to row.
+    """
+    row, place = tl.arange(0, HELD)[:, None], tl.arange(0, MET)
+    column = (row + MET - place[None, :]) % MET
+    turned, group = tl.gather(tile, column, 1), row - column - place[None, :]
+    for g in tl.static_range(-1, HELD // MET):
+        ages = offset + place + MET * g
+        sums = tl.sum(tl.where(group == MET * g, turned, 0.0), 0)
+        tl.atomic_add(of_ages + ages, sums, mask=ages >= 0, sem="relaxed")
 
 
 @triton.jit
-def _backward_keys(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, LEARNED, GRADIENT, OF_K1, OF_K2, OF_VALUES,
-                   qb, qh, qt, kb, kh, kt, vb, vh, vt, heads, time, window,
-                   HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, ROWS: tl.constexpr,
-                   TWO: tl.constexpr, TABLE: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr):
+def _backward(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, AGES, GRADIENT, OF_1, OF_2, OF_VALUES, OF_AGES,
+              qb, qh, qt, kb, kh, kt, vb, vh, vt, heads, time,
+              HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, TWO: tl.constexpr,
+              LEARNED: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr, BEYOND: tl.constexpr, OF_KEYS: tl.constexpr, HELD: tl.constexpr,
+              MET: tl.constexpr):
+    """Gradients of held queries, or of held keys and values: the same sums, with the two exchanged."""
     place = tl.program_id(1).to(tl.int64)
-    head = place % heads
-    batch = place // heads
-    start = tl.program_id(0) * ROWS
-    columns, d, v = start + tl.arange(0, ROWS), tl.arange(0, D), tl.arange(0, V)
-    slope = tl.load(SLOPES + head)
-    k1 = _tile(K1 + batch * kb + head * kh, columns, d, kt, time, HEAD_DIM)
-    k2 = k1
+    head, batch = place % heads, place // heads
+    d, v, slope, scales = tl.arange(0, D), tl.arange(0, V), tl.load(SLOPES + head), SCALE + head * time
+    ages = _of_head(AGES, SLOPES, head, time, LEARNED, BEYOND)
+    of_ages = _of_head(OF_AGES, SLOPES, head, time, LEARNED and not OF_KEYS, BEYOND)
+    queries, keys, values = batch * qb + head * qh, batch * kb + head * kh, batch * vb + head * vh
+    gradients, reach = GRADIENT + place * time * VALUE_DIM, _reach(slope, time, FADED_AT)
+    if OF_KEYS:
+        start = tl.program_id(0) * HELD  # the first keys, which most queries see, come first; so do the last queries
+        held, edge = start + tl.arange(0, HELD), start + HELD
+        held1, held2 = _pair(K1 + keys, K2 + keys, held, d, kt, time, HEAD_DIM, D, TWO)
+        held3, full = _tile(VALUES + values, held, v, vt, time, VALUE_DIM, V), tl.full([HELD], 1.0, tl.float32)
+        met1, met2, met3, mt, m3t = Q1 + queries, Q2 + queries, gradients, qt, VALUE_DIM
+        first, last = edge, tl.minimum(edge + reach, time)
+    else:
+        start = (tl.num_programs(0) - 1 - tl.program_id(0)) * HELD
+        held, edge = start + tl.arange(0, HELD), start
+        held1, held2 = _pair(Q1 + queries, Q2 + queries, held, d, qt, time, HEAD_DIM, D, TWO)
+        held3 = _tile(gradients, held, v, VALUE_DIM, time, VALUE_DIM, V)
+        full = tl.load(scales + held, mask=held < time, other=0.0)
+        met1, met2, met3, mt, m3t = K1 + keys, K2 + keys, VALUES + values, kt, vt
+        first, last = tl.maximum(start - reach, 0) // MET * MET, start
+    of_1, of_2, of_values = tl.zeros([HELD, D], tl.float32), tl.zeros([HELD, D], tl.float32), tl.zeros([HELD, V], tl.float32)
+    fading = _held_fading(held, edge, slope, LEARNED)
+    of_1, of_2, of_values = _sum_gradients(
+        of_1, of_2, of_values, first, last, held, held1, held2, held3, edge, slope, ages, full * fading, met1, met2, met3, scales,
+        of_ages, mt, m3t, time, HEAD_DIM, VALUE_DIM, D, V, TWO, LEARNED, EXACT, HELD, MET, OF_KEYS, True)
+    of_1, of_2, of_values = of_1 * fading[:, None], of_2 * fading[:, None], of_values * fading[:, None]
+    of_1, of_2, of_values = _sum_gradients(
+        of_1, of_2, of_values, start, start + HELD, held, held1, held2, held3, edge, slope, ages, full, met1, met2, met3, scales,
+        of_ages, mt, m3t, time, HEAD_DIM, VALUE_DIM, D, V, TWO, LEARNED, EXACT, HELD, MET, OF_KEYS, False)
+    _store(OF_1 + place * time * HEAD_DIM, of_1 * full[:, None], held, d, time, HEAD_DIM)
     if TWO:
-        k2 = _tile(K2 + batch * kb + head * kh, columns, d, kt, time, HEAD_DIM)
-    values = _tile(VALUES + batch * vb + head * vh, columns, v, vt, time, VALUE_DIM)
-    of_k1, of_k2 = tl.zeros([ROWS, D], tl.float32), tl.zeros([ROWS, D], tl.float32)
-    of_values = tl.zeros([ROWS, V], tl.float32)
-    last = tl.minimum(start + ROWS + _reach(slope, time, FADED_AT), time)
-    for begin in range(start, last, ROWS):
-        rows = begin + tl.arange(0, ROWS)
-        scale = tl.load(SCALE + head * time + rows, mask=rows < time, other=0.0)
-        q1 = _tile(Q1 + batch * qb + head * qh, rows, d, qt, time, HEAD_DIM)
-        q2 = q1
-        if TWO:
-            q2 = _tile(Q2 + batch * qb + head * qh, rows, d, qt, time, HEAD_DIM)
-        gradient = _tile(GRADIENT + place * time * VALUE_DIM, rows, v, VALUE_DIM, time, VALUE_DIM)
-        a, b = _scores(q1, q2, k1, k2, TWO, EXACT)
-        ages = rows[:, None] - columns[None, :]
-        weights = _fading(ages, scale, slope)
-        if TABLE:
-            weights = weights * _one_plus(LEARNED + head * window, ages, window)
-        of_values += _dot(tl.trans((weights * a * b).to(gradient.dtype)), gradient, EXACT)
-        weights = weights * _dot(gradient, tl.trans(values), EXACT)
-        if TWO:
-            of_k1 += _dot(tl.trans((weights * b).to(q1.dtype)), q1, EXACT)
-            of_k2 += _dot(tl.trans((weights * a).to(q1.dtype)), q2, EXACT)
-        else:
-            of_k1 += _dot(tl.trans((2.0 * weights * a).to(q1.dtype)), q1, EXACT)
-    _store(OF_K1 + place * time * HEAD_DIM, of_k1, columns, d, time, HEAD_DIM)
-    if TWO:
-        _store(OF_K2 + place * time * HEAD_DIM, of_k2, columns, d, time, HEAD_DIM)
-    _store(OF_VALUES + place * time * VALUE_DIM, of_values, columns, v, time, VALUE_DIM)
+        _store(OF_2 + place * time * HEAD_DIM, of_2 * full[:, None], held, d, time, HEAD_DIM)
+    if OF_KEYS:
+        _store(OF_VALUES + place * time * VALUE_DIM, of_values, held, v, time, VALUE_DIM)

@@ -96,12 +96,14 @@ class Pattern:
             return rows * skew(one_plus, start, end).to(like.dtype)
         return rows * _in_blocks(start, end, lambda first, last: skew(one_plus[:, :last], first, last).to(like.dtype))
 
+    def ages(self, count: int, like: Tensor) -> Tensor:
+        """exp(-m_h n) (1 + t_h[n]) for the ages n = 0 .. count - 1: (heads, count), in dtype and on device of `like`."""
+        weights = self._kept("fading", count, like, lambda: self.fading(count))
+        return weights if self.table is None else weights * self._one_plus_table(count, like).to(like.dtype)
+
     def band(self, rows: int, reach: int, like: Tensor) -> Tensor:
         """The last rows of c_h over `reach` positions, without row scale; rows above are the same, further to the left."""
-        weights = self._kept("fading", reach, like, lambda: self.fading(reach))
-        if self.table is not None:
-            weights = weights * self._one_plus_table(reach, like).to(like.dtype)
-        return skew(weights, reach - rows, reach)
+        return skew(self.ages(reach, like), reach - rows, reach)
 
     def near_band(self, rows: int, reach: int, like: Tensor) -> Tensor:
         """`band`, but left of its last `rows` columns only what the table adds, exp(-m n) t[n]."""
@@ -229,12 +231,13 @@ def fused(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern) -
     """One kernel on a GPU, nothing of time x time numbers is stored; ValueError names what is missing for it."""
     if obstacle := fused_obstacle(queries[0], values, pattern):
         raise ValueError(f"algorithm 'fused' needs {obstacle}")
-    from tensorlm.layers.kernels import fused_attention
+    from tensorlm.layers.kernels import BEYOND, fused_attention
 
     queries, keys, (batch,) = ([x.reshape(-1, *x.shape[-3:]) for x in given] for given in (queries, keys, [values]))
     like = values.new_empty((), dtype=torch.float32)
-    z = fused_attention(queries, keys, batch, pattern.rates(like), pattern.row_scale(values.shape[-2], like),
-                        None if pattern.table is None else pattern.table.float())
+    time = values.shape[-2]
+    ages = None if pattern.table is None else pattern.ages(time + BEYOND, like)
+    z = fused_attention(queries, keys, batch, pattern.rates(like), pattern.row_scale(time, like), ages)
     return z.view(values.shape)
 
 

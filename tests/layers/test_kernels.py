@@ -49,6 +49,16 @@ def test_equal_to_the_quadratic_algorithm(dtype, branches, window, sizes):
         torch.testing.assert_close(got, expected, rtol=0, atol=TOLERANCES[dtype] * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("window", [0, 90])
+def test_tiles_held_may_be_longer_than_tiles_met(window, monkeypatch):
+    from tensorlm.layers import kernels
+
+    monkeypatch.setattr(kernels, "choose_tiles", lambda *about: kernels.Tiles(64, 16))
+    inputs, slopes = case(2, 16, 16, 150, torch.float32, window), [0.0, 0.9]
+    for got, expected in zip(run(fused, inputs, 2, slopes, torch.float32), run(quadratic, inputs, 2, slopes, torch.float64)):
+        torch.testing.assert_close(got, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
+
+
 def test_a_head_that_fades_fast_loses_nothing():
     inputs, slopes = case(2, 16, 16, 200, torch.float32), [4.0, 1.5]  # all weight within 26 and 70 tokens
     for got, expected in zip(run(fused, inputs, 2, slopes, torch.float32), run(quadratic, inputs, 2, slopes, torch.float64)):
@@ -81,7 +91,7 @@ def test_the_operators_keep_torch_s_contract():
     from tensorlm.layers.kernels import fused_attention
 
     q, k, v = (x.float().requires_grad_() for x in case(1, 16, 16, 20, torch.float32))
-    torch.library.opcheck(fused_attention, ([q], [k], v, torch.zeros(2), torch.ones(2, 20), torch.zeros(2, 5, requires_grad=True)))
+    torch.library.opcheck(fused_attention, ([q], [k], v, torch.zeros(2), torch.ones(2, 20), torch.zeros(2, 20 + 128, requires_grad=True)))
 
 
 def test_no_second_derivative_in_silence():
@@ -117,14 +127,18 @@ from triton.compiler import ASTSource
 from tensorlm.layers import kernels
 
 capability, kind, size = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-rows = kernels.tile_rows(size, 4 if kind == "*fp32" else 2, divmod(capability, 10))
-constants = dict(HEAD_DIM=size, VALUE_DIM=size, D=size, V=size, ROWS=rows, TWO=True, TABLE=True, EXACT="ieee", FADED_AT=kernels.FADED)
-wide = {"SLOPES", "SCALE", "LEARNED", "OF_TABLE", "SCRATCH"}
-for name in ("_forward", "_backward_queries", "_backward_keys"):
-    kernel = getattr(kernels, name)
+for name in ("forward", "queries", "keys"):
+    tiles = kernels.choose_tiles(name, size, 4 if kind == "*fp32" else 2, True, divmod(capability, 10))
+    kernel = kernels._forward if name == "forward" else kernels._backward
+    constants = dict(HEAD_DIM=size, VALUE_DIM=size, D=size, V=size, TWO=True, LEARNED=True, EXACT="ieee", FADED_AT=kernels.FADED,
+                     BEYOND=kernels.BEYOND, HELD=tiles.held, MET=tiles.met, OF_KEYS=name == "keys")
+    constants |= {"keys": dict(OF_AGES=None), "queries": dict(OF_VALUES=None), "forward": {}}[name]
+    constants = {argument: constants[argument] for argument in kernel.arg_names if argument in constants}
+    wide = {"SLOPES", "SCALE", "OF_AGES"}
     signature = {argument: "constexpr" if argument in constants else "i32" if argument.islower() else "*fp32" if argument in wide else kind
                  for argument in kernel.arg_names}
-    compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32))
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", capability, 32),
+                              options=dict(num_warps=tiles.warps, num_stages=tiles.stages))
     print(name, compiled.metadata.shared)
 """
 

@@ -81,6 +81,11 @@ def count_parameters(model: ModelConfig) -> int:
     return one + (model.layers - 1) * (two - one)
 
 
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean nats per token, in float32: logits (batch, time, vocab_size), targets (batch, time)."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
 class Trainer:
     """Model, optimisers and all state of one run."""
 
@@ -100,8 +105,10 @@ class Trainer:
         self.model = TensorTransformer(model_config, seed=config.seed).to(self.device)
         self.dtype = choose_precision(precision or config.precision, self.device)
         self.precision = str(self.dtype).removeprefix("torch.")
-        module = cast(nn.Module, torch.compile(self.model, dynamic=False)) if config.compile == "on" else self.model
+        compiles = config.compile == "on"
+        module = cast(nn.Module, torch.compile(self.model, dynamic=False)) if compiles else self.model
         self.forward = self.world.wrap(module, self.device)
+        self.mean_loss = torch.compile(mean_loss, dynamic=False) if compiles else mean_loss
         self.parameters = list(self.model.parameters())
         self.optimizers = Optimizers(self.model, config, torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
@@ -158,7 +165,7 @@ class Trainer:
 
     def _backward_piece(self, piece: Tensor, share: float) -> Tensor:
         logits = self.forward(piece[:, :-1], dtype=self.dtype)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), piece[:, 1:].flatten())
+        loss = self.mean_loss(logits, piece[:, 1:])
         objective = loss + self.config.norm_penalty * self.model.norm_penalty() if self.anneals else loss
         if share < 1:
             objective, loss = objective * share, loss * share

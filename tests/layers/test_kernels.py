@@ -53,7 +53,7 @@ def test_equal_to_the_quadratic_algorithm(dtype, branches, window, sizes):
 def test_tiles_held_may_be_longer_than_tiles_met(window, monkeypatch):
     from tensorlm.layers import kernels
 
-    monkeypatch.setattr(kernels, "choose_tiles", lambda *about: kernels.Tiles(64, 16))
+    monkeypatch.setattr(kernels, "choose_tiles", lambda kernel, *about: kernels.Tiles(64, 64 if kernel == "ages" else 16))
     inputs, slopes = case(2, 16, 16, 150, torch.float32, window), [0.0, 0.9]
     for got, expected in zip(run(fused, inputs, 2, slopes, torch.float32), run(quadratic, inputs, 2, slopes, torch.float64)):
         torch.testing.assert_close(got, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
@@ -127,12 +127,11 @@ from triton.compiler import ASTSource
 from tensorlm.layers import kernels
 
 capability, kind, size = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-for name in ("forward", "queries", "keys"):
-    tiles = kernels.choose_tiles(name, size, 4 if kind == "*fp32" else 2, True, divmod(capability, 10))
-    kernel = kernels._forward if name == "forward" else kernels._backward
+for name, kernel in dict(forward=kernels._forward, queries=kernels._backward, keys=kernels._backward, ages=kernels._backward_ages).items():
+    tiles = kernels.choose_tiles(name, size, 4 if kind == "*fp32" else 2, divmod(capability, 10))
     constants = dict(HEAD_DIM=size, VALUE_DIM=size, D=size, V=size, TWO=True, LEARNED=True, EXACT="ieee", FADED_AT=kernels.FADED,
                      BEYOND=kernels.BEYOND, HELD=tiles.held, MET=tiles.met, OF_KEYS=name == "keys")
-    constants |= {"keys": dict(OF_AGES=None), "queries": dict(OF_VALUES=None), "forward": {}}[name]
+    constants |= dict(OF_VALUES=None) if name == "queries" else {}
     constants = {argument: constants[argument] for argument in kernel.arg_names if argument in constants}
     wide = {"SLOPES", "SCALE", "OF_AGES"}
     signature = {argument: "constexpr" if argument in constants else "i32" if argument.islower() else "*fp32" if argument in wide else kind
@@ -149,4 +148,4 @@ def test_compiles_for_colab_s_t4_and_l4_without_either(capability, kind, size, r
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     shared = [int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert len(shared) == 3 and max(shared) <= room * 1024  # bytes of fast memory that a block of threads may take there
+    assert len(shared) == 4 and max(shared) <= room * 1024  # bytes of fast memory that a block of threads may take there

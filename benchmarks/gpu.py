@@ -1,17 +1,16 @@
-"""All that needs a GPU, in one command: at most 8 minutes on an H100, no network, going on where it was stopped.
+"""All that needs a GPU, in one command: about 8 minutes on an H200, no network, going on where it was stopped.
 
     python -m benchmarks.gpu --out DIR [--corpus tinyshakespeare.txt] [--parts step attention ...]
     python -m benchmarks.gpu --out DIR --rehearse        # every part from end to end on a CPU, at tiny sizes
 
-| part | what is measured | on an H100, estimated |
+| part | what is measured | on an H200 |
 | --- | --- | --- |
-| tests | `tests/gpu`: how many passed, failed, were skipped, and the names of those that failed | 60 s |
-| step | a training step of the presets: tokens/s, peak memory, share of the card's peak, compiled and not | 190 s |
-| attention | attention alone by each algorithm, forward and with backward, beside torch's fused softmax | 65 s |
-| loss | seconds to nanoGPT's documented loss on tiny-shakespeare characters, its recipe beside two of our arms | 85 s |
-| language | preset `small` on Shakespeare's BPE tokens and on the toy language: loss, tokens/s, a sample of text | 30 s |
-| colab | what chapter 03 trains where there is a GPU, and shows where there is none | 15 s |
-| notebook | chapter 03 from top to bottom | 40 s |
+| tests | `tests/gpu`, chapter 03 among them: how many passed, failed, were skipped, and the names of those that failed | 120 s, estimated |
+| colab | what chapter 03 trains where there is a GPU, and shows where there is none | 17 s |
+| language | preset `small` on Shakespeare's BPE tokens and on the toy language: loss, tokens/s, a sample of text | 16 s |
+| attention | attention alone by each algorithm, forward and with backward, beside torch's fused softmax | 60 s, estimated |
+| loss | seconds to nanoGPT's documented loss on tiny-shakespeare characters, its recipe beside two of our arms | 100 s, estimated |
+| step | a training step of the presets: tokens/s, peak memory, share of the card's peak, compiled and not | 180 s, estimated |
 
 Each part writes DIR/gpu_PART.csv, each row at once, and DIR/gpu_PART.json says how it came about. A row that is there for this card is not
 measured again, one that failed is. "out of memory" is a result. Card, driver, versions and the clock of the busy card stand in every row,
@@ -57,21 +56,20 @@ class Part:
 
 PARTS = {
     "tests": Part(["suite"], ["passed", "failed", "skipped", "failures"], gpu_parts.plan_tests, gpu_parts.run_tests),
-    "step": Part(["preset", "attention", "time", "compiled", "optimizer"],
-                 ["dtype", "tokens", "parameters", "milliseconds", "low", "high", "tokens_per_second", "peak_memory", "flops_per_token",
-                  "utilisation", "start_up", "fused"], gpu_parts.plan_steps, gpu_parts.run_step),
+    "colab": Part(["preset", "steps"], ["training_seconds", "loss", "tokens", "parameters", "peak_memory", "sample"], gpu_parts.plan_colab,
+                  gpu_parts.run_colab),
+    "language": Part(["data", "steps"],
+                     ["loss", "tokens_per_second", "training_seconds", "tokens", "parameters", "peak_memory", "sample", "corpus"],
+                     gpu_parts.plan_language, gpu_parts.run_language),
     "attention": Part(["head_dim", "time", "pass", "kind", "algorithm", "dtype"],
                       ["batch", "heads", "milliseconds", "low", "high", "ratio", "peak_memory"], gpu_parts.plan_attention,
                       gpu_parts.run_attention),
     "loss": Part(["arm", "steps", "batch", "compiled", "seed"],
                  ["target", "reached", "seconds_to_target", "loss", "best", "training_seconds", "start_up", "characters", "parameters",
                   "peak_memory", "curve"], gpu_parts.plan_loss, gpu_parts.run_loss),
-    "language": Part(["data", "steps"],
-                     ["loss", "tokens_per_second", "training_seconds", "tokens", "parameters", "peak_memory", "sample", "corpus"],
-                     gpu_parts.plan_language, gpu_parts.run_language),
-    "colab": Part(["preset", "steps"], ["training_seconds", "loss", "tokens", "parameters", "peak_memory", "sample"], gpu_parts.plan_colab,
-                  gpu_parts.run_colab),
-    "notebook": Part(["notebook"], ["cells", "text"], gpu_parts.plan_notebook, gpu_parts.run_notebook),
+    "step": Part(["preset", "attention", "time", "compiled", "optimizer"],
+                 ["dtype", "tokens", "parameters", "milliseconds", "low", "high", "tokens_per_second", "peak_memory", "flops_per_token",
+                  "utilisation", "start_up", "fused"], gpu_parts.plan_steps, gpu_parts.run_step),
 }
 
 

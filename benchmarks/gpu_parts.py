@@ -44,14 +44,16 @@ PEAK = {"H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312
 SOFTMAX: dict[str, Any] = dict(attention="softmax", positions=("rope",), qk_norm="rms")  # no bias: torch's fastest kernel
 ATTENTIONS: dict[str, dict[str, Any]] = {"softmax": SOFTMAX, "squared": dict(attention="squared"), "bilinear": dict(attention="bilinear")}
 
-# The arms of the part `loss`: 6 layers of width 384 as the peer's, blocks of 12 width^2. Settings from CPU runs of smaller models.
+# The arms of the part `loss`: 6 layers of width 384 as the peer's, blocks of 12 width^2. Rates from CPU runs of smaller models; batch,
+# weight decay and steps from 12 runs of the tensor arm on the tuning split, where little decay and more than four epochs overfit.
 LOSS_ARMS: dict[str, dict[str, Any]] = {
     "relu2": dict(SOFTMAX, mlp="relu2", positions=("rope", "key_offset")),
     "tensor": dict(attention="bilinear", mlp="bilinear", positions=("decay", "toeplitz", "key_offset")),
 }
 LOSS_MODEL: dict[str, Any] = dict(vocab_size=65, context=256, width=384, layers=6, head_dim=32, bigram="table", value_residual="learned")
-LOSS_PLAN: dict[str, Any] = dict(batch_size=32, lr_matrix=0.02, momentum=0.95, weight_decay=0.1, lr_embedding=0.1, lr_bigram=0.1,
+LOSS_PLAN: dict[str, Any] = dict(batch_size=64, lr_matrix=0.02, momentum=0.95, weight_decay=1.5, lr_embedding=0.1, lr_bigram=0.1,
                                  lr_head=0.006, lr_scalar=0.05, log_every=50)
+LOSS_SEEDS = {True: (0, 1, 2), False: (0,)}  # of runs compiled and not
 BASELINE = "gpt2-baseline"
 
 
@@ -77,15 +79,14 @@ class Sizes:
     sampled: int
     warm: int = 2
     repeats: int = 6
-    cells: int | None = None  # of the chapter
     tests: tuple[str, ...] = ()
 
 
 FULL = Sizes(
     "full", model={}, step_times=(512, 1024, 4096), step_tokens=16_384,
-    compiled=(("small", "softmax"), ("small", "bilinear"), ("gpt2", "softmax"), ("gpt2", "bilinear")),
+    compiled=(("small", "softmax"), ("small", "bilinear"), ("base", "softmax"), ("base", "bilinear")),
     attention_times={64: (1024, 4096, 16_384), 32: (1024, 2048, 4096, 8192, 16_384), 16: (1024, 4096, 16_384)}, attention_width=768,
-    attention_tokens=16_384, peer=gpt2_baseline.GPU, peer_iterations=2500, loss_model={}, loss_steps=(300, 500), language_steps=150,
+    attention_tokens=16_384, peer=gpt2_baseline.GPU, peer_iterations=2500, loss_model={}, loss_steps=(150, 200), language_steps=150,
     language_plan=dict(micro_batch=32), colab_plan={}, sampled=100)
 REHEARSAL = Sizes(
     "rehearsal", model=dict(width=32, layers=2, head_dim=16, vocab_size=512), step_times=(32, 64, 128), step_tokens=128,
@@ -94,7 +95,7 @@ REHEARSAL = Sizes(
     peer=dataclasses.replace(gpt2_baseline.GPU, layers=2, width=48, context=16, batch=8, iterations=300), peer_iterations=260,
     loss_model=dict(context=16, width=32, layers=2, head_dim=16), loss_steps=(6, 10), language_steps=4,
     language_plan=dict(batch_size=4, micro_batch=2, validate_windows=4), colab_plan=dict(steps=3, batch_size=2, validate_windows=4),
-    sampled=8, repeats=2, cells=2,
+    sampled=8, repeats=2,
     tests=("-k", "test_mlp and relu2 or test_every and 64-1 or generation or half_precision"))
 
 
@@ -198,7 +199,7 @@ def run_tests(row: dict, bench: Bench, rows: list[dict]) -> dict:
     """pytest in a process of its own, in several where pytest-xdist is installed: most of the time goes to compiling kernels."""
     if not importlib.util.find_spec("pytest"):
         raise LeftOutError("pytest is not installed")
-    parallel = ("-n", "6") if bench.device.type == "cuda" and importlib.util.find_spec("xdist") else ()
+    parallel = ("-n", str(min(12, os.cpu_count() or 1))) if bench.device.type == "cuda" and importlib.util.find_spec("xdist") else ()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", row["suite"], f"--junitxml={report}", *parallel, *bench.sizes.tests]
@@ -226,9 +227,10 @@ def plan_steps(bench: Bench) -> list[dict]:
     def asked(name: str, kind: str, time: int = middle, compiled: bool = False, optimizer: str = "muon-batched") -> dict:
         return dict(preset=name, attention=kind, time=time, compiled=compiled, optimizer=optimizer)
 
-    plain = [asked(name, kind, time) for time in (middle, short, long) for name in ("small", "base", "gpt2") for kind in ATTENTIONS]
+    plain = [asked(name, kind, time) for time in (middle, long, short) for name in ("gpt2", "base", "small") for kind in ATTENTIONS]
     of_torch = [asked(name, "bilinear", optimizer="muon") for name in ("small", "gpt2")]
-    return plain + of_torch + [asked(name, kind, compiled=True) for name, kind in bench.sizes.compiled]
+    first, others = plain[: len(plain) // 3], plain[len(plain) // 3 :]
+    return first + [asked(name, kind, compiled=True) for name, kind in bench.sizes.compiled] + of_torch + others
 
 
 def run_step(row: dict, bench: Bench, rows: list[dict]) -> dict:
@@ -326,8 +328,8 @@ def run_attention(row: dict, bench: Bench, rows: list[dict]) -> dict:
 
 def plan_loss(bench: Bench) -> list[dict]:
     sizes = bench.sizes
-    ours = [dict(arm=arm, steps=steps, batch=LOSS_PLAN["batch_size"], compiled=False, seed=0)
-            for steps in sizes.loss_steps for arm in LOSS_ARMS]
+    ours = [dict(arm=arm, steps=steps, batch=LOSS_PLAN["batch_size"], compiled=compiled, seed=seed)
+            for compiled, seeds in LOSS_SEEDS.items() for arm in LOSS_ARMS for steps in sizes.loss_steps for seed in seeds]
     return [*ours, dict(arm=BASELINE, steps=sizes.peer_iterations, batch=sizes.peer.batch, compiled=True, seed=0)]
 
 
@@ -418,28 +420,3 @@ def sample(result: TrainResult, data: TokenData, bench: Bench) -> str:
     prompt = data.valid_windows(8)[:1, :8].to(bench.device)
     text = result.model.generate(prompt, bench.sizes.sampled, temperature=0.8, generator=torch.Generator(bench.device).manual_seed(0))
     return data.decode(text[0].tolist())
-
-
-# --- the chapter ---------------------------------------------------------------------------------------------------------------------
-
-
-def plan_notebook(bench: Bench) -> list[dict]:
-    return [dict(notebook=path.name) for path in sorted((ROOT / "book").glob("03_*.ipynb"))]
-
-
-def run_notebook(row: dict, bench: Bench, rows: list[dict]) -> dict:
-    """The chapter with a fresh kernel, if there is one; nothing is stored, and `text` is what its cells that speak of a GPU print."""
-    try:
-        import nbformat
-        from nbclient import NotebookClient
-    except ImportError as error:
-        raise LeftOutError(f"chapters need nbclient and ipykernel: {error}") from None
-    notebook = nbformat.read(ROOT / "book" / row["notebook"], as_version=4)
-    codes = [cell for cell in notebook.cells if cell.cell_type == "code"][: bench.sizes.cells]
-    notebook.cells = codes
-    for cell in codes:
-        cell.outputs, cell.execution_count = [], None
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=str(ROOT / "book"), env={**os.environ, "PYTHONPATH": path})
-    texts = [output.text for cell in codes if "GPU" in cell.source or "cuda" in cell.source for output in cell.outputs if "text" in output]
-    return dict(cells=len(codes), text=json.dumps("".join(texts)[-2000:]))

@@ -47,7 +47,7 @@ def test_every_part_makes_its_rows(rehearsed, part):
     for row, asked in zip(rows, plan):
         assert all(row[name] == str(value) for name, value in asked.items())
         assert row["card"] == "CPU (rehearsal)" and row["torch"] == torch.__version__ and row["date"] and row["seconds"]
-        on_a_card = {"peak_memory", "utilisation", "failures", "seconds_to_target", "text"}
+        on_a_card = {"peak_memory", "utilisation", "failures", "seconds_to_target"}
         assert all(row[name] for name in gpu.PARTS[part].fields if name not in on_a_card)
     assert (rehearsed / f"gpu_{part}.json").exists() and f"| {part} |" in gpu.__doc__
 
@@ -117,8 +117,8 @@ def test_a_lost_card_ends_its_part_and_a_new_process_takes_the_others(tmp_path, 
     monkeypatch.setitem(gpu.PARTS, "language", replace(gpu.PARTS["language"], measure=measure))
     monkeypatch.setattr(os, "execv", execv)
     with pytest.raises(Replaced) as replaced:
-        gpu.main(["--out", str(tmp_path), "--corpus", "x.txt", "--rehearse", "--parts", "language", "notebook"])
-    assert replaced.value.args == ("-m", "benchmarks.gpu", "--out", str(tmp_path), "--corpus", "x.txt", "--parts", "notebook")
+        gpu.main(["--out", str(tmp_path), "--corpus", "x.txt", "--rehearse", "--parts", "language", "step"])
+    assert replaced.value.args == ("-m", "benchmarks.gpu", "--out", str(tmp_path), "--corpus", "x.txt", "--parts", "step")
     assert [row["error"] for row in rows_of(tmp_path, "language")] == ["RuntimeError: an illegal memory access was encountered"]
 
 

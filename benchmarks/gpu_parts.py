@@ -42,7 +42,9 @@ VOCABULARY = 50_304
 PEAK = {"H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "L40S": 362, "L40": 181, "L4": 121, "A10G": 70,
         "A10": 125, "V100": 125, "T4": 65, "RTX 4090": 165, "RTX 3090": 71}
 SOFTMAX: dict[str, Any] = dict(attention="softmax", positions=("rope",), qk_norm="rms")  # no bias: torch's fastest kernel
-ATTENTIONS: dict[str, dict[str, Any]] = {"softmax": SOFTMAX, "squared": dict(attention="squared"), "bilinear": dict(attention="bilinear")}
+BARE = "softmax without norms"  # of queries and keys, whose kernels cost softmax more than its attention where nothing is compiled
+ATTENTIONS: dict[str, dict[str, Any]] = {"softmax": SOFTMAX, "squared": dict(attention="squared"), "bilinear": dict(attention="bilinear"),
+                                         BARE: {**SOFTMAX, "qk_norm": "none"}}
 
 # The arms of the part `loss`: 6 layers of width 384 as the peer's, blocks of 12 width^2. Rates from CPU runs of smaller models; batch,
 # weight decay and steps from 12 runs of the tensor arm on the tuning split, where little decay and more than four epochs overfit.
@@ -227,9 +229,10 @@ def plan_steps(bench: Bench) -> list[dict]:
     def asked(name: str, kind: str, time: int = middle, compiled: bool = False, optimizer: str = "muon-batched") -> dict:
         return dict(preset=name, attention=kind, time=time, compiled=compiled, optimizer=optimizer)
 
-    plain = [asked(name, kind, time) for time in (middle, long, short) for name in ("gpt2", "base", "small") for kind in ATTENTIONS]
+    plain = [asked(name, kind, time) for time in (middle, long, short) for name in ("gpt2", "base", "small") for kind in ATTENTIONS
+             if kind != BARE or time == middle]
     of_torch = [asked(name, "bilinear", optimizer="muon") for name in ("small", "gpt2")]
-    first, others = plain[: len(plain) // 3], plain[len(plain) // 3 :]
+    first, others = ([row for row in plain if (row["time"] == middle) == here] for here in (True, False))
     return first + [asked(name, kind, compiled=True) for name, kind in bench.sizes.compiled] + of_torch + others
 
 
@@ -240,7 +243,8 @@ def run_step(row: dict, bench: Bench, rows: list[dict]) -> dict:
     """
     config = preset(row["preset"], **{**bench.sizes.model, **ATTENTIONS[row["attention"]], "context": row["time"]})
     fused = bench.fused(torch.empty(1, config.heads, row["time"], config.head_dim, dtype=bench.dtype, device=bench.device))
-    if row["compiled"] and row["attention"] != "softmax" and not fused and row["time"] > BLOCK:
+    polynomial = config.attention != "softmax"
+    if row["compiled"] and polynomial and not fused and row["time"] > BLOCK:
         raise LeftOutError("without the fused kernel a graph has every block of rows in it, and takes minutes to compile")
     plan = TrainConfig(steps=1_000_000, batch_size=bench.sizes.step_tokens // row["time"], optimizer=row["optimizer"],
                        precision=bench.precision, compile="on" if row["compiled"] else "off")
@@ -258,7 +262,7 @@ def run_step(row: dict, bench: Bench, rows: list[dict]) -> dict:
     return dict(_rounded(low, middle, high), dtype=trainer.precision, tokens=bench.sizes.step_tokens,
                 parameters=trainer.model.parameter_count(), tokens_per_second=round(speed), peak_memory=bench.peak_memory(),
                 flops_per_token=flops, utilisation=utilisation(flops * speed, bench.device), start_up=round(start_up, 2),
-                fused=fused and row["attention"] != "softmax")
+                fused=fused and polynomial)
 
 
 def flops_per_token(model: TensorTransformer) -> int:

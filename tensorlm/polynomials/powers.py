@@ -11,6 +11,7 @@ from torch import Tensor
 from tensorlm.checks import DTYPES, require, require_instance, require_number, require_whole
 
 CHUNK_SIZE = 1 << 20  # numbers that a product keeps at a time before it sums them by degree
+FEW_NUMBERS = 1 << 16  # of which a product adds up a table of all pairs, as a call for each row would cost more
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Monomials:
         if short.shape[0] == long.shape[0]:
             return short + long
         total = long.clone()
-        total[: short.shape[0]] += short
+        total[: short.shape[0]].add_(short)
         return total
 
     def multiply(self, a: Tensor, b: Tensor, equation: str = "") -> Tensor:
@@ -64,7 +65,7 @@ class Monomials:
         """
         if self.variables > 1:
             return self._multiply_by_table(a, b, _by_equation(equation))
-        limit = self.rows(len(a) + len(b) - 2)
+        limit = self.rows(a.shape[0] + b.shape[0] - 2)
         return _convolve_matrices(a, b, limit, _by_equation(equation)) if equation else _convolve(a, b, limit)
 
     def _multiply_by_table(self, a: Tensor, b: Tensor, product) -> Tensor:
@@ -81,12 +82,20 @@ class Monomials:
 def _convolve(a: Tensor, b: Tensor, limit: int) -> Tensor:
     if a.shape[0] > b.shape[0]:
         a, b = b, a
-    shape = b.shape[1:] if a.shape[1:] == b.shape[1:] else torch.broadcast_shapes(a.shape[1:], b.shape[1:])
-    total = b.new_zeros(a.shape[0] + b.shape[0] - 1, *shape)
-    windows = total.as_strided((a.shape[0], b.shape[0], *shape), (total.stride(0), *total.stride()))  # row n begins at degree n
-    for window, coefficient in zip(windows[:limit].unbind(), a.unbind()):
-        window.addcmul_(coefficient, b)
-    return total[:limit]
+    n, m, shape = a.shape[0], b.shape[0], b.shape[1:]
+    if a.shape[1:] != shape:
+        shape = torch.broadcast_shapes(a.shape[1:], shape)
+    if n * (n + m - 1) * shape.numel() <= FEW_NUMBERS:
+        pairs = b.new_zeros(n, n + m - 1, *shape)  # row n begins at degree n
+        step, *strides = pairs.stride()
+        pairs.as_strided((n, m, *shape), (step + strides[0], *strides)).addcmul_(a.unsqueeze(1), b)
+        total = pairs.sum(0)
+    else:
+        total = b.new_zeros(n + m - 1, *shape)
+        windows = total.as_strided((n, m, *shape), (total.stride(0), *total.stride()))
+        for window, coefficient in zip(windows[:limit].unbind(), a.unbind()):
+            window.addcmul_(coefficient, b)
+    return total if limit >= n + m - 1 else total[:limit]
 
 
 def _convolve_matrices(a: Tensor, b: Tensor, limit: int, product) -> Tensor:
@@ -124,7 +133,8 @@ def _by_degree(pairs: Tensor) -> Tensor:
 def _products(algebra: Monomials) -> Tensor:
     """The row of the product of two monomials, -1 above the order."""
     row = {powers: index for index, powers in enumerate(algebra.exponents)}
-    return torch.tensor([[row.get(tuple(map(sum, zip(one, other))), -1) for other in row] for one in row])
+    with torch.inference_mode(False):  # so that what has a gradient may use it later
+        return torch.tensor([[row.get(tuple(map(sum, zip(one, other))), -1) for other in row] for one in row])
 
 
 POWERS = Monomials()
@@ -156,7 +166,7 @@ class Polynomial:
 
     @property
     def degree(self) -> int:
-        return len(self.coefficients) - 1
+        return self.coefficients.shape[0] - 1
 
     @property
     def shape(self) -> torch.Size:
@@ -164,9 +174,10 @@ class Polynomial:
 
     def __call__(self, alphas: Tensor) -> Tensor:
         """Values at every strength: (...) -> (..., *shape)."""
-        points = self.points(alphas)
-        if not (points.abs() > 1).any():
-            return torch.tensordot(_powers(points, self.degree), self.coefficients, dims=1)
+        points, coefficients = self.points(alphas), self.coefficients
+        if not _reaches_out(points):
+            powers = _powers(points, self.degree)
+            return powers @ coefficients if coefficients.ndim <= 2 else torch.tensordot(powers, coefficients, dims=1)
         values, growth = self.reduced(alphas)
         return values * _for_all(growth, self.shape)
 
@@ -178,13 +189,22 @@ class Polynomial:
 
     def points(self, alphas: Tensor) -> Tensor:
         """t = (alpha - centre) / unit, in the dtype of the coefficients."""
-        return (torch.as_tensor(alphas).to(self.coefficients) - self.centre) / self.unit
+        points = torch.as_tensor(alphas).to(self.coefficients)
+        return (points - self.centre if self.centre else points) / self.unit
 
     def cancellation(self, alphas: Tensor) -> Tensor:
         """By how much more than rounding values may err: max sum_k |c_k t^k| / max |p|, (...) -> (...), at least 1."""
-        powers, coefficients = _scaled_powers(self.points(alphas), self.degree), self.coefficients.reshape(self.degree + 1, -1)
-        largest, values = (powers.abs() @ coefficients.abs()).amax(-1), (powers @ coefficients).abs().amax(-1)
-        return torch.where(largest > 0, largest / values, 1.0)
+        return self._cancellation(_scaled_powers(self.points(alphas), self.degree))
+
+    def worst_cancellation(self, low: float, high: float) -> float:
+        """The largest `cancellation` of 17 strengths from low to high."""
+        powers = _spread_powers(low, high, self.unit, self.centre, self.degree)
+        return float(self._cancellation(powers.to(self.coefficients)).max())
+
+    def _cancellation(self, powers: Tensor) -> Tensor:
+        coefficients = self.coefficients.reshape(self.degree + 1, -1)
+        largest, values = (powers.abs() @ coefficients.abs()).amax(-1), torch.linalg.vector_norm(powers @ coefficients, math.inf, -1)
+        return (largest / values).masked_fill_(largest == 0, 1.0)
 
     def derivative(self, order: int = 1) -> "Polynomial":
         """The derivative in alpha; that of a jet is known to one order less each time."""
@@ -241,22 +261,37 @@ class Ratio:
         """The larger one of both sides': (...) -> (...), at least 1; see `Polynomial.cancellation`."""
         return torch.maximum(self.numerator.cancellation(alphas), self.denominator.cancellation(alphas))
 
+    def worst_cancellation(self, low: float, high: float) -> float:
+        return float(torch.tensor([side.worst_cancellation(low, high) for side in (self.numerator, self.denominator)]).max())
+
 
 def _scaled_powers(points: Tensor, degree: int) -> Tensor:
     """t^k for k = 0 .. degree, divided by |t|^degree beyond |t| = 1: (...) -> (..., degree + 1)."""
-    far = points.abs() > 1
-    if not far.any():
+    if not _reaches_out(points):
         return _powers(points, degree)
+    far = points.abs() > 1
     inside = _powers(torch.where(far, torch.zeros_like(points), points), degree)
     inverse = torch.where(far, points, torch.ones_like(points)).reciprocal()
     outside = _powers(inverse, degree).flip(-1) * inverse.sign().pow(degree)[..., None]
     return torch.where(far[..., None], outside, inside)
 
 
+@lru_cache(maxsize=16)
+def _spread_powers(low: float, high: float, unit: float, centre: float, degree: int) -> Tensor:
+    """`_scaled_powers` at 17 strengths, kept for those who ask often."""
+    return _scaled_powers((torch.linspace(low, high, 17, dtype=torch.float64) - centre) / unit, degree)
+
+
 def _powers(points: Tensor, degree: int) -> Tensor:
     """1, t, t^2, ...: (...) -> (..., degree + 1)."""
-    factors = points[..., None].expand(*points.shape, degree)
-    return torch.cat([torch.ones_like(points)[..., None], factors.cumprod(-1)], dim=-1)
+    powers = points.new_ones(*points.shape, degree + 1)
+    powers[..., 1:] = points[..., None]
+    return powers.cumprod_(-1)
+
+
+def _reaches_out(points: Tensor) -> bool:
+    """Whether a point does not lie in -1 .. 1, which NaN does not."""
+    return points.numel() > 0 and not all(abs(end.item()) <= 1 for end in points.detach().aminmax())
 
 
 def _for_all(factors: Tensor, shape: torch.Size) -> Tensor:

@@ -90,7 +90,7 @@ def joint_response(model, tokens: Tensor, vectors: Tensor, layers: int | Sequenc
     >>> pair.exponents, pair.exact, pair.error < 1e-12
     (((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2)), True, True)
     """
-    steerable = Steerable.of(model)
+    steerable = Steerable.of(model, often=False)
     tokens, read = require_prompt(steerable.model, tokens, read)
     require_instance("vectors", vectors, Tensor)
     require(vectors.ndim == 2 and len(vectors), "vectors", vectors, f"vectors of shape (vectors, {steerable.model.config.width})")

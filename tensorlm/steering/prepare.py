@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorlm.checks import DTYPES, is_whole, require, require_finite, require_instance, require_whole
-from tensorlm.layers import Attention
+from tensorlm.checks import DTYPES, all_finite, is_whole, require, require_finite, require_instance, require_whole
+from tensorlm.layers import Attention, Norm
+from tensorlm.layers.mlp import MLP
 from tensorlm.model import TensorTransformer
+from tensorlm.model.transformer import Block
 from tensorlm.tensors import CPTensor
 
+MAX_COPIED_NUMBERS = 1 << 20  # of a matrix that is kept in a second layout
 Positions = str | int | list[int] | tuple[int, ...] | Tensor
 
 
@@ -24,7 +27,7 @@ def require_tokens(model: TensorTransformer, tokens: Tensor) -> Tensor:
         raise ValueError(f"tokens must be whole numbers of shape (batch, time) or (time,), got {tokens.dtype} {tuple(tokens.shape)}")
     for end in tokens.aminmax():
         require_token(model, "tokens", int(end))
-    return torch.atleast_2d(tokens).cpu()
+    return (tokens if tokens.ndim == 2 else tokens.unsqueeze(0)).cpu()
 
 
 def require_token(model: TensorTransformer, name: str, token: int) -> int:
@@ -85,11 +88,6 @@ def as_strengths(alphas, variables: int = 0) -> tuple[Tensor, bool]:
     return (alphas[None] if single else alphas), single
 
 
-def all_finite(values: Tensor) -> bool:
-    """Whether no entry is NaN or infinite: by their sum, which is 10 times as fast, and one by one where that is neither."""
-    return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())
-
-
 def require_in_range(logits: Tensor, alphas: Tensor) -> Tensor:
     """The logits at these strengths; raises ValueError where one of them leaves the number range."""
     if not all_finite(logits):
@@ -98,29 +96,71 @@ def require_in_range(logits: Tensor, alphas: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """A block as plain attributes, for walks with few rows: a module looks its parts up anew at every access.
+
+    `mlp_norm` is None where it changes nothing. With `often`, the matrices of the MLP are kept in a second layout, which
+    products of few rows read faster, unless they are large.
+    """
+
+    block: Block
+    shortcut: Tensor | None
+    attention: Attention | None
+    mlp: MLP | None
+    mlp_norm: Norm | None
+    often: bool
+
+    @classmethod
+    def of(cls, block: Block, often: bool) -> "Part":
+        norm = None if block.mlp is None or block.mlp_norm.kind == "none" else block.mlp_norm
+        return cls(block, block.shortcut, block.attention, block.mlp, norm, often)
+
+    @cached_property
+    def encoders(self) -> list[Tensor]:
+        """Of an MLP that is a product of encoders, (width, hidden) each."""
+        assert self.mlp is not None
+        return [self._turned(encoder) for encoder in self.mlp.encoders()]
+
+    @cached_property
+    def decoder(self) -> Tensor:
+        """D^T of such an MLP, (hidden, width)."""
+        assert self.mlp is not None
+        return self._turned(self.mlp.decoder())
+
+    def _turned(self, weight: Tensor) -> Tensor:
+        return weight.mT.contiguous() if self.often and weight.numel() <= MAX_COPIED_NUMBERS else weight.mT
+
+
+@dataclass(frozen=True, eq=False)
 class Steerable:
     """A model of any kind in float64 on the CPU, in evaluation mode and without gradients: made once, steered often.
 
-    It is a copy, unless the model is all that already. Raises TypeError for half precision (its rounding would be all that the
-    differences show) and for other classes, ValueError where a weight is not finite.
+    It is a copy, which later changes of the model do not reach. Raises TypeError for half precision (its rounding would be all that the
+    differences show) and for other classes, ValueError where a weight is not finite. `often`: see `Part`.
     """
 
     model: TensorTransformer
+    often: bool = False
 
     @classmethod
-    def of(cls, model: "TensorTransformer | Steerable") -> "Steerable":
+    def of(cls, model: "TensorTransformer | Steerable", often: bool = True) -> "Steerable":
+        """`often` False: for one question, for which nothing is laid out anew, and a model that is all that already is taken as it is."""
         if isinstance(model, Steerable):
             return model
         require_instance("model", model, TensorTransformer)
         _require_weights(model)
         ready = all(w.dtype == torch.float64 and w.device.type == "cpu" and not w.requires_grad for w in model.parameters())
-        if ready and not model.training:
+        if ready and not model.training and not often:
             return cls(model)
-        return cls(copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False))
+        return cls(copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False), often)
 
     @cached_property
     def layers(self) -> int:
         return len(self.model.blocks)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        return [Part.of(block, self.often) for block in self.model.blocks]
 
     @cached_property
     def first_alike(self) -> Tensor:
@@ -170,7 +210,7 @@ def as_polynomial(model: TensorTransformer | Steerable) -> TensorTransformer:
     if degree.value is None:
         raise ValueError(f"model must be a polynomial, but {degree.reason} (of a model like this, steering_response "
                          "measures sweeps over strengths)")
-    wide = Steerable.of(model).model
+    wide = Steerable.of(model, often=False).model
     if all(site.kind == "none" for site in model.norm_sites()):
         return wide
     if wide.config.head == "tied":

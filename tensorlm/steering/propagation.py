@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tensorlm.model import Stream
 from tensorlm.polynomials.powers import Monomials
+from tensorlm.steering.prepare import Part
 from tensorlm.steering.vectors import SteeredPrompt
 
 
@@ -23,16 +24,17 @@ def walk(prompt: SteeredPrompt, constant: Callable[[Tensor], Any], steps: dict[i
     `constant` makes coefficients of plain values, `steps` are what the strengths add before each block, `start` the plain stream
     (`prompt.entering`, unless another one is given). Of the last block only the last position is computed.
     """
-    blocks, stream = prompt.steerable.model.blocks, prompt.entering if start is None else start
+    blocks, stream = prompt.steerable.parts, prompt.entering if start is None else start
+    end = len(blocks)
     x, x0 = constant(stream.x), constant(stream.x0)
     first_values = None if stream.first_values is None else constant(stream.first_values)
-    for layer in range(prompt.first, len(blocks) + 1):
+    for layer in range(prompt.first, end + 1):
         if layer in steps:
-            x = x.plus(steps[layer].last() if layer == len(blocks) else steps[layer])
+            x = x.plus(steps[layer].last() if layer == end else steps[layer])
         x0 = x if layer == 0 else x0
-        if layer == len(blocks):
+        if layer == end:
             return x
-        block, last = blocks[layer], layer == len(blocks) - 1
+        block, last = blocks[layer], layer == end - 1
         if block.shortcut is not None:
             x = x.scaled(block.shortcut[0]).plus(x0.scaled(block.shortcut[1]))
         stays = x.last() if last else x
@@ -55,7 +57,13 @@ class Signal:
     algebra: Monomials
 
     def plus(self, other: "Signal") -> "Signal":
-        return Signal(self.algebra.add(self.rows, other.rows), tuple(map(max, self.degrees, other.degrees)), self.algebra)
+        """The sum; `other` is used up."""
+        rows, count = other.rows, self.rows.shape[0]
+        if count > rows.shape[0]:
+            rows = self.algebra.add(self.rows, rows)
+        else:
+            rows[:count].add_(self.rows)
+        return Signal(rows, tuple(map(max, self.degrees, other.degrees)), self.algebra)
 
     def scaled(self, number: Tensor) -> "Signal":
         return Signal(number * self.rows, self.degrees, self.algebra)
@@ -68,23 +76,23 @@ class Signal:
 
     def transformed(self, block) -> "Signal":
         """The MLP of a block behind its constant norm, done for positions of one degree at a time."""
-        mlp = block.mlp
-        degrees = tuple(mlp.degree * degree for degree in self.degrees)
+        degrees = tuple(block.mlp.degree * degree for degree in self.degrees)
         if len(set(degrees)) == 1:
-            return Signal(self._products(mlp, block.mlp_norm(self.rows)), degrees, self.algebra)
-        parts = [(index, self._products(mlp, block.mlp_norm(self.rows[: self.algebra.rows(degree), index])))
+            return Signal(self._products(block, self.rows), degrees, self.algebra)
+        parts = [(index, self._products(block, self.rows[: self.algebra.rows(degree), index]))
                  for (degree,), index in groups_of(self.degrees).items()]
         result = self.rows.new_zeros(max(len(part) for _, part in parts), len(degrees), parts[0][1].shape[-1])
         for index, part in parts:
             result[: len(part), index] = part
         return Signal(result, degrees, self.algebra)
 
-    def _products(self, mlp, rows: Tensor) -> Tensor:
+    def _products(self, block: Part, rows: Tensor) -> Tensor:
         """The encoders multiplied, then D."""
-        product, *others = [rows @ encoder.mT for encoder in mlp.encoders()]
+        rows = rows if block.mlp_norm is None else block.mlp_norm(rows)
+        product, *others = [rows @ encoder for encoder in block.encoders]
         for factor in others:
             product = self.algebra.multiply(product, factor)
-        return product @ mlp.decoder().mT
+        return product @ block.decoder
 
     def attended(self, block, first_values: "Signal | None", last: bool) -> tuple["Signal", "Signal"]:
         """`Attention.forward` behind its constant norm: the output, with `last` at the last position only, and the values.
@@ -94,7 +102,7 @@ class Signal:
         constants: a steered position costs only what it touches.
         """
         layer, rows = block.attention, self.algebra.rows
-        queries, keys, own_values, _ = layer.prepare(block.attention_norm(self.rows))
+        queries, keys, own_values, _ = layer.prepare(block.block.attention_norm(self.rows))
         key_degrees = self.degrees
         if "key_offset" in layer.positions.features:
             key_degrees = tuple(map(max, self.degrees, (0, *self.degrees)))
@@ -138,7 +146,6 @@ class Coefficients(NamedTuple):
     degree: int
 
 
-@torch.no_grad()
 def propagate(prompt: SteeredPrompt, order: int | None = None, unit: float = 1.0, centre: float = 0.0) -> Coefficients:
     """Coefficients of the logits along x + alpha s, through every block above the first steered one.
 
@@ -149,8 +156,10 @@ def propagate(prompt: SteeredPrompt, order: int | None = None, unit: float = 1.0
     """
     if obstacle := prompt.steerable.obstacle(prompt.first):
         raise ValueError(f"model must be a polynomial from layer {prompt.first} on, but {obstacle}")
-    x = polynomial_stream(prompt, order, unit, centre)
-    return Coefficients(prompt.steerable.even(prompt.steerable.model.unembed(x.rows)[:, -1]), x.degrees[-1])
+    with torch.inference_mode():
+        x = polynomial_stream(prompt, order, unit, centre)
+        logits = prompt.steerable.model.unembed(x.rows)[:, -1]
+    return Coefficients(prompt.steerable.even(logits.clone()), x.degrees[-1])  # a clone is no tensor of inference mode
 
 
 def polynomial_stream(prompt: SteeredPrompt, order: int | None = None, unit: float = 1.0, centre: float = 0.0,
@@ -160,5 +169,6 @@ def polynomial_stream(prompt: SteeredPrompt, order: int | None = None, unit: flo
     steps = {}
     for layer, added in prompt.added.items():
         rows = torch.cat([centre * added.sum(0, keepdim=True), unit * added])[: algebra.rows(1)]
-        steps[layer] = Signal(rows, tuple(added.any(-1).any(0).int().tolist()), algebra)
+        degrees = (1,) if added.shape[1] == 1 else tuple(map(int, added.any(-1).any(0).tolist()))
+        steps[layer] = Signal(rows, degrees, algebra)
     return walk(prompt, lambda x: Signal(x, (0,) * x.shape[-2], algebra), steps, start)

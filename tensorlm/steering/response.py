@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tensorlm.checks import require_interval, require_number, require_one_of, require_whole
+from tensorlm.checks import all_finite, require_interval, require_number, require_one_of, require_whole
 from tensorlm.polynomials.chebyshev import ChebyshevSeries, PiecewiseSeries, TippingPoint, lead_changes, nodes, resolve
 from tensorlm.polynomials.powers import Polynomial
 from tensorlm.steering.attribution import source_polynomials
 from tensorlm.steering.forms import Curve, contest, ratio_curve, ratio_obstacle
-from tensorlm.steering.prepare import Positions, Steerable, all_finite, as_strengths, require_in_range, require_token, require_vector
+from tensorlm.steering.prepare import Positions, Steerable, as_strengths, require_in_range, require_token, require_vector
 from tensorlm.steering.propagation import propagate
 from tensorlm.steering.vectors import Injection, SteeredPrompt, require_prompt
 
@@ -164,13 +164,13 @@ def steering_response(model, tokens: Tensor, vector: Tensor, layer: int | list[i
     require_one_of("method", method, METHODS)
     if order is not None:
         require_whole("order", order)
-    steerable, centre = Steerable.of(model), require_number("centre", centre)
+    steerable, centre = Steerable.of(model, often=False), require_number("centre", centre)
     tokens, read = require_prompt(steerable.model, tokens, read)
     injection = Injection.make(steerable, tokens.shape[1], vector, layer, positions)
     answer = _Answer(SteeredPrompt(steerable, tokens, (injection,), read), require_interval(interval), order, centre)
     answer.require(method)
     response = getattr(answer, method if order is None else "monomials")()
-    if isinstance(response.curve, Polynomial) and not all_finite(response.curve.coefficients):
+    if (order is not None or method == "monomials") and not all_finite(response.curve.coefficients):
         raise ValueError(f"coefficients are not finite for strengths in {interval}; choose a smaller interval, or order for a jet")
     return response
 
@@ -260,8 +260,8 @@ class _Answer:
 
     def _bound(self) -> int:
         """At least the degree, without going through the model."""
-        blocks = self.prompt.steerable.model.blocks[self.prompt.first :]
-        return math.prod(part.degree or 1 for block in blocks for part in (block.attention, block.mlp) if part is not None)
+        parts = self.prompt.steerable.parts[self.prompt.first :]
+        return math.prod(layer.degree or 1 for part in parts for layer in (part.attention, part.mlp) if layer is not None)
 
     def _unit(self) -> float:
         """The farthest strength, or so much more that the highest power of what it adds to the stream is no less than 1e-200."""
@@ -274,7 +274,7 @@ class _Answer:
 
     def _cancelled(self, curve: Any) -> float:
         """The relative error that cancellation between terms should cause on the interval, 0 if it is allowed."""
-        error = ROUNDING * float(curve.cancellation(torch.linspace(*self.interval, 17, dtype=torch.float64)).max())
+        error = ROUNDING * curve.worst_cancellation(*self.interval)
         return 0.0 if error <= ALLOWED_ERROR else error
 
     def _response(self, curve: Curve, method: str, degree, exact: bool, reason: str) -> SteeringResponse:

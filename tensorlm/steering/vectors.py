@@ -10,13 +10,12 @@ import torch
 from einops import einsum
 from torch import Tensor
 
-from tensorlm.checks import require, require_finite, require_instance, require_same_kind, require_whole
+from tensorlm.checks import all_finite, require, require_finite, require_instance, require_same_kind, require_whole
 from tensorlm.model import Stream, TensorTransformer
 from tensorlm.scaling import length
 from tensorlm.steering.prepare import (
     Positions,
     Steerable,
-    all_finite,
     as_strengths,
     position_mask,
     require_position,
@@ -69,7 +68,7 @@ class SteeredPrompt:
     @classmethod
     def make(cls, model: TensorTransformer | Steerable, tokens: Tensor, injections: Injection | tuple[Injection, ...],
              read: int = -1) -> "SteeredPrompt":
-        steerable = Steerable.of(model)
+        steerable = Steerable.of(model, often=False)
         tokens, read = require_prompt(steerable.model, tokens, read)
         several = (injections,) if isinstance(injections, Injection) else injections
         if not isinstance(several, tuple) or not all(isinstance(one, Injection) for one in several):
@@ -85,13 +84,12 @@ class SteeredPrompt:
         return min(one.layers[0] for one in self.injections)
 
     @cached_property
-    @torch.no_grad()
     def entering(self) -> Stream:
         """The plain stream before the first steered block, at the positions on which the answer depends: the last is the one read."""
         model = self.steerable.model
-        stream = model.run(self.tokens[:, : self.read + 1], stop=self.first)
-        if self.first == len(model.blocks) or model.blocks[0].attention is None:
-            return Stream(stream.x[:, self.read :], stream.x0[:, self.read :])
+        stream = model.run(self.tokens.narrow(1, 0, self.read + 1), stop=self.first)
+        if self.first == self.steerable.layers or self.steerable.parts[0].attention is None:
+            return Stream(stream.x.narrow(1, self.read, 1), stream.x0.narrow(1, self.read, 1))
         return stream
 
     @cached_property
@@ -100,7 +98,10 @@ class SteeredPrompt:
         time, width = self.entering.x.shape[1:]
         found: dict[int, Tensor] = {}
         for number, one in enumerate(self.injections):
-            rows = one.mask[self.read + 1 - time : self.read + 1, None] * one.vectors[:, None]
+            rows = one.mask[self.read + 1 - time : self.read + 1, None] * one.vectors[:, None, None]
+            if len(self.injections) == 1:
+                found = dict(zip(one.layers, rows))
+                break
             for layer, added in zip(one.layers, rows):
                 found.setdefault(layer, rows.new_zeros(len(self.injections), time, width))[number] = added
         return {layer: found[layer] for layer in sorted(found) if found[layer].any()}
@@ -122,7 +123,7 @@ class SteeredPrompt:
 def require_prompt(model: TensorTransformer, tokens: Tensor, read: int) -> tuple[Tensor, int]:
     """One prompt as (1, time) and the position to read as a number from 0. Raises TypeError or ValueError."""
     tokens = require_tokens(model, tokens)
-    require(len(tokens) == 1, "tokens", tokens, "one prompt, (time,) or (1, time)")
+    require(tokens.shape[0] == 1, "tokens", tokens, "one prompt, (time,) or (1, time)")
     return tokens, require_position("read", read, tokens.shape[1])
 
 
@@ -156,7 +157,7 @@ def mean_difference(model: TensorTransformer, tokens: Tensor, others: Tensor, la
     >>> torch.allclose(s, embedding_difference(model, [3], [4]))
     True
     """
-    wide, means = Steerable.of(model).model, []
+    wide, means = Steerable.of(model, often=False).model, []
     require_whole("layer", layer, 0, len(wide.blocks))
     for part in (tokens, others):
         x = wide.run(require_tokens(wide, part), stop=layer).x
@@ -170,7 +171,7 @@ def embedding_difference(model: TensorTransformer, words: list[int], others: lis
 
     With a bigram table, rows as at the start of a text. This vector knows nothing but weights.
     """
-    wide, means = Steerable.of(model).model, []
+    wide, means = Steerable.of(model, often=False).model, []
     for name, part in (("words", words), ("others", others)):
         require(isinstance(part, list | tuple) and part, name, part, "a list of at least one token")
         tokens = torch.tensor([require_token(wide, f"{name}: each", token) for token in part])
@@ -190,7 +191,7 @@ def unembedding_difference(model: TensorTransformer, token: int, other: int) -> 
     >>> torch.allclose(model.run(tokens).x[0, -1] @ w, logits[7] - logits[3])
     True
     """
-    wide = Steerable.of(model).model
+    wide = Steerable.of(model, often=False).model
     first, second = require_token(wide, "token", token), require_token(wide, "other", other)
     head = wide.head_matrix()
     return _not_zero("the two tokens have the same row of the head", head[second] - head[first])

@@ -189,7 +189,12 @@ def evaluate_tree(layers: Sequence[CPTensor], leaves: Sequence, node: Callable) 
 def mode_products(layers: Sequence[CPTensor], bases: Sequence[Tensor]) -> Tensor:
     """T x_0 B_0^T x_1 B_1^T ... as a matrix (r_0, r_1 r_2 ...), with a matrix of columns for each mode, the output first."""
     *lower, last = layers
-    return evaluate_tree([*lower, replace(last, D=bases[0].mT @ last.D)], bases[1:], _layer_products)[0]
+    values, decoders = bases[1:], [*(layer.D for layer in lower), bases[0].mT @ last.D]
+    for layer, D in zip(layers, decoders):
+        L, R = layer.L.mT, layer.R
+        pairs = zip(values[::2], values[1::2])
+        values = [cp_unfolding(D, (left.mT @ L).mT, R @ right) for left, right in pairs]  # left by columns, as it is read
+    return values[0]
 
 
 def _layer_products(layer: CPTensor, left: Tensor | None, right: Tensor | None) -> Tensor:

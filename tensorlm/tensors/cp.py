@@ -253,9 +253,10 @@ class CPTensor:
 
 def cp_unfolding(D: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """sum_k D_ok left_ka right_kb as a matrix (out, a b): a matrix product behind the smaller of two Khatri-Rao products."""
-    if right.shape[1] < len(D):
+    out, columns = D.shape[0], right.shape[1]
+    if columns < out:
         return D @ (left.unsqueeze(2) * right.unsqueeze(1)).flatten(1)
-    return ((D.unsqueeze(1) * left.mT).flatten(0, 1) @ right).view(len(D), -1)
+    return ((D.unsqueeze(1) * left.mT).flatten(0, 1) @ right).view(out, -1)
 
 
 def lift(x: Tensor) -> Tensor:

@@ -41,6 +41,17 @@ def test_large_products_are_summed_in_parts(monkeypatch):
         close(Monomials(1, order).multiply(a, b, "ik,jk->ij"), expected)
 
 
+@pytest.mark.parametrize("order", [None, 3])
+@pytest.mark.parametrize("shapes", [((7, 2, 3), (9, 2, 3)), ((9, 2, 1), (7, 3)), ((1, 2), (4, 2))])
+def test_small_products_are_those_of_row_after_row(monkeypatch, shapes, order):
+    a, b = randn(*shapes[0]), randn(*shapes[1], seed=2)
+    if a.ndim > b.ndim:
+        b = b.unsqueeze(1)
+    whole = Monomials(1, order).multiply(a, b)
+    monkeypatch.setattr("tensorlm.polynomials.powers.FEW_NUMBERS", 0)
+    close(Monomials(1, order).multiply(a, b), whole)
+
+
 @pytest.mark.parametrize("variables, order", [(2, 4), (3, 3)])
 def test_several_strengths_multiply_as_their_values_do(variables, order):
     algebra = Monomials(variables, order)
@@ -114,6 +125,8 @@ def test_cancellation_is_the_factor_that_the_error_grows_by():
     truth = (alphas[:, None] - roots).prod(-1)
     errors, expected = ((p(alphas) - truth) / truth).abs(), 2e-16 * p.cancellation(alphas)
     assert errors[1] > 1e-9 and bool((errors < expected).all()) and expected[0] < 1e-13
+    spread = torch.linspace(0.25, 12.25, 17, dtype=torch.float64)
+    assert p.worst_cancellation(0.25, 12.25) == pytest.approx(float(p.cancellation(spread).max()))
 
 
 def test_bad_polynomials_are_refused():

@@ -337,6 +337,33 @@ def test_the_released_models_lead_with_tokens_never_seen_as_targets():
     assert 0 in leaders and 53 not in leaders  # these two have the same row
 
 
+@pytest.mark.parametrize("mlp", ["bilinear", "square", "product", "full", "symmetric"])
+def test_a_model_kept_ready_answers_as_one_asked_once(mlp):
+    model, s = random_model(mlp=mlp, attention="bilinear"), vector()
+    kept = Steerable.of(model)
+    once, often = (steering_response(one, PROMPT, s, 1, interval=(-1, 1)) for one in (model, kept))
+    close(often.logits(ALPHAS), once.logits(ALPHAS))
+    assert kept.parts[1].encoders[0].is_contiguous() and torch.equal(kept.parts[1].encoders[0], model.blocks[1].mlp.encoders()[0].mT)
+    assert torch.equal(steering_response(kept, PROMPT, s, 1, interval=(-1, 1)).logits(ALPHAS), often.logits(ALPHAS))
+
+
+def test_a_model_kept_ready_is_not_reached_by_later_changes():
+    model = random_model(attention="bilinear").double().requires_grad_(False).eval()
+    kept, s = Steerable.of(model), vector()
+    before = steering_response(kept, PROMPT, s, 0).logits(ALPHAS)
+    model.blocks[1].mlp.D.zero_()
+    assert torch.equal(steering_response(kept, PROMPT, s, 0).logits(ALPHAS), before)
+    assert not torch.allclose(steering_response(model, PROMPT, s, 0).logits(ALPHAS), before)
+
+
+def test_answers_are_tensors_that_may_be_changed_and_differentiated():
+    response = steering_response(random_model(attention="none"), PROMPT, vector(), 0)
+    response.curve.coefficients.mul_(1.0)
+    alpha = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
+    slope, = torch.autograd.grad(response.logits(alpha)[0, 2], alpha)
+    close(slope[0], response.curve.derivative()(torch.tensor(0.5, dtype=torch.float64))[2])
+
+
 def test_the_page_gets_what_it_needs():
     response = toy_response()
     data = json.loads(json.dumps(response.as_json()))

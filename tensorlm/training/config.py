@@ -45,7 +45,7 @@ class TrainConfig:
     | clip, skip_factor | largest global gradient norm; skip a step beyond this many running means of it |
     | anneal, norm_penalty | when annealed norms turn into constants (fractions of the steps); weight of the penalty |
     | constraint, constraint_size, sparsity | what is done to the hidden matrices after a step (`optim.Constraints`) |
-    | precision, threads, compile | dtype of the activations (`device.choose_precision`); CPU threads; torch.compile |
+    | precision, threads, compile | dtype of the activations (`device.choose_precision`); CPU threads; torch.compile, block by block |
     | log_every, validate_every, checkpoint_every | steps between them; None: only at the end |
     | validate_windows | use only so many held-out windows; None: all |
 

@@ -1,6 +1,7 @@
 """One run's model, optimisers and state: the step that moves them, and how a checkpoint takes them up again."""
 
 import contextlib
+import copy
 import functools
 import hashlib
 import math
@@ -86,6 +87,14 @@ def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
+def compiled(model: TensorTransformer) -> TensorTransformer:
+    """The same parameters and modules, but each block compiled: blocks that are alike share one graph, which depth does not lengthen."""
+    shadow = copy.copy(model)
+    blocks = nn.ModuleList([cast(nn.Module, torch.compile(block, dynamic=False)) for block in model.blocks])
+    shadow._modules = {**model._modules, "blocks": blocks}
+    return shadow
+
+
 class Trainer:
     """Model, optimisers and all state of one run."""
 
@@ -106,8 +115,7 @@ class Trainer:
         self.dtype = choose_precision(precision or config.precision, self.device)
         self.precision = str(self.dtype).removeprefix("torch.")
         compiles = config.compile == "on"
-        module = cast(nn.Module, torch.compile(self.model, dynamic=False)) if compiles else self.model
-        self.forward = self.world.wrap(module, self.device)
+        self.forward = self.world.wrap(compiled(self.model) if compiles else self.model, self.device)
         self.mean_loss = torch.compile(mean_loss, dynamic=False) if compiles else mean_loss
         self.parameters = list(self.model.parameters())
         self.optimizers = Optimizers(self.model, config, torch.bfloat16 if self.dtype == torch.bfloat16 else torch.float32)

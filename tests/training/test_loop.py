@@ -1,5 +1,6 @@
 """The loop: exact accumulation, the log, resuming bit for bit, stopping when the loss is no number."""
 
+import functools
 import json
 import multiprocessing as mp
 import os
@@ -498,3 +499,19 @@ def test_windows_that_are_no_tokens_of_the_model_are_refused(windows, message):
     for size in (0, -1, 2.0):
         with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1, got {size}"):
             evaluate(TensorTransformer(MODEL), torch.ones(2, 9, dtype=torch.long), batch_size=size)
+
+
+@pytest.mark.parametrize("choices", [{}, {"attention": "softmax", "mlp": "relu2", "value_residual": "learned"}], ids=str)
+def test_a_deeper_model_compiles_no_more_graphs(choices, monkeypatch):
+    """The first block, those like the second, and the loss; the graphs are traced and run as they are."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    counts, plan = [], TrainConfig(steps=2, batch_size=2, precision="float32", compile="on")
+    for layers in (2, 5):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        config = ModelConfig(vocab_size=11, context=8, width=16, head_dim=8, layers=layers, **choices)
+        compiled = train(config, plan, corpus(), device="cpu")
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        plain = train(config, plan.replace(compile="off"), corpus(), device="cpu")
+        torch.testing.assert_close(compiled.model.state_dict(), plain.model.state_dict())
+    assert counts == [3, 3]

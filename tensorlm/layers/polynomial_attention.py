@@ -186,7 +186,7 @@ def attend(queries: Branches, keys: Branches, values: Tensor, pattern: Pattern, 
         cheapest = choose.__wrapped__ if torch.compiler.is_compiling() else choose  # a graph cannot ask a cache
         algorithm = cheapest(*queries[0].shape[-2:], len(queries), pattern.window, can_fuse)
         if algorithm == "recurrent" and values.dtype not in DTYPES:
-            algorithm = "row_blocks"
+            algorithm = "fused" if can_fuse else "row_blocks"
     if algorithm == "quadratic":
         return quadratic(queries, keys, values, pattern)
     require_one_of("algorithm", algorithm, ("auto", *ALGORITHMS, "fused"))

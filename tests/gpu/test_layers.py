@@ -99,6 +99,15 @@ def test_every_algorithm_is_the_quadratic_one(algorithm, head_dim, branches, win
     assert_close(with_gradients(attention(algorithm), here, []), exact, dtype)
 
 
+def test_long_texts_in_half_precision_take_the_fused_kernel(device):
+    """The recurrent algorithm, which has the least work there, is refused in half precision."""
+    if device.type == "cpu":
+        pytest.skip("on a CPU the fused kernel is never chosen")
+    q, k, v = (random(1, 1, 1 << 15, 16, seed=seed).to(device, torch.bfloat16) for seed in range(3))
+    pattern = Pattern(torch.zeros(1, dtype=torch.float64, device=device))
+    assert torch.equal(attend([q / 4], [k], v, pattern), attend([q / 4], [k], v, pattern, "fused"))
+
+
 MODELS = [
     *({"attention": attention, "mlp": mlp} for attention, mlp in itertools.product(ATTENTION_KINDS, ("relu2", "bilinear"))),
     {"bigram": "table", "value_residual": "learned", "shortcut": "learned", "head": "tied"}, {"norm": "none", "layers": 1},

@@ -87,3 +87,16 @@ def test_terms_lead_to_the_glossary(chapter):
     text = "\n\n".join(cell.source for cell in book_files.markdown_cells(book_files.read(chapter)))
     links = re.findall(r"\[([^\]]+)\]\(glossary\.md[^)]*\)", text)
     assert len(links) >= 3 and len({link.lower() for link in links}) == len(links)
+
+
+NUMBER = re.compile(r"[−+~≈ ]*[\d.,]+ ?(%|x|×|s|ms|MB|kB)?")
+
+
+@pytest.mark.parametrize("page", [*book_files.present(), *book_files.markdown_pages()], ids=lambda path: path.stem)
+def test_columns_of_numbers_stand_right(page):
+    cells = book_files.markdown_cells(book_files.read(page)) if page.suffix == ".ipynb" else []
+    text = "\n\n".join(cell.source for cell in cells) or page.read_text(encoding="utf-8")
+    for alignment, rows in re.findall(r"^(\|[ :|-]+\|)\n((?:\|.*\n?){2,})", text, re.MULTILINE):
+        columns = zip(*([re.sub("<!--.*?-->", "", entry).strip() for entry in row.strip("|").split("|")] for row in rows.splitlines()))
+        for column, mark in zip(columns, alignment.strip("|").split("|")):
+            assert not all(NUMBER.fullmatch(entry) for entry in column) or mark.strip().endswith(":"), column

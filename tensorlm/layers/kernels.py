@@ -105,7 +105,8 @@ class Tiles(NamedTuple):
 def choose_tiles(kernel: str, size: int, itemsize: int, capability: tuple[int, int] | None) -> Tiles:
     """Tiles of "forward", "queries", "keys" or "ages" for heads of `size` numbers of `itemsize` bytes, on a card of this capability.
 
-    In half precision and from compute capability 8.0 on: the fastest of eight in each pass for heads of 16, 32 and 64 on an H200.
+    In half precision and from compute capability 8.0 on: of eight, the fastest of each pass for heads of 16, 32 and 64 on an H200; for
+    "ages", which came later, nothing was measured.
     """
     if itemsize == 2 and size <= 64 and capability is not None and capability >= (8, 0):
         if kernel == "forward":
@@ -136,9 +137,16 @@ class _Call:
 
     def start(self, name, kernel, *outputs, **choice):
         tiles = choose_tiles(name, *self.about)
-        kernel[triton.cdiv(self.time, tiles.held), self.places](
+        kernel[(triton.cdiv(self.time, tiles.held) * self.places,)](  # one axis: the others end at 65,535 programs
             *self.inputs, *outputs, *self.sizes, **self.constants, **choice, HELD=tiles.held, MET=tiles.met, num_warps=tiles.warps,
             num_stages=tiles.stages)
+
+
+@triton.jit
+def _program(time, HELD: tl.constexpr):
+    """Which sequence and head this program works on, which of their tiles, and how many they have."""
+    count = tl.cdiv(time, HELD)
+    return (tl.program_id(0) // count).to(tl.int64), tl.program_id(0) % count, count
 
 
 @triton.jit
@@ -257,9 +265,9 @@ def _forward(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, AGES, OUT,
              HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, TWO: tl.constexpr,
              LEARNED: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr, BEYOND: tl.constexpr, HELD: tl.constexpr,
              MET: tl.constexpr):
-    place = tl.program_id(1).to(tl.int64)
+    place, number, count = _program(time, HELD)
     head, batch = place % heads, place // heads
-    start = (tl.num_programs(0) - 1 - tl.program_id(0)) * HELD  # the longest rows first
+    start = (count - 1 - number) * HELD  # the longest rows first
     rows, slope = start + tl.arange(0, HELD), tl.load(SLOPES + head)
     queries, keys, values = batch * qb + head * qh, batch * kb + head * kh, batch * vb + head * vh
     q1, q2 = _pair(Q1 + queries, Q2 + queries, rows, tl.arange(0, D), qt, time, HEAD_DIM, D, TWO)
@@ -309,21 +317,21 @@ def _backward(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, AGES, GRADIENT, OF_1, OF_2,
               LEARNED: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr, BEYOND: tl.constexpr, HELD: tl.constexpr,
               MET: tl.constexpr, OF_KEYS: tl.constexpr):
     """Gradients of held queries, or of held keys and values: the same sums, with the two exchanged."""
-    place = tl.program_id(1).to(tl.int64)
+    place, number, count = _program(time, HELD)
     head, batch = place % heads, place // heads
     d, v, slope, scales = tl.arange(0, D), tl.arange(0, V), tl.load(SLOPES + head), SCALE + head * time
     ages = _of_head(AGES, SLOPES, head, time, LEARNED, BEYOND)
     queries, keys, values = batch * qb + head * qh, batch * kb + head * kh, batch * vb + head * vh
     gradients, reach = GRADIENT + place * time * VALUE_DIM, _reach(slope, time, FADED_AT)
     if OF_KEYS:
-        start = tl.program_id(0) * HELD  # the first keys, which most queries see, come first; so do the last queries
+        start = number * HELD  # the first keys, which most queries see, come first; so do the last queries
         held, edge = start + tl.arange(0, HELD), start + HELD
         held1, held2 = _pair(K1 + keys, K2 + keys, held, d, kt, time, HEAD_DIM, D, TWO)
         held3, full = _tile(VALUES + values, held, v, vt, time, VALUE_DIM, V), tl.full([HELD], 1.0, tl.float32)
         met1, met2, met3, mt, m3t = Q1 + queries, Q2 + queries, gradients, qt, VALUE_DIM
         first, last = edge, tl.minimum(edge + reach, time)
     else:
-        start = (tl.num_programs(0) - 1 - tl.program_id(0)) * HELD
+        start = (count - 1 - number) * HELD
         held, edge = start + tl.arange(0, HELD), start
         held1, held2 = _pair(Q1 + queries, Q2 + queries, held, d, qt, time, HEAD_DIM, D, TWO)
         held3 = _tile(gradients, held, v, VALUE_DIM, time, VALUE_DIM, V)
@@ -353,9 +361,9 @@ def _backward_ages(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, AGES, GRADIENT, OF_AGE
                    LEARNED: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr, BEYOND: tl.constexpr, HELD: tl.constexpr,
                    MET: tl.constexpr):
     """Gradients of the weights of ages: a program adds up the tiles (HELD, HELD) of one band, keys `apart` before their queries."""
-    place = tl.program_id(1).to(tl.int64)
+    place, number, _ = _program(time, HELD)
     head, batch = place % heads, place // heads
-    d, v, side, apart = tl.arange(0, D), tl.arange(0, V), tl.arange(0, HELD), tl.program_id(0) * HELD
+    d, v, side, apart = tl.arange(0, D), tl.arange(0, V), tl.arange(0, HELD), number * HELD
     queries, keys, values = batch * qb + head * qh, batch * kb + head * kh, batch * vb + head * vh
     gradients, of_ages = GRADIENT + place * time * VALUE_DIM, OF_AGES + head * (time + BEYOND)
     last = tl.where(apart < _reach(tl.load(SLOPES + head), time, FADED_AT) + HELD, time, 0)

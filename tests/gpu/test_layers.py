@@ -108,6 +108,15 @@ def test_long_texts_in_half_precision_take_the_fused_kernel(device):
     assert torch.equal(attend([q / 4], [k], v, pattern), attend([q / 4], [k], v, pattern, "fused"))
 
 
+def test_more_heads_and_sequences_than_one_axis_of_a_grid_has_places(device):
+    if device.type == "cpu":
+        pytest.skip("on a CPU there is no grid")
+    q, k, v = (random(70_000, 1, 4, 16, seed=seed).to(device, torch.float32) for seed in range(3))
+    pattern = Pattern(torch.tensor([0.1], dtype=torch.float64, device=device))
+    found, exact = (attend([q], [k], v, pattern, algorithm) for algorithm in ("fused", "quadratic"))
+    assert_close([found], [exact.cpu().double()], torch.float32)
+
+
 MODELS = [
     *({"attention": attention, "mlp": mlp} for attention, mlp in itertools.product(ATTENTION_KINDS, ("relu2", "bilinear"))),
     {"bigram": "table", "value_residual": "learned", "shortcut": "learned", "head": "tied"}, {"norm": "none", "layers": 1},

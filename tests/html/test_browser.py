@@ -45,6 +45,11 @@ def test_formulas_are_drawn_and_nothing_is_fetched(visit, page):
     assert addresses and not widget_pages.from_afar(addresses)
 
 
+def test_a_solution_says_once_that_it_is_one(visit):
+    cards = visit(CHAPTERS[0]).find_elements("css selector", ".solution")
+    assert cards and {card.text.strip() for card in cards} == {"Solution"}
+
+
 def shown(root) -> dict[str, str]:
     return {element.get_attribute("data-key"): element.text for element in root.find_elements("css selector", "[data-key]")}
 

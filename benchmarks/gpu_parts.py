@@ -229,11 +229,13 @@ def plan_steps(bench: Bench) -> list[dict]:
     def asked(name: str, kind: str, time: int = middle, compiled: bool = False, optimizer: str = "muon-batched") -> dict:
         return dict(preset=name, attention=kind, time=time, compiled=compiled, optimizer=optimizer)
 
-    plain = [asked(name, kind, time) for time in (middle, long, short) for name in ("gpt2", "base", "small") for kind in ATTENTIONS
-             if kind != BARE or time == middle]
+    def plain(time: int) -> list[dict]:
+        kinds = [kind for kind in ATTENTIONS if kind != BARE or time == middle]
+        return [asked(name, kind, time) for name in ("gpt2", "base", "small") for kind in kinds]
+
+    compiled = [asked(name, kind, compiled=True) for name, kind in bench.sizes.compiled]
     of_torch = [asked(name, "bilinear", optimizer="muon") for name in ("small", "gpt2")]
-    first, others = ([row for row in plain if (row["time"] == middle) == here] for here in (True, False))
-    return first + [asked(name, kind, compiled=True) for name, kind in bench.sizes.compiled] + of_torch + others
+    return plain(middle) + compiled + of_torch + plain(long) + plain(short)
 
 
 def run_step(row: dict, bench: Bench, rows: list[dict]) -> dict:

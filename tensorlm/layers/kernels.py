@@ -143,10 +143,11 @@ class _Call:
 
 
 @triton.jit
-def _program(time, HELD: tl.constexpr):
-    """Which sequence and head this program works on, which of their tiles, and how many they have."""
+def _program(heads, time, HELD: tl.constexpr):
+    """Which of all heads of all sequences this program works on, head, sequence, number of its tile, and how many tiles there are."""
     count = tl.cdiv(time, HELD)
-    return (tl.program_id(0) // count).to(tl.int64), tl.program_id(0) % count, count
+    place = (tl.program_id(0) // count).to(tl.int64)
+    return place, place % heads, place // heads, tl.program_id(0) % count, count
 
 
 @triton.jit
@@ -265,8 +266,7 @@ def _forward(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, AGES, OUT,
              HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, D: tl.constexpr, V: tl.constexpr, TWO: tl.constexpr,
              LEARNED: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr, BEYOND: tl.constexpr, HELD: tl.constexpr,
              MET: tl.constexpr):
-    place, number, count = _program(time, HELD)
-    head, batch = place % heads, place // heads
+    place, head, batch, number, count = _program(heads, time, HELD)
     start = (count - 1 - number) * HELD  # the longest rows first
     rows, slope = start + tl.arange(0, HELD), tl.load(SLOPES + head)
     queries, keys, values = batch * qb + head * qh, batch * kb + head * kh, batch * vb + head * vh
@@ -317,8 +317,7 @@ def _backward(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, AGES, GRADIENT, OF_1, OF_2,
               LEARNED: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr, BEYOND: tl.constexpr, HELD: tl.constexpr,
               MET: tl.constexpr, OF_KEYS: tl.constexpr):
     """Gradients of held queries, or of held keys and values: the same sums, with the two exchanged."""
-    place, number, count = _program(time, HELD)
-    head, batch = place % heads, place // heads
+    place, head, batch, number, count = _program(heads, time, HELD)
     d, v, slope, scales = tl.arange(0, D), tl.arange(0, V), tl.load(SLOPES + head), SCALE + head * time
     ages = _of_head(AGES, SLOPES, head, time, LEARNED, BEYOND)
     queries, keys, values = batch * qb + head * qh, batch * kb + head * kh, batch * vb + head * vh
@@ -361,8 +360,7 @@ def _backward_ages(Q1, Q2, K1, K2, VALUES, SLOPES, SCALE, AGES, GRADIENT, OF_AGE
                    LEARNED: tl.constexpr, EXACT: tl.constexpr, FADED_AT: tl.constexpr, BEYOND: tl.constexpr, HELD: tl.constexpr,
                    MET: tl.constexpr):
     """Gradients of the weights of ages: a program adds up the tiles (HELD, HELD) of one band, keys `apart` before their queries."""
-    place, number, _ = _program(time, HELD)
-    head, batch = place % heads, place // heads
+    place, head, batch, number, _ = _program(heads, time, HELD)
     d, v, side, apart = tl.arange(0, D), tl.arange(0, V), tl.arange(0, HELD), number * HELD
     queries, keys, values = batch * qb + head * qh, batch * kb + head * kh, batch * vb + head * vh
     gradients, of_ages = GRADIENT + place * time * VALUE_DIM, OF_AGES + head * (time + BEYOND)

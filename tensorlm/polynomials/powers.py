@@ -194,15 +194,7 @@ class Polynomial:
 
     def cancellation(self, alphas: Tensor) -> Tensor:
         """By how much more than rounding values may err: max sum_k |c_k t^k| / max |p|, (...) -> (...), at least 1."""
-        return self._cancellation(_scaled_powers(self.points(alphas), self.degree))
-
-    def worst_cancellation(self, low: float, high: float) -> float:
-        """The largest `cancellation` of 17 strengths from low to high."""
-        powers = _spread_powers(low, high, self.unit, self.centre, self.degree)
-        return float(self._cancellation(powers.to(self.coefficients)).max())
-
-    def _cancellation(self, powers: Tensor) -> Tensor:
-        coefficients = self.coefficients.reshape(self.degree + 1, -1)
+        powers, coefficients = _scaled_powers(self.points(alphas), self.degree), self.coefficients.reshape(self.degree + 1, -1)
         largest, values = (powers.abs() @ coefficients.abs()).amax(-1), torch.linalg.vector_norm(powers @ coefficients, math.inf, -1)
         return (largest / values).masked_fill_(largest == 0, 1.0)
 
@@ -261,9 +253,6 @@ class Ratio:
         """The larger one of both sides': (...) -> (...), at least 1; see `Polynomial.cancellation`."""
         return torch.maximum(self.numerator.cancellation(alphas), self.denominator.cancellation(alphas))
 
-    def worst_cancellation(self, low: float, high: float) -> float:
-        return float(torch.tensor([side.worst_cancellation(low, high) for side in (self.numerator, self.denominator)]).max())
-
 
 def _scaled_powers(points: Tensor, degree: int) -> Tensor:
     """t^k for k = 0 .. degree, divided by |t|^degree beyond |t| = 1: (...) -> (..., degree + 1)."""
@@ -274,12 +263,6 @@ def _scaled_powers(points: Tensor, degree: int) -> Tensor:
     inverse = torch.where(far, points, torch.ones_like(points)).reciprocal()
     outside = _powers(inverse, degree).flip(-1) * inverse.sign().pow(degree)[..., None]
     return torch.where(far[..., None], outside, inside)
-
-
-@lru_cache(maxsize=16)
-def _spread_powers(low: float, high: float, unit: float, centre: float, degree: int) -> Tensor:
-    """`_scaled_powers` at 17 strengths, kept for those who ask often."""
-    return _scaled_powers((torch.linspace(low, high, 17, dtype=torch.float64) - centre) / unit, degree)
 
 
 def _powers(points: Tensor, degree: int) -> Tensor:

@@ -103,17 +103,18 @@ class Part:
     products of few rows read faster, unless they are large.
     """
 
-    block: Block
     shortcut: Tensor | None
     attention: Attention | None
+    attention_norm: Norm | None
     mlp: MLP | None
     mlp_norm: Norm | None
     often: bool
 
     @classmethod
     def of(cls, block: Block, often: bool) -> "Part":
-        norm = None if block.mlp is None or block.mlp_norm.kind == "none" else block.mlp_norm
-        return cls(block, block.shortcut, block.attention, block.mlp, norm, often)
+        attention_norm = None if block.attention is None else block.attention_norm
+        mlp_norm = None if block.mlp is None or block.mlp_norm.kind == "none" else block.mlp_norm
+        return cls(block.shortcut, block.attention, attention_norm, block.mlp, mlp_norm, often)
 
     @cached_property
     def encoders(self) -> list[Tensor]:

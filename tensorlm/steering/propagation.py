@@ -102,7 +102,7 @@ class Signal:
         constants: a steered position costs only what it touches.
         """
         layer, rows = block.attention, self.algebra.rows
-        queries, keys, own_values, _ = layer.prepare(block.block.attention_norm(self.rows))
+        queries, keys, own_values, _ = layer.prepare(block.attention_norm(self.rows))
         key_degrees = self.degrees
         if "key_offset" in layer.positions.features:
             key_degrees = tuple(map(max, self.degrees, (0, *self.degrees)))

@@ -274,7 +274,7 @@ class _Answer:
 
     def _cancelled(self, curve: Any) -> float:
         """The relative error that cancellation between terms should cause on the interval, 0 if it is allowed."""
-        error = ROUNDING * curve.worst_cancellation(*self.interval)
+        error = ROUNDING * float(curve.cancellation(torch.linspace(*self.interval, 17, dtype=torch.float64)).max())
         return 0.0 if error <= ALLOWED_ERROR else error
 
     def _response(self, curve: Curve, method: str, degree, exact: bool, reason: str) -> SteeringResponse:
